@@ -1,0 +1,29 @@
+# Two commands: `make distill` runs the main job on the embedded teacher and text, `make test` the whole test suite.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup distill check test clean
+
+setup: .venv/installed
+
+# torch comes first and alone: anything that depends on it would else bring a build of its own choice.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+distill: setup
+	$(BIN)/diito distill recipes/quickstart.yaml
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# One OpenMP thread a worker: the models of the tests are so small that more threads only wait for each other.
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,7 @@
+"""``python -m diito`` is the command ``diito``."""
+
+import sys
+
+from diito.cli import main
+
+sys.exit(main())

@@ -1,0 +1,149 @@
+"""What happens around the steps of a run: stopping on a signal, the metrics file, the progress bar."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+import torch
+import torch.distributed
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class Interruption(TrainerCallback):
+    """SIGINT or SIGTERM: the step is finished, a checkpoint written, and training stops.
+
+    ``signal_number`` says afterwards which signal it was (None: none). The same signal a second time stops at once. Ranks may
+    see a signal a step apart, so at every step they agree, over a group on the CPU that does not wait for a device.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._previous: dict[int, Any] = {}
+        self._group: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self._group = torch.distributed.new_group(backend="gloo")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._notice)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._group is not None:
+            flag = torch.tensor(self.signal_number or 0)
+            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self._group)
+            self.signal_number = int(flag) or None
+        if self.signal_number is not None:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Put the previous handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _notice(self, number: int, frame: Any) -> None:
+        self.signal_number = number
+        signal.signal(number, self._previous.pop(number, signal.SIG_DFL))
+        print(f"\ndiito: {signal.Signals(number).name}: finishing this step, then saving", file=sys.stderr, flush=True)
+
+
+class MetricsFile(TrainerCallback):
+    """``metrics.jsonl``: a line for each log step and each evaluation, in the order of the steps.
+
+    A resumed run drops the lines of steps that it repeats.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero or not os.path.isfile(self.path):
+            return
+        with open(self.path, encoding="utf-8") as file:
+            kept = [line for line in file if _step_of(line) <= state.global_step]
+        with open(f"{self.path}.new", "w", encoding="utf-8") as file:
+            file.writelines(kept)
+        os.replace(f"{self.path}.new", self.path)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        logs = logs or {}
+        if state.is_world_process_zero and ("loss" in logs or any(name.startswith("eval_") for name in logs)):
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; a line that a kill left unfinished belongs to no step that is kept."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+class Progress(TrainerCallback):
+    """A progress bar with the named losses and tokens/s; where there is no terminal, a line a log step."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self._bar: tqdm[Any] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero and sys.stderr.isatty():
+            self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._bar is not None:
+            self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not state.is_world_process_zero or "loss" not in (logs or {}):
+            return
+        assert logs is not None
+        text = "  ".join(f"{name} {logs[name]:.3f}" for name in [*self.names, "loss"])
+        text += f"  {logs['tokens_per_second']:,.0f} tokens/s"
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+        else:
+            print(f"step {state.global_step}/{state.max_steps}  {text}", file=sys.stderr, flush=True)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

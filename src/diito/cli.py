@@ -1,0 +1,148 @@
+"""The command ``diito``: reads the arguments, hands over to the part that does the work, and answers with an exit code.
+
+Every field of a recipe is a flag, ``--section.key value``, and its documentation is the text under the field. Nothing
+heavy is imported before a recipe has been read and checked, so help and mistakes answer at once.
+
+Exit codes: 0 done; 2 the user must change something (``diito: one sentence`` on stderr); 130 and 143 interrupted, with
+``--resume`` to continue; 1 anything else, with its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import inspect
+import itertools
+import sys
+from typing import Any, NoReturn
+
+from diito import __version__
+from diito.recipe import Recipe
+from diito.recipe_checks import check
+from diito.recipe_file import describe, known_keys, read, unknown_key, write_value
+
+DISTILL = """Distil a student from a teacher as a recipe says, into <output>/<name>/.
+
+Any field of the recipe can be set on the command line; lists and sections are written as in YAML:
+  diito distill recipes/diito-full.yaml --student.layers 3 --corpus.share 0.15
+  diito distill recipes/quickstart.yaml --corpus.sources '[my-text.txt]' --training.steps 500
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers a mistake with one sentence instead of the usage (a ValueError, which :func:`main` prints)."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message.removeprefix("argument "))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command with these arguments (those of the process by default) and return its exit code."""
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except ValueError as error:
+        print("diito:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("diito: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(argv: list[str]) -> int:
+    parser = _Parser(prog="diito", description="Causal distillation of language models.", allow_abbrev=False)
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_distill(commands)
+    if argv and not argv[0].startswith("-") and argv[0] not in commands.choices:
+        raise ValueError(f"{argv[0]!r} is not a command{_nearest(argv[0], commands.choices)}")
+    arguments, rest = parser.parse_known_args(argv)
+    if rest:
+        raise ValueError(_unexpected(rest))
+    if arguments.version:
+        print("diito", __version__)
+        return 0
+    if arguments.command is None:
+        parser.print_help()
+        return 0
+    code: int = arguments.run(arguments)
+    return code
+
+
+def _distill(arguments: argparse.Namespace) -> int:
+    """The sub-command ``distill``: read, check, hand over."""
+    keys = known_keys()
+    recipe = read(arguments.recipe, {key: value for key, value in vars(arguments).items() if key in keys})
+    check(recipe)
+    if arguments.resume and arguments.overwrite:
+        raise ValueError("--resume continues a run and --overwrite replaces it; give one of them")
+
+    from diito.distill import distill  # torch comes with it
+
+    return distill(recipe, resume=arguments.resume, overwrite=arguments.overwrite, plan_only=arguments.plan)
+
+
+def _add_distill(commands: Any) -> None:
+    parser = commands.add_parser(
+        "distill",
+        help="distil a student from a teacher as a recipe says",
+        usage="diito distill RECIPE [--resume | --overwrite] [--plan] [--section.key VALUE ...]",
+        description=DISTILL,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, such as recipes/quickstart.yaml")
+    parser.add_argument("--resume", action="store_true", help="continue the run from its newest complete checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run's folder if there is one")
+    parser.add_argument("--plan", action="store_true", help="print the plan and stop")
+    parser.set_defaults(run=_distill)
+    _add_fields(parser, Recipe, "")
+
+
+def _add_fields(parser: argparse.ArgumentParser, section: type, prefix: str) -> None:
+    """A flag for every field; a section is a group in the help, and can itself be given as YAML."""
+    title = prefix.removesuffix(".") or "the run"
+    group = parser.add_argument_group(title, inspect.getdoc(section))
+    kinds, documents = known_keys(section), field_documents(section)
+    for field in dataclasses.fields(section):
+        kind, key = kinds[field.name], prefix + field.name
+        is_section = dataclasses.is_dataclass(kind)
+        text = argparse.SUPPRESS if is_section else _help(documents[field.name], kind, field)
+        group.add_argument(f"--{key}", dest=key, metavar="VALUE", default=argparse.SUPPRESS, help=text)
+        if is_section:
+            _add_fields(parser, kind, f"{key}.")
+
+
+def field_documents(section: type) -> dict[str, str]:
+    """The text under each field of a dataclass, which Python itself drops, from its source."""
+    body = ast.parse(inspect.getsource(section)).body[0].body  # type: ignore[attr-defined]
+    documents = {}
+    for field, below in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            documents[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+    return documents
+
+
+def _help(document: str, kind: Any, field: dataclasses.Field[Any]) -> str:
+    default = field.default_factory() if callable(field.default_factory) else field.default
+    if isinstance(default, list):  # of sources, whose many nulls say nothing
+        default = [{name: value for name, value in vars(item).items() if value is not None} for item in default]
+    return f"{document} ({describe(kind)}; default: {write_value(default)})".replace("%", "%%").replace("``", "")
+
+
+def _unexpected(rest: list[str]) -> str:
+    """The sentence about arguments that no parser knows: first the flags among them, since their values tag along."""
+    flag = next((argument for argument in rest if argument.startswith("--")), None)
+    if flag is None:
+        return f"unexpected argument {rest[0]!r}; a list is written '[0,2,4]'"
+    name = flag[2:].partition("=")[0]
+    near = difflib.get_close_matches(name, ("resume", "overwrite", "plan", "version", "help"), n=1, cutoff=0.75)
+    if near:
+        return f"--{name}: unknown flag; did you mean --{near[0]}?"
+    return unknown_key(name)
+
+
+def _nearest(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; the commands are {', '.join(known)}"

@@ -1,0 +1,327 @@
+"""Text to tokenised sequences in a memory-mapped Arrow file.
+
+1. ``sources.py`` yields documents one by one; ``share`` keeps a seeded subset of them;
+2. chunks of documents are tokenised by ``workers`` processes, a few chunks ahead and no more, and come back in order;
+3. one of two layouts makes sequences of the stream of tokens: ``layouts.py``. They are joined in one place, this
+   process, so no token is lost where one worker's chunk ends and the next begins;
+4. the sequences go straight to an Arrow file (uint16 where the vocabulary allows), with the count of every token id and
+   the statistics beside it, in a folder named by everything the result depends on;
+5. :class:`Corpus` maps that file into memory and reads the rows it is asked for.
+
+Memory is a few chunks whatever the size of the corpus. What it needs to resume: nothing, a finished folder is found
+again by its name in well under a second. A folder appears under that name only when it is whole; a killed run leaves a
+``.partial`` one behind that nothing reads and the next run removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diito.layouts import SHORT, TAIL, UNKNOWN, blocks, lines
+from diito.sources import HubDataset, LocalFiles, check_sources, find_sources
+from diito.tokenise import Chunk, Documents, Tokeniser, tokenise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from diito.recipe import CorpusSection
+
+__all__ = ["Corpus", "Statistics", "check_sources", "collate", "load_corpus"]
+
+FORMAT = 1
+"""Part of every cache key: raise it when the files or the rules that make them change."""
+_BATCH_TOKENS = 1 << 19  # written together: few large record batches are searched faster than many small ones
+_ARROW, _STATISTICS, _COUNTS, _LENGTHS = "corpus.arrow", "statistics.json", "token_counts.npy", "lengths.npy"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What became of the text."""
+
+    layout: str
+    documents: int
+    """Documents with any text in them."""
+    documents_used: int
+    """Those left after ``share``."""
+    sequences: int
+    tokens: int
+    """Tokens of all sequences, specials included."""
+    longest: int
+    """Tokens of the longest sequence."""
+    dropped: dict[str, int]
+    """What was left out, by reason. The reason says whether sequences or tokens are counted."""
+
+    @property
+    def mean_length(self) -> float:
+        """Tokens of a sequence, on average."""
+        return self.tokens / self.sequences
+
+    def describe(self) -> str:
+        """Two readable lines."""
+        used = f"{self.documents_used:,} of {self.documents:,} documents"
+        made = f"{self.sequences:,} {self.layout} of {self.mean_length:,.1f} tokens (longest {self.longest:,})"
+        left = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count) or "nothing"
+        return f"{used} gave {made}, {self.tokens:,} tokens in all\nleft out: {left}"
+
+    def __str__(self) -> str:
+        return self.describe()
+
+
+class Corpus(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Tokenised sequences on disk, read row by row; a map-style torch dataset."""
+
+    def __init__(
+        self, table: Any, *, lengths: NDArray[np.int32] | None, token_counts: Tensor, statistics: Statistics
+    ) -> None:
+        self.dataset = table.with_format("arrow")
+        self.lengths = lengths
+        """int32[rows]: tokens of each sequence, specials included; None in ``blocks``, where all are as long."""
+        self.token_counts = token_counts
+        """Long[V]: how often each token id of the tokenizer stands in the corpus."""
+        self.statistics = statistics
+        self.layout = statistics.layout
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """One sequence: ``input_ids`` Long[T]."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
+        """Several sequences in the order asked for, read together; no other row is touched."""
+        column = pa.concat_arrays(self.dataset[list(indices)]["input_ids"].chunks)
+        ids = torch.from_numpy(column.flatten().to_numpy().astype(np.int64))
+        sizes = column.value_lengths().to_pylist()
+        return [{"input_ids": row} for row in torch.split(ids, sizes)]
+
+
+def collate(rows: Sequence[dict[str, Tensor]], *, pad_token_id: int | None) -> dict[str, Tensor]:
+    """Stack sequences into ``input_ids`` Long[B, T].
+
+    Only where their lengths differ, shorter ones are padded at the end and ``attention_mask`` Long[B, T] is added:
+    without padding there is no mask, because a mask makes the models ask the device whether it hides anything.
+    """
+    sequences = [row["input_ids"] for row in rows]
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    if bool((lengths == lengths[0]).all()):
+        return {"input_ids": torch.stack(sequences)}
+    if pad_token_id is None:
+        raise ValueError("teacher.tokenizer: sequences of different lengths need padding, and it has no padding token")
+    input_ids = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=pad_token_id)
+    attention_mask = torch.arange(input_ids.shape[1]) < lengths[:, None]
+    return {"input_ids": input_ids, "attention_mask": attention_mask.long()}
+
+
+def load_corpus(
+    section: CorpusSection, *, tokenizer: PreTrainedTokenizerBase, seed: int, field: str = "corpus"
+) -> Corpus:
+    """Tokenise the text that ``section`` names, or find it tokenised already.
+
+    Args:
+        section: sources, layout, length and the rest; ``workers`` and ``cache`` do not change the result.
+        tokenizer: one that has [CLS] and [SEP] (RoBERTa calls them <s> and </s>). A literal ``<unk>`` in the text, as
+            in WikiText, becomes its unknown token where it does not know ``<unk>`` itself.
+        seed: chooses the documents where ``share`` is below 1.
+        field: the recipe's name of ``section``, for errors.
+
+    Raises ValueError, naming the field, for text that cannot be read and for a corpus of which nothing is left.
+    """
+    _check_section(section, field)
+    sources = find_sources(section.sources, field=f"{field}.sources")
+    tokeniser = Tokeniser.for_tokenizer(tokenizer, field=field)
+    folder = _cache_folder(section) / _key(section, sources, tokeniser, seed)
+    if not folder.exists():
+        documents = Documents(sources, share=section.share, seed=seed)
+        _build(folder, lambda partial: _fill(partial, section, documents, tokeniser, field))
+    return _open(folder)
+
+
+def _check_section(section: CorpusSection, field: str) -> None:
+    if not 0 < section.share <= 1:
+        raise ValueError(f"{field}.share: {section.share} is no share; give a number above 0 and at most 1")
+    if section.length < 3:
+        raise ValueError(f"{field}.length: {section.length} leaves no room between [CLS] and [SEP]; give at least 3")
+    if section.workers < 1:
+        raise ValueError(f"{field}.workers: {section.workers} processes cannot tokenise; give at least 1")
+
+
+def _cache_folder(section: CorpusSection) -> Path:
+    if section.cache is not None:
+        return Path(section.cache).expanduser()
+    import datasets
+
+    return Path(datasets.config.HF_DATASETS_CACHE) / "diito"
+
+
+def _key(section: CorpusSection, sources: Sequence[LocalFiles | HubDataset], tokeniser: Tokeniser, seed: int) -> str:
+    """A name for the result: a hash of everything that it depends on, and of nothing else."""
+    parts: dict[str, Any] = {
+        "format": FORMAT,
+        "sources": [source.fingerprint() for source in sources],
+        "tokenizer": tokeniser.fingerprint(),
+        "layout": [section.layout, section.length],
+    }
+    if section.share < 1:
+        parts["share"] = [section.share, seed]
+    if section.layout == "lines":
+        parts["rules"] = [section.minimum_tokens, section.maximum_unknown]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _build(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make ``folder`` by filling another one and renaming it; a second process waits and finds it made."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        for leftover in folder.parent.glob(f"{folder.name}.partial-*"):  # of a killed run, since the lock is ours
+            shutil.rmtree(leftover)
+        if folder.exists():
+            return
+        partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+        partial.mkdir()
+        try:
+            fill(partial)
+            os.replace(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fill(folder: Path, section: CorpusSection, documents: Documents, tokeniser: Tokeniser, field: str) -> None:
+    """Tokenise everything into ``folder``, holding no more than a few chunks in memory."""
+    dropped: dict[str, int] = {}
+    counts = np.zeros(tokeniser.vocabulary, dtype=np.int64)
+    lengths = [np.empty(0, dtype=np.int32)]
+    with _open_writer(folder / _ARROW, section, tokeniser) as write:
+        for ids, sizes in _sequences(section, documents, tokeniser, dropped):
+            write(ids, sizes)
+            counts += np.bincount(ids, minlength=len(counts))
+            lengths.append(sizes.astype(np.int32))
+    every = np.concatenate(lengths)
+    _check_left(len(every), section, documents, dropped, field)
+    statistics = Statistics(
+        layout=section.layout,
+        documents=documents.seen,
+        documents_used=documents.used,
+        sequences=len(every),
+        tokens=int(counts.sum()),
+        longest=int(every.max()),
+        dropped=dropped,
+    )
+    np.save(folder / _LENGTHS, every, allow_pickle=False)
+    np.save(folder / _COUNTS, counts, allow_pickle=False)
+    (folder / _STATISTICS).write_text(json.dumps(asdict(statistics), indent=2) + "\n", encoding="utf-8")
+
+
+def _sequences(
+    section: CorpusSection, documents: Documents, tokeniser: Tokeniser, dropped: dict[str, int]
+) -> Iterator[Chunk]:
+    chunks = _merge(tokenise(_show_progress(documents), tokeniser, workers=section.workers))
+    if section.layout == "blocks":
+        return blocks(chunks, tokeniser, length=section.length, dropped=dropped)
+    return lines(
+        chunks,
+        tokeniser,
+        length=section.length,
+        minimum_tokens=section.minimum_tokens,
+        maximum_unknown=section.maximum_unknown,
+        dropped=dropped,
+    )
+
+
+def _show_progress(documents: Documents) -> Iterator[str]:
+    from datasets.utils import tqdm
+
+    # disable=None: only on a terminal; datasets.disable_progress_bars() silences this one as well.
+    yield from tqdm(documents, desc="Tokenising", unit=" documents", disable=None)
+
+
+def _merge(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Join small chunks into ones of at least ``_BATCH_TOKENS`` tokens, the last excepted."""
+    held: list[Chunk] = []
+    for chunk in chunks:
+        held.append(chunk)
+        if sum(len(ids) for ids, _ in held) >= _BATCH_TOKENS:
+            yield _join(held)
+            held = []
+    if held:
+        yield _join(held)
+
+
+def _join(chunks: Sequence[Chunk]) -> Chunk:
+    return np.concatenate([ids for ids, _ in chunks]), np.concatenate([sizes for _, sizes in chunks])
+
+
+@contextlib.contextmanager
+def _open_writer(
+    path: Path, section: CorpusSection, tokeniser: Tokeniser
+) -> Iterator[Callable[[NDArray[Any], NDArray[np.int64]], None]]:
+    fixed = section.layout == "blocks"
+    kind = pa.list_(pa.from_numpy_dtype(tokeniser.dtype), section.length if fixed else -1)
+    schema = pa.schema({"input_ids": kind})
+
+    def write(ids: NDArray[Any], sizes: NDArray[np.int64]) -> None:
+        if fixed:
+            column = pa.FixedSizeListArray.from_arrays(pa.array(ids), section.length)
+        else:
+            ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+            column = pa.ListArray.from_arrays(pa.array(ends), pa.array(ids))
+        if len(column):
+            stream.write_batch(pa.record_batch([column], schema=schema))
+
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+        yield write
+
+
+def _check_left(
+    sequences: int, section: CorpusSection, documents: Documents, dropped: dict[str, int], field: str
+) -> None:
+    """Refuse a corpus of which nothing is left, saying which setting would leave something."""
+    if sequences:
+        return
+    if not documents.seen:
+        raise ValueError(f"{field}.sources: there is no document, all text is blank; give files that hold text")
+    if not documents.used:
+        raise ValueError(
+            f"{field}.share: {section.share} of {documents.seen:,} documents is none; "
+            f"give at least {1 / documents.seen:.2g}, or more text"
+        )
+    if section.layout == "blocks":
+        tokens = dropped[TAIL]
+        shorter = f"a length of at most {tokens + 2}, or more text" if tokens else "other text"
+        raise ValueError(
+            f"{field}.length: the corpus has {tokens:,} tokens, and one block of {section.length} takes "
+            f"{section.length - 2:,} beside [CLS] and [SEP]; give {shorter}"
+        )
+    raise ValueError(
+        f"{field}.minimum_tokens: no sequence is left, {dropped[SHORT]:,} have fewer than {section.minimum_tokens} "
+        f"tokens and {dropped[UNKNOWN]:,} are unknown for {section.maximum_unknown:.0%} or more; "
+        "give a lower minimum, other text or another tokenizer"
+    )
+
+
+def _open(folder: Path) -> Corpus:
+    import datasets
+
+    statistics = Statistics(**json.loads((folder / _STATISTICS).read_text(encoding="utf-8")))
+    ragged = statistics.layout == "lines"
+    return Corpus(
+        datasets.Dataset.from_file(str(folder / _ARROW)),
+        lengths=np.load(folder / _LENGTHS, mmap_mode="r", allow_pickle=False) if ragged else None,
+        token_counts=torch.from_numpy(np.load(folder / _COUNTS, allow_pickle=False)),
+        statistics=statistics,
+    )

@@ -1,0 +1,94 @@
+"""How a stream of tokens is cut into sequences: ``blocks`` without padding, or ``lines`` as in the paper.
+
+Both take chunks (the ids of successive documents, and the tokens of each document) and yield chunks (the ids of
+successive sequences, specials included, and the tokens of each sequence). What is left out is counted in ``dropped``,
+by reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diito.tokenise import Chunk, Tokeniser
+
+TAIL = "tokens that fill no block"
+SHORT = "sequences too short"
+UNKNOWN = "sequences mostly unknown"
+
+
+def blocks(chunks: Iterable[Chunk], tokeniser: Tokeniser, *, length: int, dropped: dict[str, int]) -> Iterator[Chunk]:
+    """Join all documents and cut them to ``length`` - 2 tokens, each piece wrapped as [CLS] ... [SEP].
+
+    Nothing stands between two documents. Only the tail of the whole corpus that fills no block is dropped.
+    """
+    body = length - 2
+    tail = np.empty(0, dtype=tokeniser.dtype)
+    for ids, _ in chunks:
+        joined = np.concatenate([tail, ids])
+        count = len(joined) // body
+        sequences = np.empty((count, length), dtype=tokeniser.dtype)
+        sequences[:, 0] = tokeniser.first
+        sequences[:, 1:-1] = joined[: count * body].reshape(count, body)
+        sequences[:, -1] = tokeniser.last
+        tail = joined[count * body :]
+        yield sequences.ravel(), np.full(count, length)
+    dropped[TAIL] = len(tail)
+
+
+def lines(
+    chunks: Iterable[Chunk],
+    tokeniser: Tokeniser,
+    *,
+    length: int,
+    minimum_tokens: int,
+    maximum_unknown: float,
+    dropped: dict[str, int],
+) -> Iterator[Chunk]:
+    """Make each document a sequence [CLS] ... [SEP]; one longer than ``length`` is split and each piece wrapped again.
+
+    A sequence is then dropped if it has fewer than ``minimum_tokens`` tokens, or if the share of its tokens that are
+    unknown is ``maximum_unknown`` or more. Both count the two specials among the tokens, as the released code of the
+    paper does.
+    """
+    dropped.update({SHORT: 0, UNKNOWN: 0})
+    for ids, documents in chunks:
+        sizes = _split_sizes(documents, length - 2)
+        totals = sizes + 2
+        short = (totals < minimum_tokens) | (sizes == 0)
+        unknown = ~short & (_count_unknown(ids, sizes, tokeniser.unknown) >= maximum_unknown * totals)
+        dropped[SHORT] += int(short.sum())
+        dropped[UNKNOWN] += int(unknown.sum())
+        kept = ~(short | unknown)
+        yield _wrap(ids[np.repeat(kept, sizes)], sizes[kept], tokeniser), totals[kept]
+
+
+def _split_sizes(documents: NDArray[np.int64], body: int) -> NDArray[np.int64]:
+    """The tokens of each piece: full pieces and then the rest. A document without a token is one piece without a
+    token."""
+    pieces = np.maximum(1, -(-documents // body))
+    sizes = np.full(int(pieces.sum()), body, dtype=np.int64)
+    sizes[np.cumsum(pieces) - 1] = documents - (pieces - 1) * body
+    return sizes
+
+
+def _count_unknown(ids: NDArray[np.integer], sizes: NDArray[np.int64], unknown: int | None) -> NDArray[np.int64]:
+    if unknown is None:
+        return np.zeros(len(sizes), dtype=np.int64)
+    until = np.concatenate([[0], np.cumsum(ids == unknown)])
+    ends = np.cumsum(sizes)
+    counts: NDArray[np.int64] = until[ends] - until[ends - sizes]
+    return counts
+
+
+def _wrap(ids: NDArray[np.integer], sizes: NDArray[np.int64], tokeniser: Tokeniser) -> NDArray[np.integer]:
+    ends = np.cumsum(sizes + 2)
+    wrapped = np.empty(int(ends[-1]) if len(ends) else 0, dtype=tokeniser.dtype)
+    body = np.ones(len(wrapped), dtype=np.bool_)
+    for places, token in ((ends - sizes - 2, tokeniser.first), (ends - 1, tokeniser.last)):
+        wrapped[places] = token
+        body[places] = False
+    wrapped[body] = ids
+    return wrapped

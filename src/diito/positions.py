@@ -1,0 +1,140 @@
+"""Which tokens are swapped, and which row is whose source.
+
+1. :func:`eligible_positions`: the positions at which a swap is defined;
+2. a position rule (:func:`consecutive`, :func:`random`, :func:`masked`, or your own) picks some of them;
+3. a pairing (:func:`derangement`, or your own) names each row's source;
+4. :func:`matched_sources` says from which source position each swapped position reads.
+
+Rules and pairings are plain callables, ``rule(eligible, masked, share, generator)`` and ``pairing(rows, generator)``. All of
+it stays on the device: no shape and no branch depends on the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+PositionRule = Callable[
+    [Bool[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"], float, torch.Generator], Bool[Tensor, "batch tokens"]
+]
+Pairing = Callable[[int, torch.Generator], Int[Tensor, " batch"]]
+
+
+def special_positions(
+    input_ids: Int[Tensor, "batch tokens"],
+    real: Bool[Tensor, "batch tokens"],
+    special_ids: Int[Tensor, " specials"] | None,
+) -> Bool[Tensor, "batch tokens"]:
+    """Where the special tokens ([CLS], [SEP], padding) stand.
+
+    ``special_ids``: their ids. None: the first and the last real token of each row and everything that is not real, which
+    is where the tokenizers of masked language models put them around a text.
+    """
+    if special_ids is not None:
+        return torch.isin(input_ids, special_ids) | ~real
+    order = real.cumsum(1)
+    return ~real | (order == 1) | (order == order[:, -1:])
+
+
+def eligible_positions(
+    base: Bool[Tensor, "batch base_tokens"], source: Bool[Tensor, "batch source_tokens"]
+) -> Bool[Tensor, "batch base_tokens"]:
+    """Positions of the base at which a swap is defined: allowed in base and source, below the shorter length.
+
+    ``base`` and ``source`` say, for each row and its source, which tokens are real (and not special, where specials stay out).
+    """
+    length = min(base.shape[1], source.shape[1])
+    eligible = torch.zeros_like(base)
+    eligible[:, :length] = base[:, :length] & source[:, :length]
+    return eligible
+
+
+def swap_counts(eligible: Bool[Tensor, "batch tokens"], share: float) -> Int[Tensor, "batch 1"]:
+    """``max(1, floor(share * eligible))`` of each row; 0 where nothing is eligible."""
+    available = eligible.sum(1, keepdim=True)
+    # float64: the floor of 0.3 * 10 must be what it is on paper.
+    count = (available.double() * share).floor().long()
+    return count.clamp(min=1).minimum(available)
+
+
+def consecutive(
+    eligible: Bool[Tensor, "batch tokens"],
+    masked: Bool[Tensor, "batch tokens"],
+    share: float,
+    generator: torch.Generator,
+) -> Bool[Tensor, "batch tokens"]:
+    """A run of successive eligible positions, its start uniform, not wrapping (the paper's main setting)."""
+    count = swap_counts(eligible, share)
+    starts = eligible.sum(1, keepdim=True) - count + 1
+    uniform = torch.rand(starts.shape, generator=generator, device=eligible.device, dtype=torch.float64)
+    start = (uniform * starts).long()
+    rank = eligible.cumsum(1) - 1
+    return eligible & (rank >= start) & (rank < start + count)
+
+
+def random(
+    eligible: Bool[Tensor, "batch tokens"],
+    masked: Bool[Tensor, "batch tokens"],
+    share: float,
+    generator: torch.Generator,
+) -> Bool[Tensor, "batch tokens"]:
+    """Eligible positions drawn without replacement."""
+    return _draw(eligible, swap_counts(eligible, share), generator)
+
+
+def masked(
+    eligible: Bool[Tensor, "batch tokens"],
+    masked: Bool[Tensor, "batch tokens"],
+    share: float,
+    generator: torch.Generator,
+) -> Bool[Tensor, "batch tokens"]:
+    """The eligible positions that are masked in the base; where there are more than the share allows, that many drawn."""
+    return _draw(eligible & masked, swap_counts(eligible, share), generator)
+
+
+def _draw(
+    candidates: Bool[Tensor, "batch tokens"], count: Int[Tensor, "batch 1"], generator: torch.Generator
+) -> Bool[Tensor, "batch tokens"]:
+    """At most ``count`` of each row's candidates, without replacement."""
+    score = torch.rand(candidates.shape, generator=generator, device=candidates.device)
+    rank = score.masked_fill(~candidates, 2.0).argsort(1).argsort(1)
+    return candidates & (rank < count)
+
+
+RULES: dict[str, PositionRule] = {"consecutive": consecutive, "random": random, "masked": masked}
+"""The paper's three rules by their names in a recipe."""
+
+
+def derangement(rows: int, generator: torch.Generator) -> Int[Tensor, " batch"]:
+    """Source row of each row: a random cycle through all rows, so each is a source once and none its own.
+
+    Raises ValueError for fewer than two rows.
+    """
+    if rows < 2:
+        raise ValueError(f"training.batch: in-batch pairs need at least 2 rows in a micro-batch, not {rows}")
+    order = torch.randperm(rows, generator=generator, device=generator.device)
+    source = torch.empty_like(order)
+    source[order] = order.roll(1)
+    return source
+
+
+def matched_sources(
+    positions: Bool[Tensor, "batch base_tokens"], source_positions: Bool[Tensor, "batch source_tokens"]
+) -> Int[Tensor, "batch base_tokens"]:
+    """Source position that each swapped position reads, the k-th of a row from the k-th of its source, ascending.
+
+    Rows must hold at least as many positions on the source's side. Unswapped positions get some valid position.
+    """
+    ascending = source_positions.to(torch.int8).argsort(dim=1, descending=True, stable=True)
+    rank = (positions.cumsum(1) - 1).clamp(0, source_positions.shape[1] - 1)
+    return ascending.gather(1, rank)
+
+
+def trim(
+    positions: Bool[Tensor, "batch base_tokens"], source_positions: Bool[Tensor, "batch source_tokens"]
+) -> Bool[Tensor, "batch base_tokens"]:
+    """``positions`` without those of a row, counted from the left, for which its source holds no more position."""
+    return positions & (positions.cumsum(1) <= source_positions.sum(1, keepdim=True))

@@ -1,0 +1,165 @@
+"""The folder of a run: what is in it, and when it may be written.
+
+``recipe.yaml`` as run, ``environment.json``, ``metrics.jsonl``, ``results.json``, ``checkpoints/``, ``student/``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from diito import __version__
+from diito.recipe import Recipe
+from diito.recipe_file import dump, read
+
+FREE_ON_RESUME = (
+    "output",
+    "name",
+    "corpus.workers",
+    "corpus.cache",
+    "training.log_every",
+    "training.save_every",
+    "training.keep",
+    "training.evaluate_every",
+    "training.report_to",
+    "training.arguments",
+)
+"""Fields that may differ when a run is resumed: they do not change the student."""
+
+
+class RunFolder:
+    """``<output>/<name>`` of a recipe."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.path = Path(recipe.output) / recipe.name
+        self.recipe_file = self.path / "recipe.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.results = self.path / "results.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.student = self.path / "student"
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse what would lose or mix runs (ValueError); changes nothing."""
+        _check_writable(self.path)
+        if resume:
+            if not self.recipe_file.is_file():
+                raise ValueError(f"name: there is no run to resume in {self.path}; leave out --resume to start it")
+            self._check_same_run()
+        elif self.path.exists() and any(self.path.iterdir()) and not overwrite:
+            raise ValueError(
+                f"name: the run {self.path} exists; continue it with --resume, replace it with --overwrite, or give another --name"
+            )
+
+    def start(self, *, resume: bool) -> None:
+        """Make the folder, in place of what is there unless the run is resumed."""
+        if not resume:
+            if self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True)
+        self.recipe_file.write_text(dump(self.recipe), encoding="utf-8")
+        write_json(self.path / "environment.json", environment())
+
+    def newest_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint: only complete ones bear the name."""
+        steps = {}
+        for folder in self.checkpoints.glob("checkpoint-*"):
+            number = folder.name.removeprefix("checkpoint-")
+            if number.isdigit() and (folder / "trainer_state.json").is_file():
+                steps[int(number)] = folder
+        return steps[max(steps)] if steps else None
+
+    def read_results(self) -> dict[str, Any]:
+        """What ``results.json`` holds so far."""
+        return json.loads(self.results.read_text(encoding="utf-8")) if self.results.is_file() else {}
+
+    def save_student(self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str) -> None:
+        """Weights, configuration, tokenizer and model card, written aside and renamed."""
+        aside = self.student.with_name("student.new")
+        shutil.rmtree(aside, ignore_errors=True)
+        student.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        (aside / "README.md").write_text(card, encoding="utf-8")
+        shutil.rmtree(self.student, ignore_errors=True)
+        os.replace(aside, self.student)
+
+    def _check_same_run(self) -> None:
+        before, now = (_flat(dataclasses.asdict(recipe)) for recipe in (read(self.recipe_file), self.recipe))
+        for key, value in now.items():
+            if before.get(key) != value and not key.startswith(FREE_ON_RESUME):
+                raise ValueError(
+                    f"{key}: the run {self.path} was started with {before.get(key)}, not {value}; "
+                    "resume with the same recipe, or start another run with --name"
+                )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON aside and rename it."""
+    aside = path.with_name(path.name + ".new")
+    aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def environment() -> dict[str, Any]:
+    """What a result may depend on besides the recipe."""
+    packages = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return {
+        "diito": __version__,
+        "commit": _commit(),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "accelerator": None if device is None else _device_name(device),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name() if device.type == "cuda" else device.type
+
+
+def _commit() -> str | None:
+    """The commit of diito's own source tree, with a plus where files differ from it; None where it is no checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _check_writable(path: Path) -> None:
+    """The nearest folder that exists must be one in which something can be made."""
+    parent = path
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise ValueError(f"output: {parent} is a file; give a folder for the runs")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"output: no permission to write in {parent}; give another folder with --output")
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in section.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and key != "training.arguments":
+            flat |= _flat(value, f"{key}.")
+        else:
+            flat[key] = value
+    return flat

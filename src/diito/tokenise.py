@@ -1,0 +1,227 @@
+"""Documents to token ids, in several processes and in order.
+
+1. :class:`Documents` reads the sources, keeps a seeded ``share`` and counts what it saw;
+2. :func:`tokenise` hands chunks of them to worker processes, a few chunks ahead of what has been taken and no more;
+3. each chunk comes back, in the order of the text, as one array of ids without specials and the tokens of each
+   document.
+
+What it needs to resume: nothing; a second reading gives the same documents and the same tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diito.sources import HubDataset, LocalFiles
+
+Chunk: TypeAlias = tuple[NDArray[Any], NDArray[np.int64]]
+"""Token ids of successive documents (or sequences), joined; and the number of tokens of each."""
+
+CHUNK_CHARACTERS = 1 << 18
+"""Text tokenised at a time, a quarter of a megabyte: it bounds memory, for the encodings of a tokenizer are large."""
+_AHEAD = 3  # chunks in flight for each process
+_UNKNOWN = "<unk>"
+
+
+class Documents:
+    """The documents of all sources in order, or a seeded subset of exactly round(share * documents) of them, in order.
+
+    ``seen`` and ``used`` count as they pass. Which documents are kept is a function of (seed, number of documents)
+    alone.
+    """
+
+    def __init__(self, sources: Sequence[LocalFiles | HubDataset], *, share: float, seed: int) -> None:
+        self.sources, self.share, self.seed = sources, share, seed
+        self.seen = self.used = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.seen = self.used = 0
+        if self.share == 1:
+            for document in self._read():
+                self.seen += 1
+                self.used += 1
+                yield document
+            return
+        # Selection sampling (Knuth, The Art of Computer Programming 2, 3.4.2, algorithm S): an exact number of
+        # documents with nothing held in memory, at the price of reading the text twice.
+        total = sum(1 for _ in self._read())
+        wanted = round(self.share * total)
+        draws = random.Random(f"documents {self.seed}")
+        for document in self._read():
+            chosen = draws.random() * (total - self.seen) < wanted - self.used
+            self.seen += 1
+            self.used += chosen
+            if chosen:
+                yield document
+
+    def _read(self) -> Iterator[str]:
+        return itertools.chain.from_iterable(source.documents() for source in self.sources)
+
+
+@dataclass(frozen=True)
+class Tokeniser:
+    """A Hugging Face tokenizer reduced to what a corpus needs: texts in, joined ids without specials out."""
+
+    tokenizer: Any
+    first: int
+    """Id of [CLS]."""
+    last: int
+    """Id of [SEP]."""
+    unknown: int | None
+    """Id of [UNK]."""
+    vocabulary: int
+    """One more than the highest id."""
+    replacement: str | None
+    """What a literal ``<unk>`` of the text is read as; None leaves it alone."""
+
+    @classmethod
+    def for_tokenizer(cls, tokenizer: Any, *, field: str) -> Tokeniser:
+        """Raises ValueError, naming ``field``, for a tokenizer without [CLS] and [SEP]."""
+        if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
+            raise ValueError(
+                f"{field}: the tokenizer {type(tokenizer).__name__} has no [CLS] and [SEP] to put around a sequence; "
+                "take a teacher trained with masked language modelling"
+            )
+        ids = tokenizer.get_vocab()
+        return cls(
+            tokenizer=tokenizer,
+            first=tokenizer.cls_token_id,
+            last=tokenizer.sep_token_id,
+            unknown=tokenizer.unk_token_id,
+            vocabulary=max(ids.values()) + 1,
+            replacement=None if _UNKNOWN in ids else tokenizer.unk_token,
+        )
+
+    @property
+    def dtype(self) -> type[np.uint16] | type[np.int32]:
+        """The narrowest type that holds every id."""
+        return np.uint16 if self.vocabulary <= 1 << 16 else np.int32
+
+    def __call__(self, texts: list[str]) -> Chunk:
+        if self.replacement is not None:
+            texts = [text.replace(_UNKNOWN, self.replacement) for text in texts]
+        # verbose: documents longer than the model takes are cut later, so that warning would mislead.
+        encoded = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        lengths = np.array([len(ids) for ids in encoded], dtype=np.int64)
+        joined = np.fromiter(itertools.chain.from_iterable(encoded), dtype=self.dtype, count=int(lengths.sum()))
+        return joined, lengths
+
+    def fingerprint(self) -> str:
+        """A hash of all that decides which ids a text gets."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            content = json.loads(backend.to_str())
+            # Left over from whoever used the tokenizer before; both are off here.
+            content.pop("truncation", None)
+            content.pop("padding", None)
+        else:
+            content = [repr(self.tokenizer), sorted(self.tokenizer.get_vocab().items())]
+        parts = [content, type(self.tokenizer).__name__, self.first, self.last, self.unknown, self.replacement]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def tokenise(documents: Iterable[str], tokeniser: Tokeniser, *, workers: int) -> Iterator[Chunk]:
+    """Yield the tokens of the documents, chunk after chunk in order, whatever the number of worker processes.
+
+    Text that is no more than a chunk for each worker is tokenised right here.
+    """
+    chunks = _chunks(documents)
+    head = list(itertools.islice(chunks, workers + 1))
+    with _one_thread_each():
+        if workers == 1 or len(head) <= workers:
+            yield from map(tokeniser, itertools.chain(head, chunks))
+        else:
+            yield from _tokenise_in_processes(itertools.chain(head, chunks), tokeniser, workers)
+
+
+def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    characters = 0
+    for document in documents:
+        chunk.append(document)
+        characters += len(document)
+        if characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _tokenise_in_processes(chunks: Iterable[list[str]], tokeniser: Tokeniser, workers: int) -> Iterator[Chunk]:
+    # Forking where that is usual: a spawned process would run the main script of the caller again.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(tokeniser,))
+    pending: deque[Future[Chunk]] = deque()
+    try:
+        for chunk in chunks:
+            pending.append(pool.submit(_work, chunk))
+            if len(pending) >= _AHEAD * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: Tokeniser | None = None  # of a worker process, set once when it starts
+
+
+def _start_worker(tokeniser: Tokeniser) -> None:
+    global _worker
+    _worker = tokeniser
+    # The parent decides when to stop; its own handlers have been inherited and are not for us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A parent that was killed outright can stop nobody: without this its workers would wait for ever.
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(texts: list[str]) -> Chunk:
+    assert _worker is not None
+    return _worker(texts)
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Keep the tokenizers library from starting threads of its own: processes that fork later would trip over them."""
+    name = "TOKENIZERS_PARALLELISM"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        del os.environ[name]

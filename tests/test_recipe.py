@@ -1,0 +1,360 @@
+"""Recipes: every one in recipes/ is sound, files and overrides are read strictly, and check() names what is wrong."""
+
+import dataclasses
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+from diito import recipe_checks
+from diito.cli import field_documents
+from diito.recipe import AlignedPairSection, Recipe, SourceSection, TeacherSection
+from diito.recipe_checks import check
+from diito.recipe_file import dump, known_keys, read
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+DIITO_ROWS = ["diito-middle", "diito-late", "diito-full", "diito-full-random", "diito-full-masked", "diito-full-cos"]
+ROWS = ["standard", *DIITO_ROWS]
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def with_values(values: dict[str, object]) -> Recipe:
+    """The default recipe with some fields set, past all reading."""
+    recipe = Recipe()
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        section = recipe
+        for each in sections:
+            section = getattr(section, each)
+        assert hasattr(section, name), key
+        setattr(section, name, value)
+    return recipe
+
+
+def test_recipes_are_those_of_the_paper_and_two_more():
+    assert {path.stem for path in RECIPES} == {*ROWS, "diito-full-blocks", "quickstart"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_sound_and_reads_back_equal(path, tmp_path):
+    recipe = read(path)
+    check(recipe)
+    assert recipe.name == path.stem
+    assert path.read_text().startswith("# ")
+    assert read(written(tmp_path, dump(recipe))) == recipe
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_paper_recipes_hold_the_papers_settings(name):
+    recipe = read(RECIPES[0].parent / f"{name}.yaml")
+    training = recipe.training
+    assert (training.batch * training.accumulation, training.epochs, training.learning_rate) == (240, 3.0, 5e-4)
+    assert (training.betas, training.epsilon, training.warmup, training.clip) == ((0.9, 0.98), 1e-6, 0.05, 5.0)
+    assert recipe.student.layers == [0, 2, 4, 7, 9, 11]
+    assert (recipe.corpus.layout, recipe.corpus.length, recipe.masking.smoothing) == ("lines", 512, 0.7)
+    weights = [weight for weight in dataclasses.asdict(recipe.objective.weights).values() if weight]
+    assert sum(weights) == pytest.approx(1) and len(set(weights)) == 1
+    assert len(weights) == {"standard": 3, "diito-full-cos": 5}.get(name, 4)
+    assert recipe.evaluation.sources[0].split == "validation"
+
+
+def test_every_field_has_its_documentation():
+    sections = {Recipe, SourceSection, AlignedPairSection, *filter(dataclasses.is_dataclass, known_keys().values())}
+    for section in sections:
+        leaves = {name for name, kind in get_type_hints(section).items() if not dataclasses.is_dataclass(kind)}
+        assert leaves <= set(field_documents(section)), section
+
+
+def test_round_trip_keeps_what_looks_like_something_else(tmp_path):
+    recipe = with_values(
+        {
+            "name": "1e5",
+            "teacher.revision": "1234567",
+            "teacher.tokenizer": "null",
+            "output": "ängström: #1",
+            "student.layers": [0, 2],
+            "corpus.sources": ["no", SourceSection(path="a.txt"), SourceSection(dataset="me/it", config="2024-01-01")],
+            "alignment.kind": "custom",
+            "alignment.pairs": [AlignedPairSection([1], [2, 3], [(0, 16)], None)],
+            "training.learning_rate": 1e-7,
+            "training.arguments": {"hub_token": "5e-4", "max_grad_norm": 5e-4, "fsdp_config": {"a": [1, None, "1"]}},
+        }
+    )
+    assert read(written(tmp_path, dump(recipe))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("student.layers", "3", 3),
+        ("student.layers", "[0,2,4]", [0, 2, 4]),
+        ("student.layers", "released-6", "released-6"),
+        ("student.dropout", "null", None),
+        ("corpus.share", "0.15", 0.15),
+        ("corpus.share", "1", 1.0),
+        ("corpus.sources", "[my.txt]", ["my.txt"]),
+        ("corpus.sources", "[{path: my.txt}]", [SourceSection(path="my.txt")]),
+        ("corpus.sources", [SourceSection(path="my.txt"), "b"], [SourceSection(path="my.txt"), "b"]),
+        (
+            "alignment.pairs",
+            "[{student: [1], teacher: [2,3], student_dimensions: [[0,16]]}]",
+            [AlignedPairSection(student=[1], teacher=[2, 3], student_dimensions=[(0, 16)])],
+        ),
+        ("objective.weights.causal_ce", "0", 0.0),
+        ("training.steps", "2", 2),
+        ("training.steps", 2, 2),
+        ("training.learning_rate", "5e-4", 5e-4),
+        ("training.compile", "true", True),
+        ("training.arguments", "{push_to_hub: true}", {"push_to_hub": True}),
+        ("name", "3", "3"),
+        ("teacher.revision", "12345e6", "12345e6"),
+        ("output", "a: [b", "a: [b"),
+        ("teacher", "{model: m}", TeacherSection(model="m")),
+    ],
+)
+def test_overrides_win_over_the_file(key, text, value):
+    recipe = read(RECIPES[0].parent / "diito-full.yaml", {key: text})
+    for name in key.split("."):
+        recipe = getattr(recipe, name)
+    assert recipe == value and type(recipe) is type(value)
+
+
+def test_an_override_deep_in_an_overridden_section_wins():
+    recipe = read(RECIPES[0], {"objective.weights.ce": "3", "objective.weights": "{mlm: 2}"})
+    assert (recipe.objective.weights.mlm, recipe.objective.weights.ce, recipe.objective.weights.cos) == (2, 3, 0.25)
+
+
+def test_absent_and_empty_sections_keep_their_defaults(tmp_path):
+    assert read(written(tmp_path, "name: x\nteacher:\ncorpus: {share: 0.5}\n")).teacher == Recipe().teacher
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "sentence"),
+    [
+        ("objective:\n  temprature: 3\n", 2, "objective.temprature: unknown key; did you mean objective.temperature?"),
+        ("temperature: 3\n", 1, "temperature: unknown key; did you mean objective.temperature?"),
+        ("trainig: {}\n", 1, "trainig: unknown key; did you mean training?"),
+        (
+            "corpus:\n  sources:\n    - pth: a\n",
+            3,
+            "corpus.sources[0].pth: unknown key; did you mean corpus.sources[0].path?",
+        ),
+        ("masking: {zzz: 1}\n", 1, "masking.zzz: unknown key; masking has rate, smoothing"),
+        ("seed: 1\nname: a\nseed: 2\n", 3, "seed: given twice, first in line 1"),
+        ("training:\n  batch: 1\n  batch: 2\n", 3, "training.batch: given twice, first in line 2"),
+        ("training:\n  arguments: {f: [{a: 1, a: 2}]}\n", 2, "training.arguments.f[0].a: given twice, first in line 2"),
+        ("training:\n  arguments: {a: 1, a: 2}\n", 2, "training.arguments.a: given twice, first in line 2"),
+        (
+            "alignment:\n  kind: ful\n",
+            2,
+            "alignment.kind: 'ful' is not one of full, middle, late, late-released, custom",
+        ),
+        ("training: {batch: x}\n", 1, "training.batch: 'x' is not a whole number"),
+        ("training: {batch: 2.0}\n", 1, "training.batch: '2.0' is not a whole number"),
+        ("training: {batch: true}\n", 1, "training.batch: 'true' is not a whole number"),
+        ("training: {compile: maybe}\n", 1, "training.compile: 'maybe' is not true or false"),
+        ("training: {clip: null}\n", 1, "training.clip: null is not a number"),
+        ("training: {betas: [0.9]}\n", 1, "training.betas: a list is not a list of 2 numbers"),
+        ("student: {layers: [0, a]}\n", 1, "student.layers[1]: 'a' is not a whole number"),
+        (
+            "student: {layers: {a: 1}}\n",
+            1,
+            "student.layers: a section is not a whole number or a list of whole numbers or text",
+        ),
+        ("student: 3\n", 1, "student: '3' is not a section of keys with values"),
+        ("name: [a]\n", 1, "name: a list is not text"),
+        (
+            "alignment:\n  pairs:\n    - student: [0]\n",
+            3,
+            "alignment.pairs[0].teacher: missing; a list of whole numbers is needed",
+        ),
+        (
+            "alignment: {pairs: [{student: [0], teacher: [1], teacher_dimensions: [[1]]}]}\n",
+            1,
+            "alignment.pairs[0].teacher_dimensions[0]: a list is not a list of 2 whole numbers",
+        ),
+        ("training: {arguments: {a: !!int b}}\n", 1, "training.arguments.a: 'b' is not a value that YAML can hold"),
+        ("- 1\n", 1, "the recipe: a list is not a section of keys with values"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_line(text, line, sentence, tmp_path):
+    path = written(tmp_path, text)
+    with pytest.raises(ValueError) as refusal:
+        read(path)
+    assert str(refusal.value) == f"{sentence} ({path}, line {line})"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("# nothing\n", "FILE: the recipe is empty; see the recipes/ folder for complete ones"),
+        (
+            "name: a\n---\nname: b\n",
+            "FILE, line 2: not valid YAML: expected a single document in the stream, but found another document",
+        ),
+        ("name: a\nseed: [\n", "FILE, line 3: not valid YAML: expected the node content, but found '<stream end>'"),
+        ("name: a\nseed: \x07\n", "FILE, line 2: not valid YAML: a character that YAML does not allow"),
+        (b"name: a\noutput: caf\xe9\n", "FILE, line 2: a recipe must be UTF-8 text, and this byte is not"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(text, sentence, tmp_path):
+    path = written(tmp_path, text)
+    with pytest.raises(ValueError) as refusal:
+        read(path)
+    assert str(refusal.value).replace(str(path), "FILE") == sentence
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"training.bath": "1"}, "training.bath: unknown key; did you mean training.batch?"),
+        ({"batch": "1"}, "batch: unknown key; did you mean training.batch?"),
+        ({"objective.weight.ce": "1"}, "objective.weight.ce: unknown key; did you mean objective.weights.ce?"),
+        ({"training.batch": "x"}, "training.batch: 'x' is not a whole number"),
+        ({"training.batch": ""}, "training.batch: null is not a whole number"),
+        (
+            {"corpus.sources": "a.txt"},
+            "corpus.sources: 'a.txt' is not a list of sections "
+            "{path, dataset, config, split, revision, column} or texts",
+        ),
+        ({"corpus.sources": "[{pth: a}]"}, "corpus.sources[0].pth: unknown key; did you mean corpus.sources[0].path?"),
+        ({"student.layers": "}"}, "student.layers, line 1: not valid YAML: expected the node content, but found '}'"),
+    ],
+)
+def test_a_bad_override_is_refused_in_one_sentence(overrides, sentence):
+    with pytest.raises(ValueError) as refusal:
+        read(RECIPES[0], overrides)
+    assert str(refusal.value) == sentence
+
+
+def test_a_recipe_that_is_not_there_or_a_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no recipe .*nowhere\.yaml"):
+        read(tmp_path / "nowhere.yaml")
+    with pytest.raises(ValueError, match="is a folder; a recipe is a YAML file"):
+        read(tmp_path)
+
+
+def test_the_default_recipe_is_sound():
+    check(Recipe())
+
+
+PAIR = AlignedPairSection([0], [1])
+CUSTOM = {"alignment.kind": "custom"}
+BAD = [({"name": name}, "name") for name in ("", ".", "..", "a/b", "a\\b", " a")] + [
+    ({"output": " "}, "output"),
+    ({"seed": -1}, "seed"),
+    ({"seed": 2**32}, "seed"),
+    ({"teacher.model": ""}, "teacher.model"),
+    ({"student.layers": 0}, "student.layers"),
+    ({"student.layers": []}, "student.layers"),
+    ({"student.layers": [0, 0]}, "student.layers"),
+    ({"student.layers": [2, 1]}, "student.layers"),
+    ({"student.layers": [-1, 1]}, "student.layers"),
+    ({"student.layers": "released6"}, "student.layers: .*; did you mean released-6?"),
+    ({"student.dropout": 1.0}, "student.dropout"),
+    ({"corpus.sources": []}, "corpus.sources"),
+    ({"corpus.sources": ["a", ""]}, r"corpus.sources\[1\]"),
+    ({"corpus.sources": [SourceSection()]}, r"corpus.sources\[0\]"),
+    ({"corpus.sources": [SourceSection(path="a", dataset="b")]}, r"corpus.sources\[0\]"),
+    ({"corpus.sources": [SourceSection(path="a", config="b")]}, r"corpus.sources\[0\].config"),
+    ({"corpus.sources": [SourceSection(path="a", revision="b")]}, r"corpus.sources\[0\].revision"),
+    ({"corpus.length": 2}, "corpus.length"),
+    ({"corpus.share": 0.0}, "corpus.share"),
+    ({"corpus.share": 1.01}, "corpus.share"),
+    ({"corpus.share": float("nan")}, "corpus.share"),
+    ({"corpus.minimum_tokens": -1}, "corpus.minimum_tokens"),
+    ({"corpus.minimum_tokens": 600, "corpus.layout": "lines"}, "corpus.minimum_tokens"),
+    ({"corpus.maximum_unknown": 0.0}, "corpus.maximum_unknown"),
+    ({"corpus.workers": 0}, "corpus.workers"),
+    ({"masking.rate": 0.0}, "masking.rate"),
+    ({"masking.rate": 1.5}, "masking.rate"),
+    ({"masking.smoothing": -0.1}, "masking.smoothing"),
+    (CUSTOM, "alignment.kind: custom needs exactly one of alignment.pairs and alignment.file"),
+    ({**CUSTOM, "alignment.pairs": [PAIR], "alignment.file": "a.nm"}, "alignment.kind: custom needs exactly one"),
+    ({**CUSTOM, "alignment.file": "nowhere.nm"}, "alignment.file"),
+    ({**CUSTOM, "alignment.pairs": []}, "alignment.pairs"),
+    ({**CUSTOM, "alignment.pairs": [PAIR, AlignedPairSection([], [1])]}, r"alignment.pairs\[1\].student"),
+    ({**CUSTOM, "alignment.pairs": [AlignedPairSection([0], [2, 2])]}, r"alignment.pairs\[0\].teacher"),
+    ({**CUSTOM, "alignment.pairs": [AlignedPairSection([0], [-1])]}, r"alignment.pairs\[0\].teacher"),
+    ({**CUSTOM, "alignment.pairs": [AlignedPairSection([6], [1])]}, r"alignment.pairs\[0\].student: .* 0 to 5"),
+    ({**CUSTOM, "alignment.pairs": [AlignedPairSection([0], [1], [])]}, r"alignment.pairs\[0\].student_dimensions"),
+    ({**CUSTOM, "alignment.pairs": [AlignedPairSection([0], [1], [(2, 2)])]}, r"pairs\[0\].student_dimensions"),
+    ({**CUSTOM, "alignment.pairs": [AlignedPairSection([0], [1], None, [(-1, 2)])]}, r"pairs\[0\].teacher_dimensions"),
+    ({"alignment.pairs": [PAIR]}, "alignment.pairs: belongs to alignment.kind custom"),
+    ({"alignment.file": "a.nm"}, "alignment.file: belongs to alignment.kind custom"),
+    ({"alignment.kind": "late-released", "student.layers": 2}, "alignment.kind: late-released needs at least 3"),
+    ({"alignment.kind": "late", "student.layers": [3]}, "alignment.kind: late needs at least 2"),
+    ({"alignment.top": False, "student.layers": 1}, "alignment.top"),
+    ({"alignment.top": False, "alignment.kind": "middle", "student.layers": 2}, "alignment.top"),
+    ({"intervention.share": 0.0}, "intervention.share"),
+    ({"intervention.share": 1.1}, "intervention.share"),
+    ({"intervention.control": "token-swap", "objective.weights.causal_ce": 0.0}, "intervention.control"),
+    ({"intervention.control": "token-swap", "alignment.shuffled": True}, "alignment.shuffled"),
+    ({"objective.weights.ce": -1.0}, "objective.weights.ce"),
+    ({"objective.weights.mse": float("inf")}, "objective.weights.mse"),
+    ({f"objective.weights.{name}": 0.0 for name in ("mlm", "ce", "cos", "causal_ce")}, "objective.weights: all"),
+    ({"objective.temperature": 0.0}, "objective.temperature"),
+    ({"training.epochs": 0.0}, "training.epochs"),
+    ({"training.steps": 0}, "training.steps"),
+    ({"training.batch": 0}, "training.batch"),
+    ({"training.batch": 1}, "training.batch: in-batch pairing needs at least 2 rows"),
+    ({"training.accumulation": 0}, "training.accumulation"),
+    ({"training.log_every": 0}, "training.log_every"),
+    ({"training.save_every": 0}, "training.save_every"),
+    ({"training.keep": 0}, "training.keep"),
+    ({"training.evaluate_every": -1}, "training.evaluate_every"),
+    ({"training.learning_rate": 0.0}, "training.learning_rate"),
+    ({"training.betas": (0.9, 1.0)}, r"training.betas\[1\]"),
+    ({"training.epsilon": 0.0}, "training.epsilon"),
+    ({"training.weight_decay": -0.1}, "training.weight_decay"),
+    ({"training.warmup": 1.0}, "training.warmup"),
+    ({"training.clip": -1.0}, "training.clip"),
+    ({"training.arguments": {"bf16": True}}, "training.arguments.bf16: .* use training.precision instead"),
+    ({"training.arguments": {"remove_unused_columns": True}}, "training.arguments.remove_unused_columns"),
+    ({"evaluation.sources": [SourceSection()]}, r"evaluation.sources\[0\]"),
+    ({"evaluation.length": 1}, "evaluation.length"),
+    ({"evaluation.blocks": 0}, "evaluation.blocks"),
+    ({"evaluation.batch": 0}, "evaluation.batch"),
+]
+
+
+@pytest.mark.parametrize(("values", "field"), BAD, ids=lambda value: str(value)[:60] if isinstance(value, dict) else "")
+def test_check_names_the_field(values, field):
+    with pytest.raises(ValueError, match=field) as refusal:
+        check(with_values(values))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"training.batch": 1, "intervention.pairing": "independent"},
+        {"training.batch": 1, "objective.weights.causal_ce": 0.0},
+        {"evaluation.sources": []},
+        {"student.layers": "released-3", "alignment.kind": "late-released"},
+        {"alignment.kind": "custom", "alignment.file": __file__},
+        {"intervention.control": "token-swap"},
+        {"training.arguments": {"push_to_hub": True}},
+        {"corpus.share": 1.0, "masking.rate": 1.0, "masking.smoothing": 0.0, "intervention.share": 1.0},
+    ],
+)
+def test_check_leaves_the_edges_alone(values):
+    assert check(with_values(values)) is None
+
+
+def test_names_of_others_are_up_to_date():
+    """The two lists that stand for something in heavy modules."""
+    from transformers import TrainingArguments
+
+    from diito.student import RELEASED_LAYERS
+
+    assert {name: len(layers) for name, layers in RELEASED_LAYERS.items()} == recipe_checks.RELEASED_STUDENTS
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    gone = {"train_batch_size", "eval_batch_size", "warmup_ratio", "no_cuda", "group_by_length", "overwrite_output_dir"}
+    refused = {name for names in recipe_checks._DECIDED.values() for name in names} | set(recipe_checks._OURS)
+    assert refused - known <= gone
