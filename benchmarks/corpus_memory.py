@@ -67,9 +67,7 @@ def _report(sender: Any, work: Callable[..., dict[str, Any]], arguments: tuple[A
     seconds = time.perf_counter() - began
     done.set()
     watcher.join()
-    sender.send(
-        result | {"seconds": round(seconds, 1), "start_mb": round(start / 1e6, 1), "peak_mb": round(peak / 1e6, 1)}
-    )
+    sender.send(result | {"seconds": round(seconds, 1), "start_mb": round(start / 1e6, 1), "peak_mb": round(peak / 1e6, 1)})
 
 
 def _load(path: str, options: argparse.Namespace, cache: str) -> Any:
@@ -78,9 +76,7 @@ def _load(path: str, options: argparse.Namespace, cache: str) -> Any:
     from diito.corpus import load_corpus
     from diito.recipe import CorpusSection
 
-    section = CorpusSection(
-        sources=[path], layout=options.layout, length=options.length, workers=options.workers, cache=cache
-    )
+    section = CorpusSection(sources=[path], layout=options.layout, length=options.length, workers=options.workers, cache=cache)
     return load_corpus(section, tokenizer=AutoTokenizer.from_pretrained(options.tokenizer), seed=0)
 
 

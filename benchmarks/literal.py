@@ -84,9 +84,7 @@ class LiteralStep:
     mode and the student into train mode (lines 1 and 2).
     """
 
-    def __init__(
-        self, student: nn.Module, teacher: nn.Module, *, temperature: float = 2.0, weights: dict[str, float]
-    ) -> None:
+    def __init__(self, student: nn.Module, teacher: nn.Module, *, temperature: float = 2.0, weights: dict[str, float]) -> None:
         self.student = student.train()
         self.teacher = teacher.eval()
         self.temperature = temperature
@@ -109,9 +107,7 @@ class LiteralStep:
         with torch.no_grad():
             teacher_logits, teacher_hidden, _ = run(self.teacher, batch, [])
             _, _, values = run(self.teacher, source_batch, teacher_layers)
-            teacher_swapped_logits, teacher_swapped_hidden, _ = run(
-                self.teacher, batch, teacher_layers, values, positions
-            )
+            teacher_swapped_logits, teacher_swapped_hidden, _ = run(self.teacher, batch, teacher_layers, values, positions)
         _, _, values = run(self.student, source_batch, student_layers)
         student_logits, student_hidden, _ = run(self.student, batch, [])
         student_swapped_logits, student_swapped_hidden, _ = run(self.student, batch, student_layers, values, positions)

@@ -47,9 +47,7 @@ def run(model: nn.Module, inputs: dict, writes: dict | None = None) -> tuple[Ten
         for layer in layers:  # registered later, so called later: these see what was written
             record = layer.register_forward_hook(lambda module, args, output: outputs.append(output))
             stack.callback(record.remove)
-        top = model.base_model.register_forward_hook(
-            lambda module, args, output: last_hidden.append(output.last_hidden_state)
-        )
+        top = model.base_model.register_forward_hook(lambda module, args, output: last_hidden.append(output.last_hidden_state))
         stack.callback(top.remove)
         names = ("input_ids", "attention_mask", "token_type_ids")  # no labels: the losses are worked out here
         logits = model(**{name: inputs[name] for name in names if inputs.get(name) is not None}).logits

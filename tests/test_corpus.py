@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from diito import tokenise as tokenise_module
 from diito.corpus import Corpus, collate, load_corpus
 from diito.recipe import CorpusSection, SourceSection
 from diito.sampler import ShuffledSampler
-from diito.sources import check_sources
+from diito.sources import LocalFiles, check_sources
 from diito.tokenise import Tokeniser
 
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -338,8 +338,7 @@ class TestLines:
         monkeypatch.setattr(tokenise_module, "CHUNK_CHARACTERS", 100)
         random = np.random.default_rng(1)
         documents = [
-            " ".join(random.choice(["zz", "w1", "w2"], p=[0.4, 0.3, 0.3], size=random.integers(1, 60)))
-            for _ in range(400)
+            " ".join(random.choice(["zz", "w1", "w2"], p=[0.4, 0.3, 0.3], size=random.integers(1, 60))) for _ in range(400)
         ]
         path = tmp_path / "a.txt"
         path.write_text("\n".join(documents), encoding="utf-8")
@@ -374,13 +373,13 @@ class TestShare:
         """Each of 20 documents in 5 of 20: 2,000 seeds give 500 each, five sigma = 5 * sqrt(2000 * 1/4 * 3/4) = 97; the
         odds that any of the 20 strays further by chance are about 1 in 90,000."""
 
-        class Twenty:
-            def documents(self) -> Iterable[str]:
-                return (str(number) for number in range(20))
+        class Twenty(LocalFiles):
+            def documents(self) -> Iterator[str]:
+                yield from map(str, range(20))
 
         counts = np.zeros(20, dtype=int)
         for seed in range(2_000):
-            chosen = list(tokenise_module.Documents([Twenty()], share=0.25, seed=seed))  # type: ignore[list-item]
+            chosen = list(tokenise_module.Documents([Twenty((), "text", "")], share=0.25, seed=seed))
             assert len(chosen) == 5
             counts[[int(number) for number in chosen]] += 1
         assert np.abs(counts - 500).max() < 97
@@ -421,9 +420,7 @@ class TestCache:
         assert rows(load(path)) != first
         assert len(calls) == 7
 
-    def test_default_folder_is_that_of_datasets(
-        self, tmp_path: Path, load: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_default_folder_is_that_of_datasets(self, tmp_path: Path, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "theirs")
         load(write_txt(tmp_path / "a.txt"), cache=None)
         assert len(list((tmp_path / "theirs" / "diito").glob("*/corpus.arrow"))) == 1

@@ -268,9 +268,7 @@ class TestSeeds:
             masked = masking(batch, generator=generator)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        check(
-            {name: value.cpu() for name, value in batch.items()}, {name: value.cpu() for name, value in masked.items()}
-        )
+        check({name: value.cpu() for name, value in batch.items()}, {name: value.cpu() for name, value in masked.items()})
 
 
 class Waits(TorchDispatchMode):

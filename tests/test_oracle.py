@@ -318,9 +318,7 @@ def test_which_tokens_count():
     everything = labelled(base, list(range(7)), list(range(5)), list(range(3)))
     masked = oracle.objective(student, teacher, [0], [0, 1], everything, source, SOME, EQUAL, tokens="masked")
     some = oracle.objective(student, teacher, [0], [0, 1], labelled(base, [1], [], []), source, SOME, EQUAL)
-    every = oracle.objective(
-        student, teacher, [0], [0, 1], labelled(base, [1], [], []), source, SOME, EQUAL, tokens="all"
-    )
+    every = oracle.objective(student, teacher, [0], [0, 1], labelled(base, [1], [], []), source, SOME, EQUAL, tokens="all")
     for name in ("ce", "cos", "causal_ce", "causal_cos", "mse"):  # every real token labelled: masked is all
         assert torch.equal(masked[name], every[name])
         assert some[name] != every[name]

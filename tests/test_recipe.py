@@ -219,8 +219,7 @@ def test_what_is_no_recipe_is_refused(text, sentence, tmp_path):
         ({"training.batch": ""}, "training.batch: null is not a whole number"),
         (
             {"corpus.sources": "a.txt"},
-            "corpus.sources: 'a.txt' is not a list of sections "
-            "{path, dataset, config, split, revision, column} or texts",
+            "corpus.sources: 'a.txt' is not a list of sections {path, dataset, config, split, revision, column} or texts",
         ),
         ({"corpus.sources": "[{pth: a}]"}, "corpus.sources[0].pth: unknown key; did you mean corpus.sources[0].path?"),
         ({"student.layers": "}"}, "student.layers, line 1: not valid YAML: expected the node content, but found '}'"),

@@ -147,7 +147,10 @@ class Alignment:
 
     def check(self, *, teacher_layers: int, student_layers: int, teacher_width: int, student_width: int) -> None:
         """Raise ValueError, naming ``alignment``, where a layer or a dimension is not in the models."""
-        for side, layers, width in (("student", student_layers, student_width), ("teacher", teacher_layers, teacher_width)):
+        for side, layers, width in (
+            ("student", student_layers, student_width),
+            ("teacher", teacher_layers, teacher_width),
+        ):
             for pair in self.pairs:
                 if (top := getattr(pair, side)[-1]) >= layers:
                     raise ValueError(f"alignment: the {side} has no layer {top}; its layers are 0 to {layers - 1}")
@@ -169,7 +172,9 @@ def replace_teacher(pair: AlignedPair, teacher: Iterable[int]) -> AlignedPair:
 
 def _check_depths(teacher_layers: int, student_layers: int) -> None:
     if not 1 <= student_layers <= teacher_layers:
-        raise ValueError(f"student.layers: {student_layers} layers for a teacher of {teacher_layers}; give 1 to {teacher_layers}")
+        raise ValueError(
+            f"student.layers: {student_layers} layers for a teacher of {teacher_layers}; give 1 to {teacher_layers}"
+        )
 
 
 _VARIABLE = re.compile(r"\$L:(?:(\d+)|\[(\d+):(\d+)\])\$H:(?:(\d+)|\[(\d+):(\d+)\])\$\[(\d+):(\d+)\]")

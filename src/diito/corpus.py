@@ -85,9 +85,7 @@ class Statistics:
 class Corpus(torch.utils.data.Dataset[dict[str, Tensor]]):
     """Tokenised sequences on disk, read row by row; a map-style torch dataset."""
 
-    def __init__(
-        self, table: Any, *, lengths: NDArray[np.int32] | None, token_counts: Tensor, statistics: Statistics
-    ) -> None:
+    def __init__(self, table: Any, *, lengths: NDArray[np.int32] | None, token_counts: Tensor, statistics: Statistics) -> None:
         self.dataset = table.with_format("arrow")
         self.lengths = lengths
         """int32[rows]: tokens of each sequence, specials included; None in ``blocks``, where all are as long."""
@@ -128,9 +126,7 @@ def collate(rows: Sequence[dict[str, Tensor]], *, pad_token_id: int | None) -> d
     return {"input_ids": input_ids, "attention_mask": attention_mask.long()}
 
 
-def load_corpus(
-    section: CorpusSection, *, tokenizer: PreTrainedTokenizerBase, seed: int, field: str = "corpus"
-) -> Corpus:
+def load_corpus(section: CorpusSection, *, tokenizer: PreTrainedTokenizerBase, seed: int, field: str = "corpus") -> Corpus:
     """Tokenise the text that ``section`` names, or find it tokenised already.
 
     Args:
@@ -227,9 +223,7 @@ def _fill(folder: Path, section: CorpusSection, documents: Documents, tokeniser:
     (folder / _STATISTICS).write_text(json.dumps(asdict(statistics), indent=2) + "\n", encoding="utf-8")
 
 
-def _sequences(
-    section: CorpusSection, documents: Documents, tokeniser: Tokeniser, dropped: dict[str, int]
-) -> Iterator[Chunk]:
+def _sequences(section: CorpusSection, documents: Documents, tokeniser: Tokeniser, dropped: dict[str, int]) -> Iterator[Chunk]:
     chunks = _merge(tokenise(_show_progress(documents), tokeniser, workers=section.workers))
     if section.layout == "blocks":
         return blocks(chunks, tokeniser, length=section.length, dropped=dropped)
@@ -287,9 +281,7 @@ def _open_writer(
         yield write
 
 
-def _check_left(
-    sequences: int, section: CorpusSection, documents: Documents, dropped: dict[str, int], field: str
-) -> None:
+def _check_left(sequences: int, section: CorpusSection, documents: Documents, dropped: dict[str, int], field: str) -> None:
     """Refuse a corpus of which nothing is left, saying which setting would leave something."""
     if sequences:
         return

@@ -58,7 +58,7 @@ class Parts:
 
 
 def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, plan_only: bool = False) -> int:
-    """Run ``recipe`` and return the exit code: 0 done, 130 or 143 interrupted (resumable), 1 a loss was not finite, 2 disk full.
+    """Run ``recipe``; the exit code: 0 done, 130 or 143 interrupted (resumable), 1 a loss was not finite, 2 disk full.
 
     Raises ValueError, in one sentence that names the field, for what the user must change; nothing has been written then.
     """
@@ -81,7 +81,9 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
     except FloatingPointError as error:
         return _stop(main, f"{error}; training stopped", code=1)
     except OSError as error:
-        return _stop(main, f"{error}; free space or give another --output, then continue with {_resume_command(folder)}", code=2)
+        return _stop(
+            main, f"{error}; free space or give another --output, then continue with {_resume_command(folder)}", code=2
+        )
     if signal_number is not None:
         return _stop(main, f"stopped and saved; continue with: {_resume_command(folder)}", code=128 + signal_number)
     if main:
@@ -92,7 +94,8 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
 def prepare(recipe: Recipe, arguments: TrainingArguments) -> Parts:
     """Load what ``recipe`` names. Cheap checks come first, then the models, then the corpus. Raises ValueError."""
     check_sources(recipe.corpus.sources, field="corpus.sources")
-    check_sources(recipe.evaluation.sources, field="evaluation.sources")
+    if recipe.evaluation.sources:
+        check_sources(recipe.evaluation.sources, field="evaluation.sources")
     config = load_config(recipe.teacher)
     chosen = student_layers(recipe.student.layers, config.num_hidden_layers)
     alignment = build_alignment(recipe, teacher_layers=config.num_hidden_layers, student_layers=len(chosen))
@@ -301,7 +304,10 @@ def _measure_before(folder: RunFolder, parts: Parts, measure: Measure | None, ma
     if measure is None or not main or "before" in results:
         return results
     assert parts.held_out is not None
-    _say(main, f"measuring on {len(parts.held_out.examples)} held-out blocks of {parts.plan.recipe.evaluation.length} tokens")
+    _say(
+        main,
+        f"measuring on {len(parts.held_out.examples)} held-out blocks of {parts.plan.recipe.evaluation.length} tokens",
+    )
     results = {
         "teacher": {"perplexity": perplexity(parts.teacher, parts.held_out)["perplexity"]},
         "before": measure(parts.student),

@@ -19,9 +19,7 @@ from diito.layered import Inputs, Layered, Run
 from diito.positions import matched_sources
 
 
-def get_values(
-    model: PreTrainedModel, inputs: Inputs, layers: Iterable[int]
-) -> dict[int, Float[Tensor, "batch tokens width"]]:
+def get_values(model: PreTrainedModel, inputs: Inputs, layers: Iterable[int]) -> dict[int, Float[Tensor, "batch tokens width"]]:
     """GetVals: the outputs of ``layers`` (0-based) when ``model`` processes ``inputs``.
 
     ``inputs``: ``input_ids`` Int[batch tokens], optionally ``attention_mask`` and ``token_type_ids``. The run stops at the
@@ -148,7 +146,9 @@ def _check_positions(base: Inputs, source: Inputs, positions: Tensor, source_pos
     """The conditions under which a swap is defined (ValueError otherwise). Reads the tensors, so it synchronises."""
     real, source_real = _real(base), _real(source)
     if positions.dtype != torch.bool or positions.shape != real.shape:
-        raise ValueError(f"positions: need Bool{list(real.shape)}, the base's shape, not {positions.dtype}{list(positions.shape)}")
+        raise ValueError(
+            f"positions: need Bool{list(real.shape)}, the base's shape, not {positions.dtype}{list(positions.shape)}"
+        )
     if len(real) != len(source_real):
         raise ValueError(f"source: {len(source_real)} rows for {len(real)} rows of the base; give one source a row")
     if (positions & ~real).any():

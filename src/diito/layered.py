@@ -45,9 +45,7 @@ def _embed_with_token_types(body: Any, inputs: Inputs) -> Tensor:
 
 def _bidirectional(body: Any, hidden: Tensor, inputs: Inputs) -> Callable[[int], dict[str, Any]]:
     """The same attention mask for every layer, None where the inputs have none."""
-    mask = create_bidirectional_mask(
-        config=body.config, inputs_embeds=hidden, attention_mask=inputs.get("attention_mask")
-    )
+    mask = create_bidirectional_mask(config=body.config, inputs_embeds=hidden, attention_mask=inputs.get("attention_mask"))
     return lambda layer: {"attention_mask": mask}
 
 
@@ -119,15 +117,11 @@ class Layered:
         embedded = self.family.embed(self.body, inputs)
         return Run(embedded, self.family.layer_arguments(self.body, embedded, inputs))
 
-    def advance(
-        self, run: Run, hidden: Float[Tensor, "batch tokens width"], layer: int
-    ) -> Float[Tensor, "batch tokens width"]:
+    def advance(self, run: Run, hidden: Float[Tensor, "batch tokens width"], layer: int) -> Float[Tensor, "batch tokens width"]:
         """Output of ``layer`` when it reads ``hidden``."""
         return self.layers[layer](hidden, **run.arguments(layer))
 
-    def states(
-        self, inputs: Inputs, layers: Collection[int]
-    ) -> tuple[Run, dict[int, Float[Tensor, "batch tokens width"]]]:
+    def states(self, inputs: Inputs, layers: Collection[int]) -> tuple[Run, dict[int, Float[Tensor, "batch tokens width"]]]:
         """Run ``inputs`` up to the highest of ``layers``: the run, and the outputs of these layers (others are let go)."""
         run = self.embed(inputs)
         hidden, kept = run.embedded, {}

@@ -1,17 +1,19 @@
 """The losses: pure functions of tensors that give one value a token, averaged by :func:`token_mean`; and their table.
 
 Everything is computed in fp32, whatever the models run in: a softmax over 30,000 words in bf16 is wrong in the second digit.
+Losses over the vocabulary go through :func:`by_chunks`: a step spends more time on passes over logits than on making them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 
@@ -19,7 +21,7 @@ def masked_cross_entropy(
     student_logits: Float[Tensor, "tokens words"], labels: Int[Tensor, " tokens"]
 ) -> Float[Tensor, " tokens"]:
     """CE(S(x), y) in nats (paper, Eq. 4); 0 where the label is -100."""
-    return F.cross_entropy(student_logits.float(), labels, reduction="none")
+    return by_chunks(partial(F.cross_entropy, reduction="none"), student_logits, labels)
 
 
 def smoothed_cross_entropy(
@@ -30,9 +32,13 @@ def smoothed_cross_entropy(
     It differs from the cross-entropy by the teacher's entropy, a constant, so that it is 0 where student and teacher agree.
     τ² keeps the size of its gradients independent of τ.
     """
-    student = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
-    return temperature**2 * (teacher.exp() * (teacher - student)).sum(-1)
+
+    def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+        log_student = F.log_softmax(student / temperature, dim=-1)
+        log_teacher = F.log_softmax(teacher.float() / temperature, dim=-1)
+        return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
+
+    return by_chunks(divergence, student_logits, teacher_logits)
 
 
 def cosine_distance(
@@ -46,7 +52,57 @@ def squared_error(
     student_logits: Float[Tensor, "tokens words"], teacher_logits: Float[Tensor, "tokens words"]
 ) -> Float[Tensor, " tokens"]:
     """Squared difference of the logits, summed over the vocabulary (DistilBERT's optional loss)."""
-    return (student_logits.float() - teacher_logits.float()).square().sum(-1)
+    return by_chunks(lambda student, teacher: (student - teacher.float()).square().sum(-1), student_logits, teacher_logits)
+
+
+CHUNK = {"cpu": 1 << 19}
+"""Elements of a chunk by kind of device: on a processor what stays in its cache, elsewhere what bounds the memory."""
+
+
+def by_chunks(
+    function: Callable[..., Float[Tensor, " tokens"]],
+    logits: Float[Tensor, "tokens words"],
+    other: Shaped[Tensor, tokens * words],
+) -> Float[Tensor, " tokens"]:
+    """``function(logits.float(), other)``, a value a token, computed a few tokens at a time.
+
+    The gradient of ``logits`` is worked out in the same visit, while the chunk is at hand, and kept in their precision, so
+    that no fp32 copy of them ever exists. ``function`` must treat tokens independently; ``other`` gets no gradient.
+    """
+    return _ByChunks.apply(function, logits, other.detach())
+
+
+class _ByChunks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], logits: Tensor, other: Tensor) -> Tensor:
+        rows = _rows(logits)
+        needs_gradient = logits.requires_grad
+        gradient = torch.empty_like(logits) if needs_gradient else None
+        values = []
+        for start in range(0, len(logits), rows):
+            chunk = logits[start : start + rows].detach().float().requires_grad_(needs_gradient)
+            with torch.set_grad_enabled(needs_gradient), torch.autocast(logits.device.type, enabled=False):
+                value = function(chunk, other[start : start + rows])
+                if gradient is not None:
+                    gradient[start : start + rows] = torch.autograd.grad(value.sum(), chunk)[0]
+            values.append(value.detach())
+        ctx.save_for_backward(gradient)
+        return torch.cat(values) if values else logits.new_zeros(0, dtype=torch.float32)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        scaled = torch.empty_like(gradient)
+        rows = _rows(gradient)
+        for start in range(0, len(gradient), rows):
+            part = slice(start, start + rows)
+            scaled[part] = gradient[part].float() * upstream[part].unsqueeze(-1)
+        return None, scaled, None
+
+
+def _rows(logits: Tensor) -> int:
+    return max(1, CHUNK.get(logits.device.type, 1 << 26) // max(1, logits.shape[-1]))
 
 
 def token_mean(values: Float[Tensor, " tokens"], weights: Float[Tensor, " tokens"]) -> Float[Tensor, ""]:

@@ -197,9 +197,7 @@ class Masking:
         return torch.where(draws < 0.8, self.mask_token_id, torch.where(draws < 0.9, ordinary_ids[drawn], tokens))
 
 
-def _race(
-    weights: Float[Tensor, "batch tokens"], winners: int, generator: torch.Generator
-) -> Int[Tensor, "batch winners"]:
+def _race(weights: Float[Tensor, "batch tokens"], winners: int, generator: torch.Generator) -> Int[Tensor, "batch winners"]:
     """Draw tokens of each row without replacement in proportion to their weights, first drawn first.
 
     Token i arrives after an exponential time of rate weights[i]; the earliest arrivals are such a draw. A weight of 0

@@ -91,6 +91,7 @@ class DistillationObjective(nn.Module):
     Raises ValueError, naming the recipe's field, for values no batch could make right.
     """
 
+    special_ids: Tensor | None
     accepts_loss_kwargs = False  # Trainer then divides the loss by the accumulation steps
 
     def __init__(
@@ -213,7 +214,12 @@ class DistillationObjective(nn.Module):
         return Predictions(final.gather(1, index).flatten(0, 1), lambda hidden: layered.head(hidden)[:, : self.words])
 
     def _named_losses(
-        self, student: Runs, teacher: Runs, labels: Int[Tensor, "batch slots"], slots: Int[Tensor, "batch slots"], swap: Swap | None
+        self,
+        student: Runs,
+        teacher: Runs,
+        labels: Int[Tensor, "batch slots"],
+        slots: Int[Tensor, "batch slots"],
+        swap: Swap | None,
     ) -> dict[str, Float[Tensor, ""]]:
         """Every active loss and their weighted sum. Rows without a swap are out of the counterfactual losses."""
         named: dict[str, Tensor] = {}
@@ -228,9 +234,7 @@ class DistillationObjective(nn.Module):
         named["loss"] = sum((weight * named[name] for name, weight in self.weights.items()), start=labels.new_zeros(()))
         return named
 
-    def _loss_slots(
-        self, batch: Mapping[str, Tensor], real: Bool[Tensor, "batch tokens"]
-    ) -> Int[Tensor, "batch slots"]:
+    def _loss_slots(self, batch: Mapping[str, Tensor], real: Bool[Tensor, "batch tokens"]) -> Int[Tensor, "batch slots"]:
         """Positions of the loss tokens, -1 in unused slots."""
         everywhere = torch.arange(real.shape[1], device=real.device).expand_as(real)
         if self.tokens == "all":

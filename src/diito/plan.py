@@ -66,33 +66,38 @@ class Plan:
         return "\n".join(f"{name:<10} {text}" for name, text in self._lines())
 
     def _lines(self) -> list[tuple[str, str]]:
-        recipe, training = self.recipe, self.recipe.training
-        sizes = [model.num_parameters() for model in (self.teacher, self.student)]
-        weights = " + ".join(f"{value:.3g} {name}" for name, value in vars(recipe.objective.weights).items() if value)
-        shape = f"{training.batch} × {training.accumulation}" + (f" × {self.processes}" if self.processes > 1 else "")
-        tokens = self.tokens_per_step
-        lines = [
-            ("teacher", f"{recipe.teacher.model}: {_model(self.teacher)}, {sizes[0] / 1e6:.1f} M parameters"),
+        teacher, student = (model.num_parameters() for model in (self.teacher, self.student))
+        layers = _list(self.student_layers)
+        weights = vars(self.recipe.objective.weights).items()
+        corpus = self.corpus.statistics.describe().splitlines()
+        return [
+            ("teacher", f"{self.recipe.teacher.model}: {_model(self.teacher)}, {teacher / 1e6:.1f} M parameters"),
             (
                 "student",
-                f"{_model(self.student)} from teacher layers {_list(self.student_layers)}, "
-                f"{sizes[1] / 1e6:.1f} M parameters ({sizes[1] / sizes[0]:.0%})",
+                f"{_model(self.student)} from teacher layers {layers}, {student / 1e6:.1f} M ({student / teacher:.0%})",
             ),
-            ("objective", weights),
+            ("objective", " + ".join(f"{weight:.3g} {name}" for name, weight in weights if weight)),
             ("alignment", self._alignment()),
-            *(("corpus" if index == 0 else "", line) for index, line in enumerate(self.corpus.statistics.describe().splitlines())),
-            (
-                "steps",
-                f"{self.steps:,} of {shape} = {self.rows_per_step:,} sequences, {_about(self.corpus)}{tokens:,.0f} tokens a step; "
-                f"{self.steps * tokens / 1e6:,.2f} M tokens in all ({self.steps / self.steps_per_epoch:.2f} epochs)",
-            ),
-            (
-                "compute",
-                f"{self.cost.total * tokens / 1e9:,.0f} GFLOP a step, {self.cost.total / self.cost.base:.2f} × standard distillation; "
-                f"{self.cost.total * tokens * self.steps / 1e15:,.3g} PFLOP in all (matrix products, estimated)",
-            ),
+            *zip(["corpus"] + [""] * len(corpus), corpus, strict=False),
+            ("steps", self._steps()),
+            ("compute", self._compute()),
         ]
-        return lines
+
+    def _steps(self) -> str:
+        training = self.recipe.training
+        shape = f"{training.batch} × {training.accumulation}" + (f" × {self.processes}" if self.processes > 1 else "")
+        about = "" if self.corpus.lengths is None else "about "
+        return (
+            f"{self.steps:,} of {shape} = {self.rows_per_step:,} sequences, {about}{self.tokens_per_step:,.0f} tokens a step; "
+            f"{self.steps * self.tokens_per_step / 1e6:,.2f} M tokens in all ({self.steps / self.steps_per_epoch:.2f} epochs)"
+        )
+
+    def _compute(self) -> str:
+        flops = self.cost.total * self.tokens_per_step
+        return (
+            f"{flops / 1e9:,.0f} GFLOP a step, {self.cost.total / self.cost.base:.2f} × standard distillation; "
+            f"{flops * self.steps / 1e15:,.3g} PFLOP in all (matrix products, estimated)"
+        )
 
     def _alignment(self) -> str:
         if not is_causal(self.recipe):
@@ -121,7 +126,3 @@ def _model(model: PreTrainedModel) -> str:
 
 def _list(numbers: Sequence[int]) -> str:
     return "+".join(map(str, numbers))
-
-
-def _about(corpus: Corpus) -> str:
-    return "" if corpus.lengths is None else "about "

@@ -220,9 +220,7 @@ class EvaluationSection:
     """Held-out text, before and after training: perplexity and interchange-intervention accuracy."""
 
     sources: list[SourceSection | str] = field(
-        default_factory=lambda: [
-            SourceSection(dataset="Salesforce/wikitext", config="wikitext-103-v1", split="validation")
-        ]
+        default_factory=lambda: [SourceSection(dataset="Salesforce/wikitext", config="wikitext-103-v1", split="validation")]
     )
     """Held-out text, as in ``corpus.sources``; empty switches evaluation off."""
     length: int = 512

@@ -59,7 +59,8 @@ class RunFolder:
             self._check_same_run()
         elif self.path.exists() and any(self.path.iterdir()) and not overwrite:
             raise ValueError(
-                f"name: the run {self.path} exists; continue it with --resume, replace it with --overwrite, or give another --name"
+                f"name: the run {self.path} exists; continue it with --resume, replace it with --overwrite, "
+                "or give another --name"
             )
 
     def start(self, *, resume: bool) -> None:
@@ -135,7 +136,16 @@ def _device_name(device: torch.device) -> str:
 
 def _commit() -> str | None:
     """The commit of diito's own source tree, with a plus where files differ from it; None where it is no checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty=+",
+        "--exclude=*",
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -41,7 +41,7 @@ def load_tokenizer(section: TeacherSection, config: Any) -> PreTrainedTokenizerB
         raise ValueError(f"{field}: {name!r} has no tokenizer that can be loaded ({_first_line(error)})") from error
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
-            f"teacher.tokenizer: {name!r} has {len(tokenizer):,} words, but the teacher's vocabulary has {config.vocab_size:,}; "
+            f"teacher.tokenizer: {name!r} has {len(tokenizer):,} words, but the teacher's vocabulary {config.vocab_size:,}; "
             "give the tokenizer that the teacher was trained with"
         )
     for token in ("cls_token", "sep_token", "pad_token", "mask_token"):

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from diito.corpus import Corpus, collate
@@ -160,7 +160,7 @@ class DistillationTrainer(Trainer):
             raise ValueError("evaluation: give DistillationTrainer an evaluation to evaluate with")
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.evaluation(self.student()).items()}
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _refuse_non_finite_losses(self) -> None:
