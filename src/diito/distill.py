@@ -65,7 +65,8 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
     _quieten()
     folder = RunFolder(recipe)
     arguments = training_arguments(recipe, folder)
-    folder.check(resume=resume, overwrite=overwrite)
+    if not plan_only:
+        folder.check(resume=resume, overwrite=overwrite)
     parts = prepare(recipe, arguments)
     main = arguments.process_index == 0
     _say(main, str(parts.plan))

@@ -125,7 +125,7 @@ class Layered:
         """Run ``inputs`` up to the highest of ``layers``: the run, and the outputs of these layers (others are let go)."""
         run = self.embed(inputs)
         hidden, kept = run.embedded, {}
-        for layer in range(max(layers) + 1):
+        for layer in range(max(layers, default=-1) + 1):
             hidden = self.advance(run, hidden, layer)
             if layer in layers:
                 kept[layer] = hidden

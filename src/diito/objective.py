@@ -119,7 +119,8 @@ class DistillationObjective(nn.Module):
         # A tuple hides the teacher from nn.Module: no parameter, no state, no train().
         self._hidden_teacher = (teacher.eval().requires_grad_(False),)
         self.alignment = alignment
-        self.weights = {name: float(weight) for name, weight in (weights or PAPER_WEIGHTS).items() if weight != 0}
+        chosen = PAPER_WEIGHTS if weights is None else weights
+        self.weights = {name: float(weight) for name, weight in chosen.items() if weight != 0}
         self.losses = {**paper_losses(temperature), **(losses or {})}
         self.tokens = tokens
         self.rule = position_rules.RULES[positions] if isinstance(positions, str) else positions
@@ -195,12 +196,14 @@ class DistillationObjective(nn.Module):
             with dropout():
                 _, sources = layered.states(swap.sources, swapped_layers)
         with dropout():
-            run, states = layered.states(batch, swapped_layers + [top] * self.has_base)
+            base_layers = [top] if self.has_base else []
+            run, states = layered.states(batch, swapped_layers + base_layers)
             base = self._predict(layered, layered.final(states[top]), slots) if self.has_base else None
             if swap is None:
                 return Runs(base, None)
             if self.token_swap:
-                final = layered.final(layered.states(swap.stitched(batch), [top])[1][top])
+                _, stitched = layered.states(swap.stitched(batch), [top])
+                final = layered.final(stitched[top])
             else:
                 values = {layer: swap.values((sources or states)[layer]) for layer in layers}
                 final = resume(layered, run, states[min(layers)], values, swap.positions, dimensions=dimensions)

@@ -1,0 +1,14 @@
+"""Shapes in signatures are checked while the tests run: jaxtyping's annotations, enforced by beartype."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from jaxtyping import install_import_hook
+
+# Not the trainer: Trainer's own attributes are looser than their annotations.
+install_import_hook(
+    [f"diito.{name}" for name in ("positions", "layered", "intervention", "losses", "objective", "student", "masking")],
+    "typechecker.typechecked",
+)
