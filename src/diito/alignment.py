@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 DimensionRange = tuple[int, int]
 Dimensions = Sequence[DimensionRange] | DimensionRange | slice | range | None
@@ -22,7 +23,7 @@ def dimension_ranges(dimensions: Dimensions) -> tuple[DimensionRange, ...] | Non
     """Ranges of a hidden state in one form: a tuple of ``(start, stop)``, or None for all of it.
 
     Takes None, a slice or range of step 1, one ``(start, stop)``, or a sequence of them.
-    Raises ValueError where a range is empty, negative or has a step.
+    Raises ValueError where a range is empty, negative or has a step, where two overlap, and where there is none.
     """
     if dimensions is None:
         return None
@@ -36,6 +37,11 @@ def dimension_ranges(dimensions: Dimensions) -> tuple[DimensionRange, ...] | Non
     for start, stop in ranges:
         if not 0 <= start < stop:
             raise ValueError(f"dimensions: [{start}, {stop}) is empty or negative; give 0 <= start < stop")
+    if not ranges:
+        raise ValueError("dimensions: no range is given; give at least one, or None for all of the hidden state")
+    for (start, stop), (following, end) in pairwise(sorted(ranges)):
+        if following < stop:
+            raise ValueError(f"dimensions: [{start}, {stop}) and [{following}, {end}) overlap")
     return ranges
 
 

@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import difflib
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ import datasets
 import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from diito import positions as position_rules
 from diito.alignment import AlignedPair, Alignment
@@ -76,9 +78,11 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
         if main:
             folder.start(resume=resume)
     measure = _measurement(recipe, parts)
-    results = _measure_before(folder, parts, measure, main)
     try:
+        results = _measure_before(folder, parts, measure, main)
         signal_number = train(recipe, parts, folder, arguments, measure if recipe.training.evaluate_every else None)
+        if main and signal_number is None:
+            _finish(folder, parts, measure, results)
     except FloatingPointError as error:
         return _stop(main, f"{error}; training stopped", code=1)
     except OSError as error:
@@ -87,8 +91,6 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
         )
     if signal_number is not None:
         return _stop(main, f"stopped and saved; continue with: {_resume_command(folder)}", code=128 + signal_number)
-    if main:
-        _finish(folder, parts, measure, results)
     return 0
 
 
@@ -197,6 +199,7 @@ def training_arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; see transformers.TrainingArguments"
             raise ValueError(f"training.arguments.{name}: no such argument{hint}")
+    _check_loggers(training.report_to)
     has_accelerator = training.device == "auto" and torch.accelerator.is_available()
     ours: dict[str, Any] = {
         "output_dir": str(folder.checkpoints),
@@ -229,6 +232,17 @@ def training_arguments(recipe: Recipe, folder: RunFolder) -> TrainingArguments:
         return TrainingArguments(**{**ours, **training.arguments})
     except (ValueError, TypeError, ImportError) as error:
         raise ValueError(f"training.arguments: {error}") from error
+
+
+def _check_loggers(names: list[str]) -> None:
+    """Trainer would say so only when it is made, after the measurements."""
+    installed = get_available_reporting_integrations() if names else []
+    for name in names:
+        if name not in [*installed, "all", "none"]:
+            raise ValueError(
+                f"training.report_to: {name!r} is not installed, or no logger of transformers; "
+                f"installed: {', '.join(installed) or 'none'}"
+            )
 
 
 def build_alignment(recipe: Recipe, *, teacher_layers: int, student_layers: int) -> Alignment:
@@ -359,7 +373,9 @@ def _stop(main: bool, sentence: str, *, code: int) -> int:
 
 
 def _quieten() -> None:
-    """The screen is ours; warnings stay."""
+    """The screen is ours; warnings stay, but for one about an argument that Trainer passes on and nothing here can spell
+    differently."""
+    warnings.filterwarnings("ignore", message=".broadcast_buffers. is deprecated", category=FutureWarning)
     transformers.logging.set_verbosity_warning()
     transformers.logging.disable_progress_bar()
     if not sys.stderr.isatty():

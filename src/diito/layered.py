@@ -122,7 +122,10 @@ class Layered:
         return self.layers[layer](hidden, **run.arguments(layer))
 
     def states(self, inputs: Inputs, layers: Collection[int]) -> tuple[Run, dict[int, Float[Tensor, "batch tokens width"]]]:
-        """Run ``inputs`` up to the highest of ``layers``: the run, and the outputs of these layers (others are let go)."""
+        """Run ``inputs`` up to the highest of ``layers``: the run, and the outputs of these layers (others are let go).
+
+        Without any layer the run stops at the embedded tokens.
+        """
         run = self.embed(inputs)
         hidden, kept = run.embedded, {}
         for layer in range(max(layers, default=-1) + 1):

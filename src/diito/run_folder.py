@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diito import __version__
@@ -86,10 +87,13 @@ class RunFolder:
         return json.loads(self.results.read_text(encoding="utf-8")) if self.results.is_file() else {}
 
     def save_student(self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str) -> None:
-        """Weights, configuration, tokenizer and model card, written aside and renamed."""
+        """Weights, configuration, tokenizer and model card, written aside and renamed. Raises OSError on a full disk."""
         aside = self.student.with_name("student.new")
         shutil.rmtree(aside, ignore_errors=True)
-        student.save_pretrained(aside)
+        try:
+            student.save_pretrained(aside)
+        except SafetensorError as error:
+            raise OSError(f"{self.student}: the weights could not be written ({error})") from error
         tokenizer.save_pretrained(aside)
         (aside / "README.md").write_text(card, encoding="utf-8")
         shutil.rmtree(self.student, ignore_errors=True)

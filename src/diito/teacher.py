@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from diito.embedded import resolve
@@ -61,7 +62,7 @@ def load_teacher(section: TeacherSection) -> PreTrainedModel:
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"teacher.model: {section.model!r} cannot be loaded; {_NEEDED} ({_first_line(error)})") from error
     if missing := sorted(report["missing_keys"]):
         raise ValueError(

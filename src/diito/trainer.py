@@ -66,6 +66,7 @@ class DistillationTrainer(Trainer):
             batch=args.per_device_train_batch_size * args.world_size,
             seed=args.seed,
         )
+        kwargs.setdefault("eval_dataset", train_dataset)  # Trainer wants one where it evaluates; ours reads none
         super().__init__(
             model=model,
             args=_with_required(args, model),
@@ -193,6 +194,9 @@ class DistillationTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
                 self._name_best_checkpoint(final, os.path.join(staging, name))
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._put_in_place(os.path.join(staging, name), os.path.join(final, name))
         except (OSError, RuntimeError, SafetensorError) as error:  # a full disk comes as any of them
             shutil.rmtree(staging, ignore_errors=True)
             reason = str(error).splitlines()[0]
@@ -200,9 +204,13 @@ class DistillationTrainer(Trainer):
         finally:
             self._writing_aside = False
         self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            self._put_in_place(os.path.join(staging, name), os.path.join(final, name))
-        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(os.path.join(final, name))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Upload a checkpoint once it is in place: the upload goes on while training does, and a rename would stop it."""
+        if not self._writing_aside:
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _name_best_checkpoint(self, final: str, written: str) -> None:
         """The state speaks of where the best checkpoint will be, not of the staging folder."""
@@ -216,11 +224,12 @@ class DistillationTrainer(Trainer):
         else:
             _sync_folder(written)
             os.replace(written, final)
+        os.rmdir(os.path.dirname(written))
         rotate_checkpoints(
             output_dir=os.path.dirname(final),
             save_total_limit=self.args.save_total_limit,
             best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=True,
+            use_mtime=False,
         )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:

@@ -41,13 +41,15 @@ class _Tally:
         self.divergence += float(divergence.double().sum())
 
     def numbers(self) -> dict[str, float]:
-        return {
-            "iia": self.agree / max(self.tokens, 1),
-            "effective_iia": self.agree_where_changed / max(self.changed, 1),
-            "efficacy": self.changed / max(self.tokens, 1),
-            "counterfactual_kl": self.divergence / max(self.tokens, 1),
-            "tokens": self.tokens,
-        }
+        """The means; one over no token at all has no value and is left out."""
+        numbers: dict[str, float] = {"tokens": self.tokens}
+        if self.tokens:
+            numbers["iia"] = self.agree / self.tokens
+            numbers["efficacy"] = self.changed / self.tokens
+            numbers["counterfactual_kl"] = self.divergence / self.tokens
+        if self.changed:
+            numbers["effective_iia"] = self.agree_where_changed / self.changed
+        return numbers
 
 
 @torch.no_grad()
@@ -65,7 +67,8 @@ def interchange_accuracy(
 
     ``iia``: share of tokens with the same most likely word; ``effective_iia``: the same where the intervention changed the
     teacher's word; ``efficacy``: the share of tokens where it did; ``counterfactual_kl``: KL(teacher ‖ student) in nats;
-    ``tokens``: how many were compared. Each for unswapped tokens, and with the prefix ``swapped_`` for swapped ones.
+    ``tokens``: how many were compared. Each for unswapped tokens, and with the prefix ``swapped_`` for swapped ones; a mean
+    over no token is left out.
     Every example's source is another example. Both models in eval mode; the student's mode is put back afterwards.
     Raises ValueError for fewer than two examples.
     """

@@ -1,0 +1,281 @@
+"""`diito distill` from a recipe to a run folder: what is in it, when it may be written, what happens on a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import resource
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer, Trainer
+
+from diito import distill as distill_module
+from diito.callbacks import Interruption
+from diito.cli import main
+from diito.distill import distill
+from diito.recipe_file import read
+
+INPUTS = {"input_ids": torch.tensor([[2, 9, 4, 17, 31, 8, 3]])}
+
+
+def command(output: Path, *argv: str) -> int:
+    return main(["distill", tiny.recipe_file(), "--output", str(output), *argv])
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run in lines, evaluated once on the way."""
+    output = tmp_path_factory.mktemp("finished")
+    return tiny.run(output, {"corpus.layout": "lines", "training.evaluate_every": "4", "training.log_every": "2"})
+
+
+# What a run leaves
+
+
+def test_the_run_folder_holds_what_is_promised(finished):
+    assert sorted(entry.name for entry in finished.iterdir()) == [
+        "checkpoints",
+        "environment.json",
+        "metrics.jsonl",
+        "recipe.yaml",
+        "results.json",
+        "student",
+    ]
+    assert tiny.checkpoints(finished) == ["checkpoint-6"]
+    suffixes = {path.suffix for path in finished.rglob("*") if path.is_file()}
+    assert suffixes <= {".json", ".jsonl", ".yaml", ".md", ".safetensors", ".pt", ".pth"}
+
+
+def test_the_student_is_an_ordinary_model_with_its_tokenizer(finished):
+    student = AutoModelForMaskedLM.from_pretrained(finished / "student").eval()
+    checkpoint = AutoModelForMaskedLM.from_pretrained(finished / "checkpoints" / "checkpoint-6").eval()
+    assert student.config.num_hidden_layers == 2
+    with torch.no_grad():
+        assert torch.equal(student(**INPUTS).logits, checkpoint(**INPUTS).logits)
+    tokenizer = AutoTokenizer.from_pretrained(finished / "student")
+    assert tokenizer("w1 w2")["input_ids"] == tiny.tokenizer()("w1 w2")["input_ids"]
+    assert tokenizer.mask_token == "[MASK]"
+
+
+def test_the_model_card_says_what_was_done_and_measured(finished):
+    card = (finished / "student" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n") and "pipeline_tag: fill-mask" in card
+    after = json.loads((finished / "results.json").read_text())["after"]
+    assert f"| after | {after['perplexity']:.2f} | {after['iia']:.3f} |" in card
+    assert (finished / "recipe.yaml").read_text() in card
+
+
+def test_results_hold_the_teacher_and_the_student_before_and_after(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert 1 < results["teacher"]["perplexity"] < math.inf
+    for key in ("before", "after"):
+        assert {"perplexity", "iia"} <= set(results[key])
+        assert 10 < results[key]["perplexity"] < 1000  # 64 words, random text
+        assert 0 <= results[key]["iia"] <= 1
+    assert results["before"] != results["after"]
+    assert results["recipe"]["training"]["steps"] == 6
+
+
+def test_training_brings_the_student_closer_to_its_teacher(tmp_path):
+    overrides = {"training.steps": "30", "training.accumulation": "1", "training.log_every": "10"}
+    overrides["objective.weights"] = "{mlm: 0, ce: 1, cos: 0, causal_ce: 1}"
+    run = tiny.run(tmp_path, overrides)
+    lines = tiny.metrics(run)
+    assert lines[-1]["ce"] < 0.5 * lines[0]["ce"] and lines[-1]["causal_ce"] < 0.5 * lines[0]["causal_ce"]
+
+
+def test_the_environment_says_what_a_result_may_depend_on(finished):
+    environment = json.loads((finished / "environment.json").read_text())
+    assert {"diito", "commit", "command", "python", "packages", "platform", "processors", "threads"} <= set(environment)
+    assert environment["packages"]["torch"] == torch.__version__
+    assert environment["processes"] == 1
+
+
+def test_the_recipe_as_run_reads_back_equal(finished):
+    overrides = {"corpus.layout": "lines", "training.evaluate_every": "4", "training.log_every": "2"}
+    assert read(finished / "recipe.yaml") == tiny.recipe(finished.parent, overrides)
+
+
+def test_every_line_of_the_metrics_has_every_loss_and_evaluations_have_theirs(finished):
+    lines = tiny.metrics(finished)
+    training = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in training] == [1, 2, 4, 6]
+    for line in training:
+        assert {"mlm", "ce", "cos", "causal_ce", "loss", "learning_rate", "tokens", "tokens_per_second"} <= set(line)
+        assert all(math.isfinite(value) for value in line.values())
+    assert [line["tokens"] for line in training] == sorted(line["tokens"] for line in training)
+    evaluations = [line for line in lines if "eval_perplexity" in line]
+    assert [line["step"] for line in evaluations] == [4, 6]
+    assert 0 <= evaluations[0]["eval_iia"] <= 1
+
+
+def test_without_held_out_text_nothing_is_measured(tmp_path):
+    run = tiny.run(tmp_path, {"evaluation.sources": "[]", "training.steps": "1"})
+    assert set(json.loads((run / "results.json").read_text())) == {"recipe"}
+    assert "Measured" not in (run / "student" / "README.md").read_text()
+
+
+def test_the_screen_shows_plan_losses_measurements_and_the_student(tmp_path, capfd):
+    assert command(tmp_path, "--training.steps", "1") == 0
+    out, err = capfd.readouterr()
+    for word in ("teacher ", "student ", "alignment ", "full: 0 → 0+1, 1 → 2+3", "corpus ", "steps ", "compute ", "GFLOP"):
+        assert word in out
+    assert "student before" in out and "student after" in out and f"student    {tmp_path}/tiny/student" in out
+    line = next(line for line in err.splitlines() if line.startswith("step 1/1"))
+    assert all(name in line for name in ("mlm", "ce", "cos", "causal_ce", "loss", "tokens/s"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"teacher.model": "distilbert", "student.layers": "[0, 3]"},
+        {"intervention.control": "token-swap", "intervention.pairing": "independent"},
+        {"alignment.shuffled": "true", "intervention.positions": "masked", "corpus.layout": "lines"},
+        {"objective.tokens": "all", "objective.weights": "{mse: 0.01, causal_cos: 0.1}", "intervention.specials": "true"},
+        {"objective.weights": "{mlm: 0, ce: 0, cos: 1, causal_ce: 0}", "training.batch": "1"},
+        {"alignment.kind": "custom", "alignment.pairs": "[{student: [0], teacher: [1, 2], student_dimensions: [[0, 4]], "}
+        | {"training.evaluate_every": "1"},
+    ],
+    ids=["distilbert", "token-swap", "shuffled-masked", "all-tokens-mse", "cos-only", "custom"],
+)
+def test_other_settings_run_to_their_end(overrides, tmp_path):
+    overrides = {"training.steps": "2"} | overrides
+    if overrides.get("teacher.model") == "distilbert":
+        overrides["teacher.model"] = tiny.teacher("distilbert")
+    if "alignment.pairs" in overrides:
+        overrides["alignment.pairs"] += "teacher_dimensions: [[4, 8]]}]"
+    run = tiny.run(tmp_path, overrides)
+    assert AutoModelForMaskedLM.from_pretrained(run / "student").config.num_hidden_layers == 2
+
+
+# When a run folder may be written
+
+
+def test_a_run_that_exists_is_refused_replaced_or_resumed_as_asked(tmp_path, capsys):
+    assert command(tmp_path, "--training.steps", "2") == 0
+    before = contents(tmp_path)
+    for argv, said in (
+        ([], "exists; continue it with --resume, replace it with --overwrite"),
+        (["--resume", "--training.learning_rate", "1e-3"], "training.learning_rate: the run"),
+        (["--resume", "--training.steps", "4"], "training.steps: the run"),
+        (["--resume", "--seed", "3"], "seed: the run"),
+        (["--resume", "--overwrite"], "give one of them"),
+    ):
+        capsys.readouterr()
+        assert command(tmp_path, "--training.steps", "2", *argv) == 2
+        assert said in capsys.readouterr().err
+        assert contents(tmp_path) == before
+    assert command(tmp_path, "--training.steps", "2", "--resume", "--training.log_every", "2") == 0  # of no consequence
+    (tmp_path / "tiny" / "of-the-old-run").touch()
+    assert command(tmp_path, "--training.steps", "1", "--overwrite") == 0
+    assert not (tmp_path / "tiny" / "of-the-old-run").exists()
+    assert tiny.checkpoints(tmp_path / "tiny") == ["checkpoint-1"]
+
+
+def test_bad_input_leaves_the_run_that_overwrite_would_replace(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "precious").write_text("results")
+    assert command(tmp_path, "--overwrite", "--student.layers", "[0,9]") == 2
+    assert (tmp_path / "tiny" / "precious").read_text() == "results"
+
+
+def test_a_plan_writes_nothing_and_is_not_in_the_way_of_a_run(tmp_path, capsys):
+    assert command(tmp_path / "runs", "--plan") == 0
+    assert "teacher layers 0+2" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+
+# What goes wrong on the way
+
+
+def test_a_loss_that_is_not_finite_is_exit_1_and_named(tmp_path, capsys):
+    overrides = ["--training.learning_rate", "1e30", "--training.clip", "0", "--training.warmup", "0"]
+    assert command(tmp_path, *overrides, "--training.save_every", "1", "--training.steps", "20") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("diito: step ") and "not finite" in error and error.endswith("training stopped")
+    step = int(error.split()[2].rstrip(":"))
+    assert all(int(name.partition("-")[2]) <= step for name in tiny.checkpoints(tmp_path / "tiny"))
+    for name in tiny.checkpoints(tmp_path / "tiny"):
+        saved = tiny.weights(tmp_path / "tiny" / "checkpoints" / name)
+        assert all(value.isfinite().all() for value in saved.values())
+    assert not (tmp_path / "tiny" / "student").exists()
+
+
+@contextlib.contextmanager
+def small_files(limit: int):
+    """No file may grow beyond ``limit`` bytes, which fails a write as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("part", ["weights", "optimiser", "rename"])
+def test_a_full_disk_keeps_the_checkpoint_before_it_and_the_run_resumes(part, tmp_path, capsys, monkeypatch):
+    straight = tiny.run(tmp_path / "straight")
+    weights = (straight / "checkpoints" / "checkpoint-6" / "model.safetensors").stat().st_size
+    limit = {"weights": weights // 2, "optimiser": weights + 4096}.get(part)
+    limits = contextlib.ExitStack()
+
+    class Full(Interruption):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 4 and limit is not None:
+                limits.enter_context(small_files(limit))
+            super().on_step_end(args, state, control, **kwargs)
+
+    replace = os.replace
+
+    def full(source, target):
+        if str(target).endswith("checkpoint-4"):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    argv = ("--training.save_every", "2", "--training.keep", "1")
+    with limits, monkeypatch.context() as patch:
+        patch.setattr(distill_module, "Interruption", Full)
+        if part == "rename":
+            patch.setattr(os, "replace", full)
+        assert command(tmp_path, *argv) == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence.startswith("diito: ") and "checkpoint-4" in sentence and "--resume" in sentence, sentence
+    assert tiny.checkpoints(tmp_path / "tiny")[-1] == "checkpoint-2"
+    assert command(tmp_path, *argv, "--resume") == 0
+    assert tiny.same(tiny.weights(tmp_path / "tiny" / "student"), tiny.weights(straight / "student"))
+
+
+def test_a_disk_that_is_full_at_the_very_end_is_said_in_one_sentence(tmp_path, capsys, monkeypatch):
+    limits = contextlib.ExitStack()
+
+    class Full(Interruption):
+        def on_train_end(self, args, state, control, **kwargs):
+            super().on_train_end(args, state, control, **kwargs)
+            limits.enter_context(small_files(2048))
+
+    with limits, monkeypatch.context() as patch:
+        patch.setattr(distill_module, "Interruption", Full)
+        assert command(tmp_path, "--training.steps", "2") == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence.startswith("diito: ") and "--resume" in sentence
+    assert not (tmp_path / "tiny" / "student").exists()
+    assert command(tmp_path, "--training.steps", "2", "--resume") == 0
+    assert (tmp_path / "tiny" / "student" / "model.safetensors").is_file()
+
+
+def test_a_fault_of_the_program_is_no_mistake_of_the_user(tmp_path, monkeypatch):
+    def broken(self, *args, **kwargs):
+        raise ValueError("a fault within")
+
+    monkeypatch.setattr(Trainer, "training_step", broken)
+    with pytest.raises(RuntimeError, match="training failed"):
+        distill(tiny.recipe(tmp_path))
