@@ -87,7 +87,7 @@ def tokenise(path: str, options: argparse.Namespace, cache: str) -> dict[str, An
 
 def read(path: str, options: argparse.Namespace, cache: str) -> dict[str, Any]:
     from diito.corpus import collate
-    from diito.sampler import ShuffledSampler
+    from diito.corpus.sampler import ShuffledSampler
 
     corpus = _load(path, options, cache)
     order = iter(ShuffledSampler(len(corpus), seed=0, batch=options.batch, lengths=corpus.lengths))
@@ -98,7 +98,7 @@ def read(path: str, options: argparse.Namespace, cache: str) -> dict[str, Any]:
 
 
 def write_text(source: str, target: Path, megabytes: float) -> None:
-    from diito.sources import read_file
+    from diito.corpus.sources import read_file
 
     text = "\n".join(read_file(Path(source), column="text", field="text")).encode() + b"\n"
     with target.open("wb") as file:

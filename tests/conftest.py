@@ -8,7 +8,5 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from jaxtyping import install_import_hook
 
 # Not the trainer: Trainer's own attributes are looser than their annotations.
-install_import_hook(
-    [f"diito.{name}" for name in ("positions", "layered", "intervention", "losses", "objective", "student", "masking")],
-    "typechecker.typechecked",
-)
+CHECKED = ("positions", "swaps", "layered", "intervention", "losses", "objective", "student", "masking")
+install_import_hook([f"diito.{name}" for name in CHECKED], "typechecker.typechecked")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from diito import cli
-from diito.recipe_file import known_keys, read, write_value
+from diito.recipe.file import known_keys, read, write_value
 
 RECIPE = str(Path(__file__).parent.parent / "recipes" / "quickstart.yaml")
 

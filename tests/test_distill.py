@@ -18,7 +18,7 @@ from diito import distill as distill_module
 from diito.callbacks import Interruption
 from diito.cli import main
 from diito.distill import distill
-from diito.recipe_file import read
+from diito.recipe.file import read
 
 INPUTS = {"input_ids": torch.tensor([[2, 9, 4, 17, 31, 8, 3]])}
 

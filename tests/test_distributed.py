@@ -21,7 +21,7 @@ from diito.corpus import collate
 from diito.distill import distill
 from diito.draws import generator
 from diito.recipe import Recipe
-from diito.recipe_file import read
+from diito.recipe.file import read
 
 CASES = {
     "blocks": {},
@@ -155,20 +155,20 @@ def compare_gradients(folder: Path, report: dict) -> None:
     _, trainer = tiny.parts_and_trainer(recipe_for(folder, "gradients", overrides))
     objective, gradients = trainer.objective, Gradients()
     trainer.add_callback(gradients)
-    run, draw_swap = objective.alignment.draw, objective._draw_swap
+    run, draw_swap = objective.alignment.draw, objective.draw_swap
 
     def draw(random):
         pair = run(random)
         report["draws"].append({"pair": [list(pair.student), list(pair.teacher)]})
         return pair
 
-    def swap(batch, real, step):
-        drawn = draw_swap(batch, real, step)
+    def swap(batch, *, step):
+        drawn = draw_swap(batch, step=step)
         report["draws"][-1] |= {"positions": drawn.positions.tolist(), "rows": batch["input_ids"].tolist()}
         return drawn
 
     object.__setattr__(objective.alignment, "draw", draw)
-    objective._draw_swap = swap
+    objective.draw_swap = swap
     trainer.train()
     assert len(report["draws"]) == 9
     save_file({name: value.contiguous() for name, value in gradients.first.items()}, folder / f"together-{rank}.safetensors")

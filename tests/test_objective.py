@@ -176,9 +176,8 @@ def test_what_is_drawn_is_eligible_and_the_losses_are_the_oracles(rule, source_p
     method = make(
         student, teacher, positions=rule, source_positions=source_positions, share=0.5, special_ids=SPECIAL_IDS, seed=3
     )
-    real = oracle.attention_mask(batch).bool()
     for step in range(3):
-        swap = method._draw_swap(batch, real, step)
+        swap = method.draw_swap(batch, step=step)
         source = {name.removeprefix("source_"): value for name, value in extra.items()}
         if not foreign:
             assert sorted(swap.rows.tolist()) == [0, 1, 2] and (swap.rows != torch.arange(3)).all()
@@ -750,20 +749,20 @@ def test_pairs_are_drawn_uniformly_over_the_steps():
 
 def test_the_defaults_are_the_papers():
     method = DistillationObjective(*models(), Alignment.full(4, 2))
-    assert (method.rule, method.pairing, method.share) == (consecutive, derangement, 0.3)
-    assert (method.tokens, method.specials, method.independent_positions, method.token_swap) == ("masked", False, False, False)
+    assert (method.swaps.rule, method.swaps.pairing, method.swaps.share) == (consecutive, derangement, 0.3)
+    assert (method.tokens, method.token_swap) == ("masked", False)
+    assert (method.swaps.specials, method.swaps.independent_positions) == (False, False)
     batch = batch_of(lengths=(24, 24, 24))
-    swap = method._draw_swap(batch, torch.ones(3, 24, dtype=torch.bool), 0)
+    swap = method.draw_swap(batch, step=0)
     assert swap.positions.sum(1).tolist() == [6, 6, 6], "floor(0.3 * 22)"
     assert not swap.positions[:, [0, 23]].any()
 
 
 def test_specials_may_be_swapped_where_that_is_asked_for():
     student, teacher = models()
-    real = torch.ones(3, 9, dtype=torch.bool)
-    swap = make(student, teacher, specials=True, share=1.0)._draw_swap(batch_of(), real, 0)
+    swap = make(student, teacher, specials=True, share=1.0).draw_swap(batch_of(), step=0)
     assert swap.positions.all()
-    inner = make(student, teacher, share=1.0, special_ids=SPECIAL_IDS)._draw_swap(batch_of(), real, 0)
+    inner = make(student, teacher, share=1.0, special_ids=SPECIAL_IDS).draw_swap(batch_of(), step=0)
     assert torch.equal(inner.positions, choose(*[range(1, 8)] * 3, width=9)), "[MASK] is no special here"
     assert (batch_of()["input_ids"] == MASK).any()
 
@@ -797,7 +796,7 @@ def test_the_teacher_stays_frozen_in_eval_mode_and_out_of_the_module(family):
 def test_the_teacher_moves_with_the_module():
     student, teacher = models()
     method = make(student, teacher, special_ids=SPECIAL_IDS).to(torch.float64)
-    assert teacher.dtype == student.dtype == torch.float64 and method.special_ids.dtype == torch.int64
+    assert teacher.dtype == student.dtype == torch.float64 and method.swaps.special_ids.dtype == torch.int64
     losses = method(batch_of(), step=0)
     expected = make(*models())(batch_of(), step=0)
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from diito.cli import main
-from diito.recipe_file import read
+from diito.recipe.file import read
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))

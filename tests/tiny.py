@@ -26,7 +26,7 @@ from transformers import (
 
 from diito.distill import Parts, build_trainer, distill, prepare, training_arguments
 from diito.recipe import Recipe
-from diito.recipe_file import read
+from diito.recipe.file import read
 from diito.run_folder import RunFolder
 from diito.trainer import DistillationTrainer
 

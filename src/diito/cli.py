@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 from diito import __version__
 from diito.recipe import Recipe
-from diito.recipe_checks import check
-from diito.recipe_file import describe, known_keys, read, unknown_key, write_value
+from diito.recipe.checks import check
+from diito.recipe.file import describe, known_keys, read, unknown_key, write_value
 
 DISTILL = """Distil a student from a teacher as a recipe says, into <output>/<name>/.
 

@@ -27,6 +27,7 @@ from diito import positions as position_rules
 from diito.alignment import AlignedPair, Alignment
 from diito.callbacks import Interruption, MetricsFile, Progress
 from diito.corpus import Corpus, load_corpus
+from diito.corpus.sources import check_sources
 from diito.draws import host_random
 from diito.evaluation.held_out import HeldOut
 from diito.evaluation.interchange import interchange_accuracy
@@ -38,7 +39,6 @@ from diito.objective import DistillationObjective
 from diito.plan import Plan
 from diito.recipe import AlignmentSection, CorpusSection, MaskingSection, Recipe
 from diito.run_folder import RunFolder, write_json
-from diito.sources import check_sources
 from diito.student import build_student, student_layers
 from diito.teacher import load_config, load_teacher, load_tokenizer
 from diito.trainer import DistillationTrainer

@@ -36,9 +36,14 @@ def host_random(*key: Key) -> random.Random:
 def keyed_dropout(*key: Key, device: torch.device) -> Iterator[None]:
     """Dropout inside is a function of ``key``; the caller's global random state is untouched.
 
-    ``nn.Dropout`` and scaled-dot-product attention take no generator, so the global one is seeded and put back.
+    ``nn.Dropout`` and scaled-dot-product attention take no generator, so the global one of ``device`` is seeded and put back.
     """
-    devices = [device] if device.type not in ("cpu", "meta") else []
-    with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
-        torch.manual_seed(hashed(*key))
-        yield
+    seed = hashed(*key)
+    if device.type == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
+    else:
+        with torch.random.fork_rng(devices=[device], device_type=device.type):
+            torch.get_device_module(device).manual_seed(seed)
+            yield

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from diito.alignment import DimensionRange, Dimensions, dimension_ranges
 from diito.layered import Inputs, Layered, Run
-from diito.positions import matched_sources
+from diito.positions import matched_sources, real_positions
 
 
 def get_values(model: PreTrainedModel, inputs: Inputs, layers: Iterable[int]) -> dict[int, Float[Tensor, "batch tokens width"]]:
@@ -137,14 +137,9 @@ def _checked_dimensions(dimensions: Dimensions, width: int) -> tuple[DimensionRa
     return ranges
 
 
-def _real(inputs: Inputs) -> Bool[Tensor, "batch tokens"]:
-    mask = inputs.get("attention_mask")
-    return torch.ones_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
-
-
 def _check_positions(base: Inputs, source: Inputs, positions: Tensor, source_positions: Tensor | None) -> None:
     """The conditions under which a swap is defined (ValueError otherwise). Reads the tensors, so it synchronises."""
-    real, source_real = _real(base), _real(source)
+    real, source_real = real_positions(base), real_positions(source)
     if positions.dtype != torch.bool or positions.shape != real.shape:
         raise ValueError(
             f"positions: need Bool{list(real.shape)}, the base's shape, not {positions.dtype}{list(positions.shape)}"

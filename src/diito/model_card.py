@@ -6,7 +6,7 @@ from typing import Any
 
 from diito import __version__
 from diito.plan import Plan
-from diito.recipe_file import dump
+from diito.recipe.file import dump
 
 REFERENCE = "Wu et al., *Causal Distillation for Language Models*, NAACL 2022 (https://aclanthology.org/2022.naacl-main.318)"
 

@@ -18,43 +18,20 @@ from typing import Literal
 
 import torch
 import torch.distributed
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diito import positions as position_rules
 from diito.alignment import Alignment, DimensionRange
 from diito.draws import generator, host_random, keyed_dropout
-from diito.intervention import resume, source_values
+from diito.intervention import resume
 from diito.layered import Inputs, Layered
 from diito.losses import Loss, Predictions, paper_losses, token_mean
-from diito.positions import Pairing, PositionRule
+from diito.positions import RULES, Pairing, PositionRule, derangement, real_positions
+from diito.swaps import Swap, SwapDraws
 
 IGNORED = -100  # a label where there is nothing to predict
 PAPER_WEIGHTS = {"mlm": 0.25, "ce": 0.25, "cos": 0.25, "causal_ce": 0.25}
-
-
-@dataclass(frozen=True)
-class Swap:
-    """One draw of what is swapped: ``positions`` Bool[batch tokens] of the base, and where their values come from."""
-
-    positions: Tensor
-    rows: Tensor | None
-    """Int[batch]: the source row of each row, in the batch; None where the batch brings its sources."""
-    index: Tensor | None
-    """Int[batch tokens]: the source position each token reads; None where it is the base's own."""
-    sources: Inputs | None
-    """The sources the batch brings; None where they are its own rows."""
-
-    def values(self, states: Tensor) -> Tensor:
-        """What each token of the base is set to, from the sources' ``states`` (rows, tokens, width)."""
-        return source_values(states, self.positions.shape[1], rows=self.rows, index=self.index)
-
-    def stitched(self, batch: Inputs) -> Inputs:
-        """The batch with the spans swapped in its input ids (the token-swap control)."""
-        ids = (self.sources or batch)["input_ids"]
-        stitched = torch.where(self.positions, self.values(ids.unsqueeze(-1)).squeeze(-1), batch["input_ids"])
-        return {**batch, "input_ids": stitched}
 
 
 @dataclass(frozen=True)
@@ -91,7 +68,6 @@ class DistillationObjective(nn.Module):
     Raises ValueError, naming the recipe's field, for values no batch could make right.
     """
 
-    special_ids: Tensor | None
     accepts_loss_kwargs = False  # Trainer then divides the loss by the accumulation steps
 
     def __init__(
@@ -108,7 +84,7 @@ class DistillationObjective(nn.Module):
         specials: bool = False,
         special_ids: Sequence[int] | None = None,
         source_positions: Literal["same", "independent"] = "same",
-        pairing: Pairing = position_rules.derangement,
+        pairing: Pairing = derangement,
         control: Literal["none", "token-swap"] = "none",
         losses: Mapping[str, Loss] | None = None,
         words: int | None = None,
@@ -123,16 +99,17 @@ class DistillationObjective(nn.Module):
         self.weights = {name: float(weight) for name, weight in chosen.items() if weight != 0}
         self.losses = {**paper_losses(temperature), **(losses or {})}
         self.tokens = tokens
-        self.rule = position_rules.RULES[positions] if isinstance(positions, str) else positions
-        self.share = share
-        self.specials = specials
-        self.independent_positions = source_positions == "independent"
-        self.pairing = pairing
+        self.swaps = SwapDraws(
+            rule=RULES[positions] if isinstance(positions, str) else positions,
+            pairing=pairing,
+            share=share,
+            specials=specials,
+            special_ids=special_ids,
+            independent_positions=source_positions == "independent",
+        )
         self.token_swap = control == "token-swap"
         self.seed = seed
         self.micro_batches = 0
-        ids = None if special_ids is None else torch.tensor(sorted(set(special_ids)))
-        self.register_buffer("special_ids", ids, persistent=False)
         self.words = _shared_words(student, teacher, words)
         self._check(temperature)
 
@@ -162,17 +139,21 @@ class DistillationObjective(nn.Module):
         """
         step = self._step(step)
         input_ids = batch["input_ids"]
-        real = _real(input_ids, batch.get("attention_mask"))
-        slots = self._loss_slots(batch, real)
+        slots = self._loss_slots(batch)
         labels = batch["labels"].gather(1, slots.clamp(min=0)).masked_fill(slots < 0, IGNORED)
         pair = self.alignment.draw(host_random("alignment", self.seed, step))
-        swap = self._draw_swap(batch, real, step) if self.has_counterfactual else None
+        swap = self.draw_swap(batch, step=step) if self.has_counterfactual else None
         dropout = partial(keyed_dropout, "dropout", self.seed, step, _rank(), device=input_ids.device)
 
         with torch.no_grad():
             teacher = self._run(self.teacher, pair.teacher, pair.teacher_dimensions, batch, swap, slots, dropout)
         student = self._run(self.student, pair.student, pair.student_dimensions, batch, swap, slots, dropout)
         return self._named_losses(student, teacher, labels, slots, swap)
+
+    def draw_swap(self, batch: Mapping[str, Tensor], *, step: int) -> Swap:
+        """What micro-batch ``step`` swaps on this rank: a function of the batch, the seed, ``step`` and the rank."""
+        draws = generator("swap", self.seed, step, _rank(), device=batch["input_ids"].device)
+        return self.swaps.draw(batch, draws)
 
     def _run(
         self,
@@ -237,8 +218,9 @@ class DistillationObjective(nn.Module):
         named["loss"] = sum((weight * named[name] for name, weight in self.weights.items()), start=labels.new_zeros(()))
         return named
 
-    def _loss_slots(self, batch: Mapping[str, Tensor], real: Bool[Tensor, "batch tokens"]) -> Int[Tensor, "batch slots"]:
+    def _loss_slots(self, batch: Mapping[str, Tensor]) -> Int[Tensor, "batch slots"]:
         """Positions of the loss tokens, -1 in unused slots."""
+        real = real_positions(batch)
         everywhere = torch.arange(real.shape[1], device=real.device).expand_as(real)
         if self.tokens == "all":
             return everywhere.masked_fill(~real, -1)
@@ -247,39 +229,6 @@ class DistillationObjective(nn.Module):
         labelled = batch["labels"] != IGNORED
         slots = int(labelled.sum(1).max())  # the only synchronisation: a batch with masked_positions has none
         return everywhere.masked_fill(~labelled, -1).sort(1, descending=True).values[:, : max(slots, 1)].flip(1)
-
-    def _draw_swap(self, batch: Mapping[str, Tensor], real: Bool[Tensor, "batch tokens"], step: int) -> Swap:
-        """Positions and sources of this micro-batch (Algorithm 1, lines 6 and 7), keyed by seed, step and rank."""
-        input_ids = batch["input_ids"]
-        draws = generator("swap", self.seed, step, _rank(), device=input_ids.device)
-        masked = batch["labels"] != IGNORED
-        allowed = self._allowed(input_ids, real)
-        if "source_input_ids" in batch:
-            rows = None
-            sources = {"input_ids": batch["source_input_ids"]}
-            if "source_attention_mask" in batch:
-                sources["attention_mask"] = batch["source_attention_mask"]
-            source_ids = sources["input_ids"]
-            source_allowed = self._allowed(source_ids, _real(source_ids, sources.get("attention_mask")))
-        else:
-            rows, sources, source_ids = self.pairing(len(input_ids), draws), None, input_ids
-            source_allowed = allowed[rows]
-        eligible = position_rules.eligible_positions(allowed, source_allowed)
-        positions = self.rule(eligible, masked, self.share, draws)
-        index = None
-        if self.independent_positions:
-            # Any eligible position of the source may be read: which of them are masked there plays no part.
-            chosen = self.rule(eligible, eligible, self.share, draws)
-            positions = position_rules.trim(positions, chosen)
-            index = position_rules.matched_sources(positions, chosen)
-        return Swap(positions, rows, index, sources)
-
-    def _allowed(
-        self, input_ids: Int[Tensor, "batch tokens"], real: Bool[Tensor, "batch tokens"]
-    ) -> Bool[Tensor, "batch tokens"]:
-        if self.specials:
-            return real
-        return ~position_rules.special_positions(input_ids, real, self.special_ids)
 
     def _step(self, step: int | None) -> int:
         if step is not None:
@@ -315,8 +264,6 @@ class DistillationObjective(nn.Module):
             raise ValueError("objective.weights: all are 0; give at least one loss a weight above 0")
         if not temperature > 0:
             raise ValueError(f"objective.temperature: {temperature} must be above 0")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"intervention.share: {self.share} must be above 0 and at most 1")
         student, teacher = Layered(self.student), Layered(self.teacher)
         self.alignment.check(
             teacher_layers=teacher.depth,
@@ -330,10 +277,6 @@ class DistillationObjective(nn.Module):
                     f"objective.weights.{name}: must be 0 where the widths of student ({student.width}) and teacher "
                     f"({teacher.width}) differ"
                 )
-
-
-def _real(input_ids: Int[Tensor, "batch tokens"], attention_mask: Tensor | None) -> Bool[Tensor, "batch tokens"]:
-    return torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
 
 
 def _rank() -> int:

@@ -11,7 +11,7 @@ from diito.alignment import AlignedPair, Alignment, DimensionRange
 from diito.corpus import Corpus
 from diito.flops import ModelSize, StepCost, step_cost
 from diito.recipe import Recipe
-from diito.recipe_checks import is_causal
+from diito.recipe.checks import is_causal
 
 
 @dataclass(frozen=True)

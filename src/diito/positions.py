@@ -11,7 +11,7 @@ it stays on the device: no shape and no branch depends on the data.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Bool, Int
@@ -21,6 +21,12 @@ PositionRule = Callable[
     [Bool[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"], float, torch.Generator], Bool[Tensor, "batch tokens"]
 ]
 Pairing = Callable[[int, torch.Generator], Int[Tensor, " batch"]]
+
+
+def real_positions(inputs: Mapping[str, Tensor]) -> Bool[Tensor, "batch tokens"]:
+    """Where ``inputs`` (``input_ids``, optionally ``attention_mask``) hold a token and not padding."""
+    mask = inputs.get("attention_mask")
+    return torch.ones_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
 def special_positions(

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diito import __version__
 from diito.recipe import Recipe
-from diito.recipe_file import dump, read
+from diito.recipe.file import dump, read
 
 FREE_ON_RESUME = (
     "output",

@@ -10,13 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from diito.layered import Layered
-
-RELEASED_LAYERS: dict[str, list[int]] = {
-    "released-3": [0, 2, 4],
-    "released-6": [0, 2, 4, 7, 9, 11],
-    "released-9": [0, 2, 3, 4, 7, 8, 9, 10, 11],
-}
-"""The layer lists of the authors' released students, for a teacher of 12 layers."""
+from diito.recipe import RELEASED_LAYERS
 
 
 def student_layers(layers: int | Sequence[int] | str, teacher_layers: int) -> list[int]:
@@ -58,7 +52,7 @@ def build_student(
     chosen = student_layers(layers, original.depth)
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(chosen)
-    config.tie_word_embeddings = _is_tied(teacher)
+    config.tie_word_embeddings = is_tied(teacher)
     if dropout is not None:
         _set_dropout(config, dropout)
     with torch.random.fork_rng():  # its random first weights are replaced below and must not move the caller's draws
@@ -81,7 +75,8 @@ def _chosen_state(teacher: PreTrainedModel, prefix: str, chosen: Sequence[int]) 
     return state
 
 
-def _is_tied(model: PreTrainedModel) -> bool:
+def is_tied(model: PreTrainedModel) -> bool:
+    """Whether the output layer and the word embeddings of ``model`` are one weight."""
     output = model.get_output_embeddings()
     return output is not None and output.weight is model.get_input_embeddings().weight
 

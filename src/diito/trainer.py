@@ -22,12 +22,12 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
-from diito.corpus import Corpus, collate
+from diito.corpus import Corpus, ShuffledSampler, collate
 from diito.counters import Counters
 from diito.draws import generator
 from diito.masking import Masking
 from diito.objective import DistillationObjective
-from diito.sampler import ShuffledSampler
+from diito.student import is_tied
 
 STAGING = "_staging"  # hub uploads leave out names that start with an underscore
 
@@ -279,8 +279,9 @@ def _with_required(args: TrainingArguments, objective: DistillationObjective) ->
     args.dataloader_drop_last = True  # a partial batch would have other sources and another weight
     args.logging_nan_inf_filter = False  # it would hide a non-finite loss, and synchronise at every micro-batch
     args.ddp_broadcast_buffers = False
-    # The output head gets no gradient from losses that read hidden states only.
-    args.ddp_find_unused_parameters = set(objective.weights) <= {"cos", "causal_cos"}
+    # The head gets no gradient from losses that read hidden states only, nor does a bias that an untied model never reads.
+    hidden_only = set(objective.weights) <= {"cos", "causal_cos"}
+    args.ddp_find_unused_parameters = hidden_only or not is_tied(objective.student)
     args._n_gpu = min(args.n_gpu, 1)  # several devices: torchrun (DataParallel cannot carry named losses)
     return args
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class HeldOut:
     batch: int = 16
     """Examples at a time."""
 
-    @property
+    @cached_property
     def examples(self) -> list[int]:
         """Row numbers in the corpus."""
         rows = len(self.corpus)

@@ -20,7 +20,8 @@ from diito.evaluation.held_out import HeldOut, at_slots
 from diito.intervention import resume, source_values
 from diito.layered import Layered, Run
 from diito.losses import smoothed_cross_entropy
-from diito.positions import PositionRule, consecutive, eligible_positions, special_positions
+from diito.positions import PositionRule, consecutive, derangement
+from diito.swaps import SwapDraws
 
 
 @dataclass
@@ -77,11 +78,11 @@ def interchange_accuracy(
     training = student.training
     sides = (Layered(student.eval()), Layered(teacher.eval()))
     tallies = {False: _Tally(), True: _Tally()}
-    ids = None if special_ids is None else torch.tensor(list(special_ids), device=student.device)
+    swaps = SwapDraws(rule=rule, pairing=derangement, share=share, special_ids=special_ids).to(student.device)
     for examples in held_out.batches():
         batch = held_out.masked(examples, device=student.device)
         sources = held_out.masked([_source_of(example, held_out) for example in examples], device=student.device)
-        positions = _positions(batch, sources, examples, held_out.seed, rule, share, ids)
+        positions = _positions(batch, sources, examples, held_out.seed, swaps)
         slots = batch["masked_positions"]
         swapped = positions.gather(1, slots.clamp(min=0))[slots >= 0]
         student_logits, teacher_logits = (_predictions(side, batch, sources) for side in sides)
@@ -141,26 +142,12 @@ def _source_of(example: int, held_out: HeldOut) -> int:
 
 
 def _positions(
-    batch: dict[str, Tensor],
-    sources: dict[str, Tensor],
-    examples: Sequence[int],
-    seed: int,
-    rule: PositionRule,
-    share: float,
-    special_ids: Tensor | None,
+    batch: dict[str, Tensor], sources: dict[str, Tensor], examples: Sequence[int], seed: int, swaps: SwapDraws
 ) -> Tensor:
     """The swapped positions Bool[batch tokens], drawn row by row so that a row's draw is its own."""
-    allowed = [_ordinary(inputs, special_ids) for inputs in (batch, sources)]
-    eligible = eligible_positions(*allowed)
-    masked = batch["labels"] != -100
+    inputs = {**batch, **{f"source_{name}": value for name, value in sources.items()}}
     drawn = []
     for row, example in enumerate(examples):
-        own = generator("evaluation positions", seed, example, device=eligible.device)
-        drawn.append(rule(eligible[row : row + 1], masked[row : row + 1], share, own))
+        own = generator("evaluation positions", seed, example, device=batch["input_ids"].device)
+        drawn.append(swaps.draw({name: value[row : row + 1] for name, value in inputs.items()}, own).positions)
     return torch.cat(drawn)
-
-
-def _ordinary(inputs: dict[str, Tensor], special_ids: Tensor | None) -> Tensor:
-    mask = inputs.get("attention_mask")
-    real = torch.ones_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
-    return ~special_positions(inputs["input_ids"], real, special_ids)

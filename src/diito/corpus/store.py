@@ -32,16 +32,15 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diito.layouts import SHORT, TAIL, UNKNOWN, blocks, lines
-from diito.sources import HubDataset, LocalFiles, check_sources, find_sources
-from diito.tokenise import Chunk, Documents, Tokeniser, tokenise
+from diito.corpus.layouts import SHORT, TAIL, UNKNOWN, blocks, lines
+from diito.corpus.sources import HubDataset, LocalFiles, find_sources
+from diito.corpus.tokenise import Chunk, Documents, Tokeniser, tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from diito.recipe import CorpusSection
 
-__all__ = ["Corpus", "Statistics", "check_sources", "collate", "load_corpus"]
 
 FORMAT = 1
 """Part of every cache key: raise it when the files or the rules that make them change."""

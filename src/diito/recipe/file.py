@@ -20,7 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from diito.recipe import Recipe
+from diito.recipe.sections import Recipe
 
 
 class _Loader(yaml.SafeLoader):
@@ -41,7 +41,7 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe
     """The recipe in a YAML file, with overrides such as ``{"student.layers": "3"}`` on top.
 
     A text is read as on the command line (YAML), any other value is taken as it is. Values are only checked for their
-    type here; :func:`diito.recipe_checks.check` does the rest. Raises ValueError with one sentence.
+    type here; :func:`diito.recipe.checks.check` does the rest. Raises ValueError with one sentence.
     """
     nodes = {key: _override(key, value) for key, value in (overrides or {}).items()}
     recipe: Recipe = _Reader(str(path), nodes).fill(Recipe, _parse_file(Path(path)), "")

@@ -15,7 +15,8 @@ import os
 from collections.abc import Sequence
 from typing import NoReturn
 
-from diito.recipe import (
+from diito.recipe.sections import (
+    RELEASED_LAYERS,
     AlignedPairSection,
     AlignmentSection,
     CorpusSection,
@@ -25,9 +26,6 @@ from diito.recipe import (
     SourceSection,
     TrainingSection,
 )
-
-RELEASED_STUDENTS = {"released-3": 3, "released-6": 6, "released-9": 9}
-"""Named layer lists (``diito.student`` holds them) and the number of layers each gives."""
 
 SHORTEST = 3
 """Tokens of the shortest useful sequence: [CLS], one word, [SEP]."""
@@ -96,7 +94,7 @@ def student_depth(recipe: Recipe) -> int:
     """The number of layers of the student."""
     layers = recipe.student.layers
     if isinstance(layers, str):
-        return RELEASED_STUDENTS[layers]
+        return len(RELEASED_LAYERS[layers])
     return layers if isinstance(layers, int) else len(layers)
 
 
@@ -118,10 +116,10 @@ def _check_run(recipe: Recipe) -> None:
 def _check_student(recipe: Recipe) -> None:
     layers, field = recipe.student.layers, "student.layers"
     if isinstance(layers, str):
-        if layers not in RELEASED_STUDENTS:
-            near = difflib.get_close_matches(layers, RELEASED_STUDENTS, n=1)
+        if layers not in RELEASED_LAYERS:
+            near = difflib.get_close_matches(layers, RELEASED_LAYERS, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            known = ", ".join(RELEASED_STUDENTS)
+            known = ", ".join(RELEASED_LAYERS)
             _refuse(field, repr(layers), f"is not a number of layers, a list of teacher layers or one of {known}{hint}")
     elif isinstance(layers, int):
         _at_least(field, layers, 1)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from diito.tokenise import Chunk, Tokeniser
+from diito.corpus.tokenise import Chunk, Tokeniser
 
 TAIL = "tokens that fill no block"
 SHORT = "sequences too short"

@@ -1,7 +1,7 @@
 """A run, as data: the dataclasses behind ``recipes/*.yaml``.
 
-1. ``recipe_file.read`` fills a :class:`Recipe` from a YAML file and ``section.key`` overrides;
-2. ``recipe_checks.check`` refuses values that no model or corpus could make right, naming the field;
+1. ``file.read`` fills a :class:`Recipe` from a YAML file and ``section.key`` overrides;
+2. ``checks.check`` refuses values that no model or corpus could make right, naming the field;
 3. each part of the program is then handed its own section and nothing else.
 
 The text under a field is its documentation everywhere: ``diito distill --help`` shows it.
@@ -13,6 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+RELEASED_LAYERS = {
+    "released-3": [0, 2, 4],
+    "released-6": [0, 2, 4, 7, 9, 11],
+    "released-9": [0, 2, 3, 4, 7, 8, 9, 10, 11],
+}
+"""The layers of the authors' released students, by the name a recipe gives them; for a teacher of 12 layers."""
 
 DimensionRange = tuple[int, int]
 """``[start, stop)`` within a hidden state."""

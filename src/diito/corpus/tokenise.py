@@ -29,7 +29,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from diito.sources import HubDataset, LocalFiles
+from diito.corpus.sources import HubDataset, LocalFiles
 
 Chunk: TypeAlias = tuple[NDArray[Any], NDArray[np.int64]]
 """Token ids of successive documents (or sequences), joined; and the number of tokens of each."""

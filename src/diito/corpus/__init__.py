@@ -1,0 +1,14 @@
+"""Text → tokenised sequences on disk.
+
+1. ``sources``: files and hub datasets are found, checked and read as documents;
+2. ``tokenise``: documents → token ids, in parallel and in order;
+3. ``layouts``: token ids → blocks or lines;
+4. ``store``: memory-mapped Arrow in a cache, read back as a :class:`Corpus`;
+5. ``sampler``: in which order its rows are seen.
+"""
+
+from diito.corpus.sampler import ShuffledSampler
+from diito.corpus.sources import check_sources
+from diito.corpus.store import Corpus, Statistics, collate, load_corpus
+
+__all__ = ["Corpus", "ShuffledSampler", "Statistics", "check_sources", "collate", "load_corpus"]

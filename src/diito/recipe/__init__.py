@@ -1,0 +1,37 @@
+"""Recipes: what a run is (``sections``), reading and writing it (``file``), refusing it (``checks``). No torch."""
+
+from diito.recipe.sections import (
+    RELEASED_LAYERS,
+    AlignedPairSection,
+    AlignmentSection,
+    CorpusSection,
+    DimensionRange,
+    EvaluationSection,
+    InterventionSection,
+    MaskingSection,
+    ObjectiveSection,
+    Recipe,
+    SourceSection,
+    StudentSection,
+    TeacherSection,
+    TrainingSection,
+    WeightsSection,
+)
+
+__all__ = [
+    "RELEASED_LAYERS",
+    "AlignedPairSection",
+    "AlignmentSection",
+    "CorpusSection",
+    "DimensionRange",
+    "EvaluationSection",
+    "InterventionSection",
+    "MaskingSection",
+    "ObjectiveSection",
+    "Recipe",
+    "SourceSection",
+    "StudentSection",
+    "TeacherSection",
+    "TrainingSection",
+    "WeightsSection",
+]
