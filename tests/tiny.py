@@ -24,7 +24,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from diito.distill import Parts, build_trainer, distill, prepare, training_arguments
+from diito.arguments import training_arguments
+from diito.distill import distill
+from diito.parts import Parts, build_trainer, prepare
 from diito.recipe import Recipe
 from diito.recipe.file import read
 from diito.run_folder import RunFolder
@@ -122,7 +124,7 @@ def run(output: Path, overrides: dict[str, Any] | None = None, **options: bool) 
 
 def parts_and_trainer(made: Recipe, **keywords: Any) -> tuple[Parts, DistillationTrainer]:
     """What ``diito distill`` would train with."""
-    arguments = training_arguments(made, RunFolder(made))
+    arguments = training_arguments(made, output_dir=str(RunFolder(made).checkpoints))
     parts = prepare(made, arguments)
     return parts, build_trainer(made, parts, arguments, **keywords)
 

@@ -71,6 +71,11 @@ def load_teacher(section: TeacherSection) -> PreTrainedModel:
     return model.eval()
 
 
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the tokens that are never swapped: [CLS], [SEP] and padding."""
+    return [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id]
+
+
 _NEEDED = "give a hub id or a local folder of a masked language model with safetensors weights"
 
 

@@ -29,6 +29,8 @@ from diito.masking import Masking
 from diito.objective import DistillationObjective
 from diito.student import is_tied
 
+Evaluation = Callable[[PreTrainedModel], Mapping[str, float]]
+"""Measures a student: named numbers."""
 STAGING = "_staging"  # hub uploads leave out names that start with an underscore
 
 
@@ -52,7 +54,7 @@ class DistillationTrainer(Trainer):
         train_dataset: Corpus,
         masking: Masking,
         draw_sources: bool = False,
-        evaluation: Callable[[PreTrainedModel], Mapping[str, float]] | None = None,
+        evaluation: Evaluation | None = None,
         **kwargs: Any,
     ) -> None:
         self.objective = model

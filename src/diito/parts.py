@@ -1,0 +1,155 @@
+"""From the sections of a recipe to the parts of a run, refusing what does not fit together.
+
+Cheap checks come first, then the models, then the corpus; a refusal is a ValueError of one sentence that names the field.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from diito.alignment import AlignedPair, Alignment
+from diito.corpus import Corpus, check_sources, load_corpus
+from diito.draws import host_random
+from diito.evaluation.held_out import HeldOut
+from diito.layered import Layered, family_of
+from diito.masking import Masking
+from diito.objective import DistillationObjective
+from diito.plan import Plan
+from diito.recipe import AlignmentSection, CorpusSection, MaskingSection, Recipe
+from diito.student import build_student, student_layers
+from diito.teacher import load_config, load_teacher, load_tokenizer, special_ids
+from diito.trainer import DistillationTrainer, Evaluation
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a recipe names, loaded and checked."""
+
+    tokenizer: PreTrainedTokenizerBase
+    teacher: PreTrainedModel
+    student: PreTrainedModel
+    alignment: Alignment
+    corpus: Corpus
+    held_out: HeldOut | None
+    plan: Plan
+
+
+def prepare(recipe: Recipe, arguments: TrainingArguments) -> Parts:
+    """Load what ``recipe`` names. Cheap checks come first, then the models, then the corpus. Raises ValueError."""
+    check_sources(recipe.corpus.sources, field="corpus.sources")
+    if recipe.evaluation.sources:
+        check_sources(recipe.evaluation.sources, field="evaluation.sources")
+    config = load_config(recipe.teacher)
+    chosen = student_layers(recipe.student.layers, config.num_hidden_layers)
+    alignment = build_alignment(recipe, teacher_layers=config.num_hidden_layers, student_layers=len(chosen))
+    width = config.hidden_size
+    alignment.check(
+        teacher_layers=config.num_hidden_layers, student_layers=len(chosen), teacher_width=width, student_width=width
+    )
+    _check_lengths(recipe, config)
+    tokenizer = load_tokenizer(recipe.teacher, config)
+    teacher = load_teacher(recipe.teacher)
+    student = build_student(teacher, chosen, dropout=recipe.student.dropout)
+    with arguments.main_process_first(desc="corpus"):
+        corpus = load_corpus(recipe.corpus, tokenizer=tokenizer, seed=recipe.seed)
+        held_out = _held_out(recipe, tokenizer, config.vocab_size)
+    plan = Plan(recipe, teacher, student, chosen, alignment, corpus, arguments.world_size)
+    if plan.steps_per_epoch == 0:
+        raise ValueError(
+            f"training.batch: the corpus has {len(corpus)} sequences, fewer than one micro-batch of {recipe.training.batch} on "
+            f"{arguments.world_size} process(es); give more text or a smaller batch"
+        )
+    return Parts(tokenizer, teacher, student, alignment, corpus, held_out, plan)
+
+
+def build_trainer(
+    recipe: Recipe, parts: Parts, arguments: TrainingArguments, evaluation: Evaluation | None = None
+) -> DistillationTrainer:
+    """The trainer of ``recipe``, with a teacher of its own where training holds it in another precision."""
+    teacher = copy.deepcopy(parts.teacher) if arguments.bf16 else parts.teacher
+    intervention, objective = recipe.intervention, recipe.objective
+    module = DistillationObjective(
+        parts.student,
+        teacher,
+        parts.alignment,
+        weights=dataclasses.asdict(objective.weights),
+        temperature=objective.temperature,
+        tokens=objective.tokens,
+        positions=intervention.positions,
+        share=intervention.share,
+        specials=intervention.specials,
+        special_ids=special_ids(parts.tokenizer),
+        source_positions=intervention.source_positions,
+        control=intervention.control,
+        seed=recipe.seed,
+    )
+    if recipe.training.compile:
+        for model in (parts.student, teacher):
+            for layer in Layered(model).layers:
+                layer.compile(fullgraph=True)
+    masking = Masking.for_tokenizer(
+        recipe.masking,
+        tokenizer=parts.tokenizer,
+        vocab_size=teacher.config.vocab_size,
+        token_counts=parts.corpus.token_counts,
+    )
+    return DistillationTrainer(
+        module,
+        arguments,
+        train_dataset=parts.corpus,
+        masking=masking,
+        draw_sources=intervention.pairing == "independent" and module.has_counterfactual,
+        evaluation=evaluation,
+        processing_class=parts.tokenizer,
+    )
+
+
+def build_alignment(recipe: Recipe, *, teacher_layers: int, student_layers: int) -> Alignment:
+    """Π as the section ``alignment`` describes it. Raises ValueError where the models are too shallow for it."""
+    section = recipe.alignment
+    alignment = _named_alignment(section, teacher_layers, student_layers)
+    if not section.top:
+        alignment = alignment.without_top(student_layers)
+    if section.shuffled:
+        alignment = alignment.shuffled(teacher_layers, host_random("shuffled alignment", recipe.seed))
+    return alignment
+
+
+def _named_alignment(section: AlignmentSection, teacher_layers: int, student_layers: int) -> Alignment:
+    if section.kind != "custom":
+        make = getattr(Alignment, section.kind.replace("-", "_"))
+        return make(teacher_layers=teacher_layers, student_layers=student_layers)
+    if section.file is not None:
+        return Alignment.from_nm(section.file)
+    return Alignment(
+        AlignedPair(pair.student, pair.teacher, pair.student_dimensions, pair.teacher_dimensions)
+        for pair in section.pairs or ()
+    )
+
+
+def _check_lengths(recipe: Recipe, config: Any) -> None:
+    longest = family_of(config.model_type).longest(config)
+    for field, length in (("corpus.length", recipe.corpus.length), ("evaluation.length", recipe.evaluation.length)):
+        if length > longest:
+            raise ValueError(f"{field}: {length} tokens, but the teacher has positions for {longest}; give at most {longest}")
+
+
+def _held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> HeldOut | None:
+    evaluation = recipe.evaluation
+    if not evaluation.sources:
+        return None
+    section = CorpusSection(
+        sources=evaluation.sources,
+        length=evaluation.length,
+        workers=recipe.corpus.workers,
+        cache=recipe.corpus.cache,
+    )
+    corpus = load_corpus(section, tokenizer=tokenizer, seed=recipe.seed, field="evaluation")
+    uniform = MaskingSection(rate=0.15, smoothing=0.0)  # the paper's measure, whatever training masks
+    masking = Masking.for_tokenizer(uniform, tokenizer=tokenizer, vocab_size=vocab_size, token_counts=None)
+    return HeldOut(corpus, masking, recipe.seed, evaluation.blocks, evaluation.batch)
