@@ -57,9 +57,7 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
     except FloatingPointError as error:
         return _stop(main, f"{error}; training stopped", code=1)
     except OSError as error:
-        return _stop(
-            main, f"{error}; free space or give another --output, then continue with {_resume_command(folder)}", code=2
-        )
+        return _stop(main, f"{error}; free some space, then continue with: {_resume_command(folder)}", code=2)
     if signal_number is not None:
         return _stop(main, f"stopped and saved; continue with: {_resume_command(folder)}", code=128 + signal_number)
     return 0
