@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import inspect
 import itertools
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -78,6 +79,8 @@ def _distill(arguments: argparse.Namespace) -> int:
     if arguments.resume and arguments.overwrite:
         raise ValueError("--resume continues a run and --overwrite replaces it; give one of them")
 
+    # Before torch makes its threads: on a machine that others use too, threads that spin while they wait slow a step threefold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from diito.distill import distill  # torch comes with it
 
     return distill(recipe, resume=arguments.resume, overwrite=arguments.overwrite, plan_only=arguments.plan)
