@@ -100,7 +100,6 @@ def listed_files() -> list[str]:
     return listed
 
 
-@pytest.mark.xfail(not README.is_file(), reason="no README yet")
 def test_the_tree_in_the_readme_is_the_folder():
     listed = listed_files()
     tracked = subprocess.run(

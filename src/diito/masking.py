@@ -175,8 +175,7 @@ class Masking:
         return max(1, round(self.rate * (length - 2)))
 
     def _tables_on(self, device: torch.device, length: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Token weights Float[V], ids a random token is drawn from Long[R], tokens to predict by maskable tokens Long[>
-        T].
+        """Token weights Float[V], ids a random token is drawn from Long[R], and how many tokens to predict of 0, 1, … maskable.
 
         The last is a table of Python's own results: multiplying and rounding on the device would differ in single
         precision.
@@ -201,8 +200,7 @@ def _race(weights: Float[Tensor, "batch tokens"], winners: int, generator: torch
     """Draw tokens of each row without replacement in proportion to their weights, first drawn first.
 
     Token i arrives after an exponential time of rate weights[i]; the earliest arrivals are such a draw. A weight of 0
-    never
-    arrives: such tokens come after all others.
+    never arrives: such tokens come after all others.
     """
     arrivals = torch.empty_like(weights).exponential_(generator=generator).div_(weights)
     return arrivals.topk(winners, dim=1, largest=False).indices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,7 +43,7 @@ class Plan:
     def steps(self) -> int:
         """Optimiser steps of the run."""
         training = self.recipe.training
-        return training.steps or -(-int(training.epochs * self.steps_per_epoch * 1e6) // 10**6)
+        return training.steps or math.ceil(training.epochs * self.steps_per_epoch)  # as Trainer counts
 
     @property
     def tokens_per_step(self) -> float:
