@@ -20,15 +20,24 @@ import sys
 from typing import Any, NoReturn
 
 from diito import __version__
+from diito.evaluation.settings import KINDS, EvaluateSettings
 from diito.recipe import Recipe
 from diito.recipe.checks import check
-from diito.recipe.file import describe, known_keys, read, unknown_key, write_value
+from diito.recipe.file import describe, from_flags, known_keys, read, unknown_key, write_value
 
 DISTILL = """Distil a student from a teacher as a recipe says, into <output>/<name>/.
 
 Any field of the recipe can be set on the command line; lists and sections are written as in YAML:
   diito distill recipes/diito-full.yaml --student.layers 3 --corpus.share 0.15
   diito distill recipes/quickstart.yaml --corpus.sources '[my-text.txt]' --training.steps 500
+"""
+
+
+EVALUATE = """Measure any Hugging Face model: print a table, and write the figures with all they were made from as JSON.
+
+  diito evaluate perplexity runs/quickstart/student --against google-bert/bert-base-uncased
+  diito evaluate interchange runs/quickstart/student --teacher embedded:teacher-minilm-mlm --map true
+  diito evaluate glue distilbert/distilbert-base-uncased --tasks '[rte, stsb]' --seeds '[1, 2, 3]'
 """
 
 
@@ -56,11 +65,12 @@ def _run(argv: list[str]) -> int:
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_distill(commands)
+    _add_evaluate(commands)
     if argv and not argv[0].startswith("-") and argv[0] not in commands.choices:
         raise ValueError(f"{argv[0]!r} is not a command{_nearest(argv[0], commands.choices)}")
     arguments, rest = parser.parse_known_args(argv)
     if rest:
-        raise ValueError(_unexpected(rest))
+        raise ValueError(_unexpected(rest, getattr(arguments, "settings", Recipe)))
     if arguments.version:
         print("diito", __version__)
         return 0
@@ -79,11 +89,47 @@ def _distill(arguments: argparse.Namespace) -> int:
     if arguments.resume and arguments.overwrite:
         raise ValueError("--resume continues a run and --overwrite replaces it; give one of them")
 
-    # Before torch makes its threads: on a machine that others use too, threads that spin while they wait slow a step threefold.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    _prepare_threads()
     from diito.distill import distill  # torch comes with it
 
     return distill(recipe, resume=arguments.resume, overwrite=arguments.overwrite, plan_only=arguments.plan)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    """The sub-command ``evaluate``: read the flags, hand over."""
+    given = vars(arguments)
+    where, settings = (
+        from_flags(section, {key: value for key, value in given.items() if key in known_keys(section)})
+        for section in (EvaluateSettings, arguments.settings)
+    )
+    _prepare_threads()
+    from diito.evaluation.evaluate import evaluate
+
+    return evaluate(arguments.kind, arguments.model, settings, where)
+
+
+def _prepare_threads() -> None:
+    """Before torch makes its threads: on a machine that others use too, threads that spin while they wait slow a step
+    threefold."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure any model: perplexity, interchange, GLUE, NER, SQuAD",
+        description=EVALUATE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    for kind, settings in KINDS.items():
+        text = (inspect.getdoc(settings) or "").splitlines()[0]
+        one = kinds.add_parser(kind, help=text, description=text, allow_abbrev=False)
+        one.add_argument("model", metavar="MODEL", help="hub id or folder, such as runs/quickstart/student")
+        one.set_defaults(run=_evaluate, settings=settings)
+        _add_fields(one, settings, "")
+        _add_fields(one, EvaluateSettings, "")
 
 
 def _add_distill(commands: Any) -> None:
@@ -118,32 +164,38 @@ def _add_fields(parser: argparse.ArgumentParser, section: type, prefix: str) -> 
 
 
 def field_documents(section: type) -> dict[str, str]:
-    """The text under each field of a dataclass, which Python itself drops, from its source."""
-    body = ast.parse(inspect.getsource(section)).body[0].body  # type: ignore[attr-defined]
+    """The text under each field of a dataclass (and of those it extends), which Python itself drops, from its source."""
     documents = {}
-    for field, below in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            documents[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+    for base in reversed([base for base in section.__mro__ if dataclasses.is_dataclass(base)]):
+        body = ast.parse(inspect.getsource(base)).body[0].body  # type: ignore[attr-defined]
+        for field, below in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                documents[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
     return documents
 
 
 def _help(document: str, kind: Any, field: dataclasses.Field[Any]) -> str:
     default = field.default_factory() if callable(field.default_factory) else field.default
     if isinstance(default, list):  # of sources, whose many nulls say nothing
-        default = [{name: value for name, value in vars(item).items() if value is not None} for item in default]
+        default = [_without_nulls(item) if dataclasses.is_dataclass(item) else item for item in default]
     return f"{document} ({describe(kind)}; default: {write_value(default)})".replace("%", "%%").replace("``", "")
 
 
-def _unexpected(rest: list[str]) -> str:
+def _without_nulls(section: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(section).items() if value is not None}
+
+
+def _unexpected(rest: list[str], settings: type) -> str:
     """The sentence about arguments that no parser knows: first the flags among them, since their values tag along."""
     flag = next((argument for argument in rest if argument.startswith("--")), None)
     if flag is None:
         return f"unexpected argument {rest[0]!r}; a list is written '[0,2,4]'"
     name = flag[2:].partition("=")[0]
-    near = difflib.get_close_matches(name, ("resume", "overwrite", "plan", "version", "help"), n=1, cutoff=0.75)
+    others = ("resume", "overwrite", "plan", "version", "help") if settings is Recipe else known_keys(EvaluateSettings)
+    near = difflib.get_close_matches(name, others, n=1, cutoff=0.75)
     if near:
         return f"--{name}: unknown flag; did you mean --{near[0]}?"
-    return unknown_key(name)
+    return unknown_key(name, settings)
 
 
 def _nearest(word: str, known: Any) -> str:

@@ -143,11 +143,11 @@ class Layered:
         return self.family.head(self.model, final)
 
 
-def family_of(model_type: str) -> Family:
-    """The row of a model family. Raises ValueError naming ``teacher.model`` where there is none."""
+def family_of(model_type: str, *, field: str = "teacher.model") -> Family:
+    """The row of a model family. Raises ValueError naming ``field`` where there is none."""
     if model_type not in FAMILIES:
         raise ValueError(
-            f"teacher.model: the family {model_type!r} is not supported; the supported ones are {', '.join(sorted(FAMILIES))}"
+            f"{field}: the family {model_type!r} is not supported; the supported ones are {', '.join(sorted(FAMILIES))}"
         )
     return FAMILIES[model_type]
 

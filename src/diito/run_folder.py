@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def environment() -> dict[str, Any]:
     """What a result may depend on besides the recipe."""
-    packages = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
+    packages = ["torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy"]
+    packages += [name for name in ("scikit-learn", "scipy", "seqeval", "torchmetrics") if _is_installed(name)]
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return {
         "diito": __version__,
@@ -132,6 +133,13 @@ def environment() -> dict[str, Any]:
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "accelerator": None if device is None else _device_name(device),
     }
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,40 +1,46 @@
 """How a stream of tokens is cut into sequences: ``blocks`` without padding, or ``lines`` as in the paper.
 
-Both take chunks (the ids of successive documents, and the tokens of each document) and yield chunks (the ids of
-successive sequences, specials included, and the tokens of each sequence). What is left out is counted in ``dropped``,
-by reason.
+Both take chunks (the ids of successive documents, and the tokens of each document) and yield :data:`Sequences`. What is
+left out is counted in ``dropped``, by reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diito.corpus.tokenise import Chunk, Tokeniser
 
+Sequences: TypeAlias = tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]
+"""Ids of successive sequences, joined, specials included; the tokens of each; the number of the document it begins in."""
+
 TAIL = "tokens that fill no block"
 SHORT = "sequences too short"
 UNKNOWN = "sequences mostly unknown"
 
 
-def blocks(chunks: Iterable[Chunk], tokeniser: Tokeniser, *, length: int, dropped: dict[str, int]) -> Iterator[Chunk]:
+def blocks(chunks: Iterable[Chunk], tokeniser: Tokeniser, *, length: int, dropped: dict[str, int]) -> Iterator[Sequences]:
     """Join all documents and cut them to ``length`` - 2 tokens, each piece wrapped as [CLS] ... [SEP].
 
     Nothing stands between two documents. Only the tail of the whole corpus that fills no block is dropped.
     """
     body = length - 2
-    tail = np.empty(0, dtype=tokeniser.dtype)
-    for ids, _ in chunks:
+    tail, owners = np.empty(0, dtype=tokeniser.dtype), np.empty(0, dtype=np.int64)
+    seen = 0
+    for ids, documents in chunks:
         joined = np.concatenate([tail, ids])
+        owners = np.concatenate([owners, np.repeat(np.arange(seen, seen + len(documents)), documents)])
+        seen += len(documents)
         count = len(joined) // body
         sequences = np.empty((count, length), dtype=tokeniser.dtype)
         sequences[:, 0] = tokeniser.first
         sequences[:, 1:-1] = joined[: count * body].reshape(count, body)
         sequences[:, -1] = tokeniser.last
-        tail = joined[count * body :]
-        yield sequences.ravel(), np.full(count, length)
+        yield sequences.ravel(), np.full(count, length), owners[: count * body : body]
+        tail, owners = joined[count * body :], owners[count * body :]
     dropped[TAIL] = len(tail)
 
 
@@ -46,7 +52,7 @@ def lines(
     minimum_tokens: int,
     maximum_unknown: float,
     dropped: dict[str, int],
-) -> Iterator[Chunk]:
+) -> Iterator[Sequences]:
     """Make each document a sequence [CLS] ... [SEP]; one longer than ``length`` is split and each piece wrapped again.
 
     A sequence is then dropped if it has fewer than ``minimum_tokens`` tokens, or if the share of its tokens that are
@@ -54,7 +60,10 @@ def lines(
     paper does.
     """
     dropped.update({SHORT: 0, UNKNOWN: 0})
+    seen = 0
     for ids, documents in chunks:
+        owners = np.repeat(np.arange(seen, seen + len(documents)), _pieces(documents, length - 2))
+        seen += len(documents)
         sizes = _split_sizes(documents, length - 2)
         totals = sizes + 2
         short = (totals < minimum_tokens) | (sizes == 0)
@@ -62,16 +71,20 @@ def lines(
         dropped[SHORT] += int(short.sum())
         dropped[UNKNOWN] += int(unknown.sum())
         kept = ~(short | unknown)
-        yield _wrap(ids[np.repeat(kept, sizes)], sizes[kept], tokeniser), totals[kept]
+        yield _wrap(ids[np.repeat(kept, sizes)], sizes[kept], tokeniser), totals[kept], owners[kept]
 
 
 def _split_sizes(documents: NDArray[np.int64], body: int) -> NDArray[np.int64]:
     """The tokens of each piece: full pieces and then the rest. A document without a token is one piece without a
     token."""
-    pieces = np.maximum(1, -(-documents // body))
+    pieces = _pieces(documents, body)
     sizes = np.full(int(pieces.sum()), body, dtype=np.int64)
     sizes[np.cumsum(pieces) - 1] = documents - (pieces - 1) * body
     return sizes
+
+
+def _pieces(documents: NDArray[np.int64], body: int) -> NDArray[np.int64]:
+    return np.maximum(1, -(-documents // body))
 
 
 def _count_unknown(ids: NDArray[np.integer], sizes: NDArray[np.int64], unknown: int | None) -> NDArray[np.int64]:

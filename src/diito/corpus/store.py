@@ -32,7 +32,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diito.corpus.layouts import SHORT, TAIL, UNKNOWN, blocks, lines
+from diito.corpus.layouts import SHORT, TAIL, UNKNOWN, Sequences, blocks, lines
 from diito.corpus.sources import HubDataset, LocalFiles, find_sources
 from diito.corpus.tokenise import Chunk, Documents, Tokeniser, tokenise
 
@@ -42,10 +42,11 @@ if TYPE_CHECKING:
     from diito.recipe import CorpusSection
 
 
-FORMAT = 1
+FORMAT = 2
 """Part of every cache key: raise it when the files or the rules that make them change."""
 _BATCH_TOKENS = 1 << 19  # written together: few large record batches are searched faster than many small ones
-_ARROW, _STATISTICS, _COUNTS, _LENGTHS = "corpus.arrow", "statistics.json", "token_counts.npy", "lengths.npy"
+_ARROW, _STATISTICS, _COUNTS = "corpus.arrow", "statistics.json", "token_counts.npy"
+_LENGTHS, _DOCUMENTS = "lengths.npy", "documents.npy"
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,20 @@ class Statistics:
 class Corpus(torch.utils.data.Dataset[dict[str, Tensor]]):
     """Tokenised sequences on disk, read row by row; a map-style torch dataset."""
 
-    def __init__(self, table: Any, *, lengths: NDArray[np.int32] | None, token_counts: Tensor, statistics: Statistics) -> None:
+    def __init__(
+        self,
+        table: Any,
+        *,
+        lengths: NDArray[np.int32] | None,
+        documents: NDArray[np.int32],
+        token_counts: Tensor,
+        statistics: Statistics,
+    ) -> None:
         self.dataset = table.with_format("arrow")
         self.lengths = lengths
         """int32[rows]: tokens of each sequence, specials included; None in ``blocks``, where all are as long."""
+        self.documents = documents
+        """int32[rows]: number of the document that each sequence begins in. In text with WikiText's headings an article."""
         self.token_counts = token_counts
         """Long[V]: how often each token id of the tokenizer stands in the corpus."""
         self.statistics = statistics
@@ -200,12 +211,13 @@ def _fill(folder: Path, section: CorpusSection, documents: Documents, tokeniser:
     """Tokenise everything into ``folder``, holding no more than a few chunks in memory."""
     dropped: dict[str, int] = {}
     counts = np.zeros(tokeniser.vocabulary, dtype=np.int64)
-    lengths = [np.empty(0, dtype=np.int32)]
+    lengths, owners = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int64)]
     with _open_writer(folder / _ARROW, section, tokeniser) as write:
-        for ids, sizes in _sequences(section, documents, tokeniser, dropped):
+        for ids, sizes, numbers in _sequences(section, documents, tokeniser, dropped):
             write(ids, sizes)
             counts += np.bincount(ids, minlength=len(counts))
             lengths.append(sizes.astype(np.int32))
+            owners.append(numbers)
     every = np.concatenate(lengths)
     _check_left(len(every), section, documents, dropped, field)
     statistics = Statistics(
@@ -218,11 +230,19 @@ def _fill(folder: Path, section: CorpusSection, documents: Documents, tokeniser:
         dropped=dropped,
     )
     np.save(folder / _LENGTHS, every, allow_pickle=False)
+    np.save(folder / _DOCUMENTS, _articles(np.concatenate(owners), documents.articles), allow_pickle=False)
     np.save(folder / _COUNTS, counts, allow_pickle=False)
     (folder / _STATISTICS).write_text(json.dumps(asdict(statistics), indent=2) + "\n", encoding="utf-8")
 
 
-def _sequences(section: CorpusSection, documents: Documents, tokeniser: Tokeniser, dropped: dict[str, int]) -> Iterator[Chunk]:
+def _articles(documents: NDArray[np.int64], headings: Sequence[int]) -> NDArray[np.int32]:
+    """Documents as articles, where they are the lines of some; else as they are."""
+    return (np.searchsorted(headings, documents, side="right") if headings else documents).astype(np.int32)
+
+
+def _sequences(
+    section: CorpusSection, documents: Documents, tokeniser: Tokeniser, dropped: dict[str, int]
+) -> Iterator[Sequences]:
     chunks = _merge(tokenise(_show_progress(documents), tokeniser, workers=section.workers))
     if section.layout == "blocks":
         return blocks(chunks, tokeniser, length=section.length, dropped=dropped)
@@ -313,6 +333,7 @@ def _open(folder: Path) -> Corpus:
     return Corpus(
         datasets.Dataset.from_file(str(folder / _ARROW)),
         lengths=np.load(folder / _LENGTHS, mmap_mode="r", allow_pickle=False) if ragged else None,
+        documents=np.load(folder / _DOCUMENTS, mmap_mode="r", allow_pickle=False),
         token_counts=torch.from_numpy(np.load(folder / _COUNTS, allow_pickle=False)),
         statistics=statistics,
     )

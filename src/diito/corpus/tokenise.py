@@ -44,19 +44,27 @@ class Documents:
     """The documents of all sources in order, or a seeded subset of exactly round(share * documents) of them, in order.
 
     ``seen`` and ``used`` count as they pass. Which documents are kept is a function of (seed, number of documents)
-    alone.
+    alone. ``articles``: which of the used ones, counted from 0, is the heading of an article, in WikiText's form.
     """
 
     def __init__(self, sources: Sequence[LocalFiles | HubDataset], *, share: float, seed: int) -> None:
         self.sources, self.share, self.seed = sources, share, seed
         self.seen = self.used = 0
+        self.articles: list[int] = []
 
     def __iter__(self) -> Iterator[str]:
         self.seen = self.used = 0
+        self.articles = []
+        for document in self._chosen():
+            if _is_heading(document):
+                self.articles.append(self.used)
+            self.used += 1
+            yield document
+
+    def _chosen(self) -> Iterator[str]:
         if self.share == 1:
             for document in self._read():
                 self.seen += 1
-                self.used += 1
                 yield document
             return
         # Selection sampling (Knuth, The Art of Computer Programming 2, 3.4.2, algorithm S): an exact number of
@@ -67,12 +75,16 @@ class Documents:
         for document in self._read():
             chosen = draws.random() * (total - self.seen) < wanted - self.used
             self.seen += 1
-            self.used += chosen
             if chosen:
                 yield document
 
     def _read(self) -> Iterator[str]:
         return itertools.chain.from_iterable(source.documents() for source in self.sources)
+
+
+def _is_heading(document: str) -> bool:
+    """``= Title =``; those of sections have more signs (``= = Section = =``)."""
+    return document.startswith("= ") and document.endswith(" =") and not document.startswith("= =")
 
 
 @dataclass(frozen=True)

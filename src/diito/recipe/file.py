@@ -16,11 +16,13 @@ import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from diito.recipe.sections import Recipe
+
+Section = TypeVar("Section")
 
 
 class _Loader(yaml.SafeLoader):
@@ -43,13 +45,26 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe
     A text is read as on the command line (YAML), any other value is taken as it is. Values are only checked for their
     type here; :func:`diito.recipe.checks.check` does the rest. Raises ValueError with one sentence.
     """
-    nodes = {key: _override(key, value) for key, value in (overrides or {}).items()}
+    nodes = {key: _override(key, value, Recipe) for key, value in (overrides or {}).items()}
     recipe: Recipe = _Reader(str(path), nodes).fill(Recipe, _parse_file(Path(path)), "")
     return recipe
 
 
-def dump(recipe: Recipe) -> str:
-    """The complete recipe as YAML; :func:`read` gives back an equal recipe."""
+def read_section(section: type[Section], path: str | Path) -> Section:
+    """The same for any dataclass: what a YAML file holds, such as a section of a recipe that has a file of its own."""
+    filled: Section = _Reader(str(path), {}, section).fill(section, _parse_file(Path(path)), "")
+    return filled
+
+
+def from_flags(section: type[Section], values: Mapping[str, Any]) -> Section:
+    """A dataclass from flags alone, its other fields at their defaults. Raises ValueError with one sentence."""
+    nodes = {key: _override(key, value, section) for key, value in values.items()}
+    filled: Section = _Reader("", nodes, section).fill(section, None, "")
+    return filled
+
+
+def dump(recipe: Any) -> str:
+    """The complete recipe (or a section of one) as YAML; :func:`read` gives back an equal recipe."""
     return yaml.dump(_plain(dataclasses.asdict(recipe)), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -69,27 +84,28 @@ def known_keys(section: type = Recipe, prefix: str = "") -> dict[str, Any]:
     return keys
 
 
-def unknown_key(key: str) -> str:
-    """The sentence about a key that no recipe has, with the nearest right one."""
-    keys, section = known_keys(), key.rpartition(".")[0]
+def unknown_key(key: str, root: type = Recipe) -> str:
+    """The sentence about a key that no recipe (or other ``root``) has, with the nearest right one."""
+    keys, section = known_keys(root), key.rpartition(".")[0]
     while section and section not in keys:
         section = section.rpartition(".")[0]
     prefix = f"{section}." if section else ""
     siblings = [known.removeprefix(prefix) for known in keys if known.startswith(prefix)]
-    return _unknown(key, prefix, [name for name in siblings if "." not in name])
+    return _unknown(key, prefix, [name for name in siblings if "." not in name], root)
 
 
-def _unknown(key: str, prefix: str, siblings: list[str]) -> str:
+def _unknown(key: str, prefix: str, siblings: list[str], root: type) -> str:
     """The same for a key within ``prefix``: the nearest sibling, else the nearest name anywhere, else the siblings."""
     rest = key.removeprefix(prefix)
     near = [] if "." in rest else [prefix + match for match in difflib.get_close_matches(rest, siblings, n=1)]
-    names = {known: known.rpartition(".")[2] for known in known_keys()}
+    names = {known: known.rpartition(".")[2] for known in known_keys(root)}
     alike = difflib.get_close_matches(rest.rpartition(".")[2], set(names.values()), n=1, cutoff=0.75)
     elsewhere = [known for known, name in names.items() if name in alike]
     near += difflib.get_close_matches(key, elsewhere, n=1, cutoff=0)
     if near:
         return f"{key}: unknown key; did you mean {near[0]}?"
-    return f"{key}: unknown key; {prefix.removesuffix('.') or 'a recipe'} has {', '.join(siblings)}"
+    whole = "a recipe" if root is Recipe else "it"
+    return f"{key}: unknown key; {prefix.removesuffix('.') or whole} has {', '.join(siblings)}"
 
 
 def describe(kind: Any) -> str:
@@ -113,9 +129,10 @@ def describe(kind: Any) -> str:
 class _Reader:
     """One walk over a recipe's dataclasses; holds what error messages and overrides need."""
 
-    def __init__(self, path: str, overrides: dict[str, yaml.Node]):
+    def __init__(self, path: str, overrides: dict[str, yaml.Node], root: type = Recipe):
         self.path = path
         self.overrides = overrides
+        self.root = root
 
     def fill(self, kind: Any, node: yaml.Node | None, key: str) -> Any:
         """The value of type ``kind`` that the node holds; no node at all leaves a section its defaults."""
@@ -139,7 +156,7 @@ class _Reader:
         entries = {} if node is None or _is_null(node) else self._entries(node, key)
         for name, (key_node, _) in entries.items():
             if name not in hints:
-                raise self._error("", _unknown(prefix + name, prefix, list(hints)), key_node)
+                raise self._error("", _unknown(prefix + name, prefix, list(hints), self.root), key_node)
         values = {}
         for field in dataclasses.fields(section):
             field_key = prefix + field.name
@@ -237,11 +254,11 @@ def _compose(text: str, place: str) -> yaml.Node | None:
         raise ValueError(f"{place}, line {line}: not valid YAML: a character that YAML does not allow") from None
 
 
-def _override(key: str, value: Any) -> yaml.Node:
+def _override(key: str, value: Any, root: type) -> yaml.Node:
     """The node that stands for an override; raises ValueError for an unknown key."""
-    keys = known_keys()
+    keys = known_keys(root)
     if key not in keys:
-        raise ValueError(unknown_key(key))
+        raise ValueError(unknown_key(key, root))
     members = get_args(keys[key]) if _is_union(keys[key]) else (keys[key],)
     if isinstance(value, str) and set(members) <= {str, type(None)} and value != "null":
         return yaml.ScalarNode("tag:yaml.org,2002:str", value)  # a name or path may look like YAML

@@ -1,0 +1,162 @@
+"""From settings to jobs: what is going to be measured. Everything that can be refused is refused here, before any work.
+
+A job is one entry of the results file: its identity, and a function that makes the figures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+import pyarrow
+import torch
+
+from diito import models
+from diito.evaluation.data import has_file
+from diito.evaluation.fine_tuning import FineTuning, check_fit, fine_tune
+from diito.evaluation.glue import TASKS, glue_task
+from diito.evaluation.ner import ner_task
+from diito.evaluation.settings import FineTuningSettings, GlueSettings
+from diito.evaluation.squad import squad_task
+from diito.evaluation.task import Task
+from diito.models import ModelSource
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement to make."""
+
+    identity: dict[str, Any]
+    title: str
+    """What it is, for the reader of the screen."""
+    model: str
+    run: Callable[[], tuple[dict[str, Any], dict[str, Any]]]
+    """Makes the figures, and the counts or predictions of single examples."""
+
+
+def fine_tuning_jobs(kind: str, settings: FineTuningSettings, source: ModelSource, *, device: str) -> list[Job]:
+    """A job for each task and seed. The data of every task is read once here, so that a bad row shows at once."""
+    _check_fine_tuning(settings)
+    models.check_files(source)
+    weights = models.digest(source)
+    jobs = []
+    for load in _tasks(kind, settings):
+        task = load()
+        data = {name: _rows_digest(rows) for name, rows in task.splits.items()}
+        for seed in settings.seeds:
+            how = _how(task, settings, seed, device)
+            check_fit(task, source, how.length)
+            identity = {
+                "kind": kind,
+                "task": task.name,
+                "model": weights,
+                "data": data,
+                **dataclasses.asdict(how),
+            }
+            save = None if settings.save is None else Path(settings.save) / f"{task.name}-{seed}"
+            jobs.append(Job(identity, f"{task.name}, seed {seed}", source.name, _fine_tuning(load, source, how, device, save)))
+    return jobs
+
+
+def _fine_tuning(
+    load: Callable[[], Task], source: ModelSource, how: FineTuning, device: str, save: Path | None
+) -> Callable[[], tuple[dict[str, Any], dict[str, Any]]]:
+    def run() -> tuple[dict[str, Any], dict[str, Any]]:
+        task = load()
+        tuned = fine_tune(task, source, how, device=device, save=save)
+        result = {
+            "headline": task.headline,
+            "scores": {name: scores.metrics for name, scores in tuned.scores.items()},
+            "baseline": tuned.baselines,
+            "train_rows": tuned.train_rows,
+            "of_train_rows": len(task.splits["train"]),
+            "scored_rows": {name: len(task.splits[name]) for name in tuned.scores},
+            "steps": tuned.steps,
+            "train_loss": tuned.train_loss,
+            "train_rows_per_second": tuned.train_rows_per_second,
+            "predicted_features_per_second": tuned.predicted_features_per_second,
+            "notes": list(task.notes),
+        }
+        return result, {"predictions": {name: scores.predictions for name, scores in tuned.scores.items()}}
+
+    return run
+
+
+def missing_glue_tasks(settings: GlueSettings) -> list[str]:
+    """The tasks of which the GLUE folder has no training rows; none where the data comes from the hub."""
+    if settings.data is None:
+        return []
+    folder = Path(settings.data).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"--data: {folder} is not a folder; give the one that holds CoLA/, RTE/, SST-2/ and so on")
+    return [name for name, task in TASKS.items() if not has_file(folder / task.folder, ["train.tsv"])]
+
+
+def _tasks(kind: str, settings: FineTuningSettings) -> Iterator[Callable[[], Task]]:
+    if kind == "ner":
+        yield lambda: ner_task(settings.data)
+    elif kind == "squad":
+        yield lambda: squad_task(settings.data)
+    else:
+        assert isinstance(settings, GlueSettings)
+        missing = missing_glue_tasks(settings)
+        names = [name for name in TASKS if name not in missing] if settings.tasks is None else settings.tasks
+        if not names:
+            raise ValueError(f"--data: {settings.data} holds no task of GLUE; its folders are CoLA, MNLI, MRPC and so on")
+        for name in names:
+            if name not in TASKS:
+                raise ValueError(f"--tasks: {name!r} is not one of {', '.join(TASKS)}")
+            yield lambda name=name: glue_task(name, settings.data)  # type: ignore[misc]
+
+
+def _check_fine_tuning(settings: FineTuningSettings) -> None:
+    if not settings.seeds:
+        raise ValueError("--seeds: the list is empty; give at least one, such as [42]")
+    for name in ("epochs", "learning_rate", "batch", "examples"):
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"--{name}: {value} must be above 0")
+    if settings.length is not None and settings.length < 8:
+        raise ValueError(f"--length: {settings.length} must be at least 8")
+
+
+def _how(task: Task, settings: FineTuningSettings, seed: int, device: str) -> FineTuning:
+    """The settings, with the task's own values where they say nothing."""
+
+    def chosen(name: str) -> Any:
+        value = getattr(settings, name)
+        return getattr(task, name) if value is None else value
+
+    rows = len(task.splits["train"])
+    examples = None if settings.examples is None or settings.examples >= rows else settings.examples
+    return FineTuning(
+        seed=seed,
+        learning_rate=chosen("learning_rate"),
+        batch=chosen("batch"),
+        epochs=chosen("epochs"),
+        length=chosen("length"),
+        examples=examples,
+        precision=_precision(settings.precision, device),
+    )
+
+
+def _precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Literal["fp32", "bf16"]:
+    if wanted != "auto":
+        return wanted
+    return "bf16" if device == "auto" and torch.accelerator.is_available() else "fp32"
+
+
+def _rows_digest(rows: datasets.Dataset) -> str:
+    """A hash of the rows' content, wherever they came from."""
+    total = hashlib.sha256()
+    for batch in rows.with_format("arrow").iter(10_000):
+        sink = pyarrow.BufferOutputStream()
+        with pyarrow.ipc.new_stream(sink, batch.schema.remove_metadata()) as stream:
+            stream.write_table(pyarrow.Table.from_batches(batch.combine_chunks().to_batches()).replace_schema_metadata(None))
+        total.update(sink.getvalue())
+    return total.hexdigest()[:32]

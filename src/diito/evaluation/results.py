@@ -1,0 +1,80 @@
+"""The results file: measurements as JSON, each with all that is needed to make its figures again.
+
+A measurement is known by its *identity*: what was measured, with which settings, on which model and data. One that is in
+the file already need not be made again, so an interrupted suite continues where it stopped. The file is written aside and
+renamed after each measurement.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One thing that was measured, once."""
+
+    identity: dict[str, Any]
+    """``kind``, ``task``, ``seed`` and everything else that determines the result."""
+    model: str
+    """What the model was called."""
+    result: dict[str, Any]
+    """The figures."""
+    examples: dict[str, Any]
+    """Counts or predictions of single examples, from which the figures can be made again."""
+    environment: dict[str, Any]
+    """Versions, commit, machine."""
+
+
+class ResultsFile:
+    """The measurements in one file, which need not exist yet. Raises ValueError for a file of another kind."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._measurements = list(self._read())
+        parent = next(folder for folder in self.path.absolute().parents if folder.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise ValueError(f"--output: cannot write in {parent}; give another file")
+
+    def __iter__(self) -> Iterator[Measurement]:
+        return iter(self._measurements)
+
+    def find(self, identity: dict[str, Any]) -> Measurement | None:
+        """The measurement of that identity, if there is one."""
+        wanted = json.loads(json.dumps(identity))  # as it is in the file: tuples are lists there
+        return next((each for each in self._measurements if each.identity == wanted), None)
+
+    def add(self, measurement: Measurement) -> None:
+        """Put a measurement in, in place of one of the same identity, and write the file."""
+        made = Measurement(**json.loads(json.dumps(asdict(measurement))))
+        self._measurements = [each for each in self._measurements if each.identity != made.identity] + [made]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.path.with_name(self.path.name + ".new")
+        aside.write_text(_text(self._measurements), encoding="utf-8")
+        os.replace(aside, self.path)
+
+    def _read(self) -> Iterator[Measurement]:
+        if not self.path.exists():
+            return
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            yield from (Measurement(**entry) for entry in content["measurements"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"--output: {self.path} exists and is no results file of diito; give another file") from error
+
+
+def _text(measurements: list[Measurement]) -> str:
+    """Readable, but for the examples, which stand in one line."""
+    entries = []
+    for measurement in measurements:
+        content = asdict(measurement)
+        examples = json.dumps(content.pop("examples"), separators=(",", ":"), ensure_ascii=False)
+        entries.append(
+            json.dumps(content, indent=1, ensure_ascii=False).removesuffix("\n}") + f',\n "examples": {examples}\n}}'
+        )
+    return '{"measurements": [\n' + ",\n".join(entries) + "\n]}\n"

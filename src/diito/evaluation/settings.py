@@ -1,0 +1,150 @@
+"""What ``diito evaluate`` measures and how, as data: every field is a flag. No torch here.
+
+The text under a field is its documentation: ``diito evaluate KIND --help`` shows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from diito.recipe.sections import AlignmentSection, SourceSection
+
+
+@dataclass
+class EvaluateSettings:
+    """Where it runs and what it leaves."""
+
+    output: str | None = None
+    """The results file (JSON). What is in it already, measured with the same settings on the same model, is not measured
+    again; anything else is added. null: evaluations/<model>.json."""
+    again: bool = False
+    """true measures anew, in place of what is in the results file."""
+    device: Literal["auto", "cpu"] = "auto"
+    """cpu stays on the CPU even where there is an accelerator."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit) of the model."""
+
+
+@dataclass
+class HeldOutSettings:
+    """Held-out text, masked uniformly: 15 % of the tokens, 80/10/10."""
+
+    sources: list[SourceSection | str] = field(
+        default_factory=lambda: [SourceSection(dataset="Salesforce/wikitext", config="wikitext-103-v1", split="validation")]
+    )
+    """Held-out text, as in a recipe's ``corpus.sources``. A plain string is a local path."""
+    layout: Literal["blocks", "lines"] = "blocks"
+    """blocks: text joined and cut to ``length``. lines: one line a sequence."""
+    length: int = 512
+    """Tokens of a block, or of the longest line."""
+    blocks: int | None = None
+    """How many blocks or lines, spread evenly over the text; null takes all."""
+    batch: int = 16
+    """Blocks at a time (the results do not depend on it)."""
+    seed: int = 42
+    """Masks and swaps are functions of this seed and of the number of the block."""
+    workers: int = 2
+    """Processes that tokenise."""
+    cache: str | None = None
+    """Folder of the tokenised text; null takes the cache folder of Hugging Face datasets."""
+
+
+@dataclass
+class PerplexitySettings(HeldOutSettings):
+    """Perplexity of masked words: exp of their mean cross-entropy."""
+
+    draws: int = 3
+    """Independent draws of the masks; the perplexity is that of all together, the spread is between them."""
+    against: str | None = None
+    """A second model (hub id or folder): both are measured on the same masks, and the difference gets an interval."""
+
+
+@dataclass
+class InterchangeSettings(HeldOutSettings):
+    """Interchange-intervention accuracy of a student with its teacher."""
+
+    length: int = 128
+    """Tokens of a block, or of the longest line."""
+    blocks: int | None = 200
+    """How many blocks or lines, spread evenly over the text; null takes all."""
+    teacher: str | None = None
+    """The teacher: hub id, folder, or embedded:teacher-minilm-mlm."""
+    map: bool = False
+    """true measures every pair of a student layer and a teacher layer, instead of an alignment, and draws a heat map."""
+    alignment: AlignmentSection = field(default_factory=AlignmentSection)
+    positions: Literal["consecutive", "random", "masked"] = "consecutive"
+    """Which eligible tokens of a row are swapped."""
+    share: float = 0.3
+    """Share of a row's eligible tokens that is swapped, at least one."""
+    student_layers: int | list[int] | str | None = None
+    """The teacher layers that the student was made of, for the undistilled student; null takes those of
+    ``student.layers`` in a recipe with a number of layers."""
+    figure: str | None = None
+    """File of the heat map (.png, .pdf, .svg); null: beside the results file."""
+
+
+@dataclass
+class FineTuningSettings:
+    """Fine-tuning; null takes what the paper used for the task."""
+
+    data: str | None = None
+    """Local folder with the data; null loads it from the hub."""
+    seeds: list[int] = field(default_factory=lambda: [42])
+    """A fine-tuning for each seed; the paper used 111, 222, 333, 444, 555."""
+    epochs: float | None = None
+    """Passes over the training rows."""
+    learning_rate: float | None = None
+    """Highest learning rate; it falls linearly to 0."""
+    batch: int | None = None
+    """Rows of a batch."""
+    length: int | None = None
+    """Most tokens of a sequence, special tokens included."""
+    examples: int | None = None
+    """Training rows that are used, the same ones for every model and seed; null takes all."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: autocast. auto: bf16 on an accelerator, fp32 on the CPU."""
+    save: str | None = None
+    """Folder for the fine-tuned models, one folder a task and seed; null keeps none."""
+
+
+@dataclass
+class GlueSettings(FineTuningSettings):
+    """GLUE, each task fine-tuned on its own. ``data`` is the folder that holds CoLA/, MNLI/, MRPC/, ... in GLUE's layout."""
+
+    tasks: list[str] | None = None
+    """The tasks, of cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb, wnli; null takes all (of a folder: those it holds)."""
+
+
+@dataclass
+class NerSettings(FineTuningSettings):
+    """Named-entity recognition on CoNLL-2003, or on column files like it. ``data`` holds train.txt and valid.txt."""
+
+
+@dataclass
+class SquadSettings(FineTuningSettings):
+    """Question answering on SQuAD v1.1. ``data`` holds train-v1.1.json and dev-v1.1.json."""
+
+
+@dataclass
+class AllSettings:
+    """The whole suite, into one results file."""
+
+    parts: list[str] = field(default_factory=lambda: ["perplexity", "interchange", "glue", "ner", "squad"])
+    """Which kinds are measured."""
+    perplexity: PerplexitySettings = field(default_factory=PerplexitySettings)
+    interchange: InterchangeSettings = field(default_factory=InterchangeSettings)
+    glue: GlueSettings = field(default_factory=GlueSettings)
+    ner: NerSettings = field(default_factory=NerSettings)
+    squad: SquadSettings = field(default_factory=SquadSettings)
+
+
+KINDS: dict[str, type] = {
+    "perplexity": PerplexitySettings,
+    "interchange": InterchangeSettings,
+    "glue": GlueSettings,
+    "ner": NerSettings,
+    "squad": SquadSettings,
+    "all": AllSettings,
+}
+"""The kinds of evaluation and their settings."""

@@ -1,0 +1,80 @@
+"""Measurements as the tables that are printed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from diito.evaluation.glue import glue_mean
+from diito.evaluation.results import Measurement
+
+
+def fine_tuning_table(measurements: Sequence[Measurement], *, missing: Sequence[str] = ()) -> str:
+    """A line for each task, split and metric: mean and standard deviation over the seeds, beside a constant answer.
+
+    With GLUE's tasks a line for their mean; ``missing`` tasks are named.
+    """
+    rows: list[Sequence[str]] = [("task", "metric", "score", "s.d.", "seeds", "baseline", "trained on")]
+    headlines: dict[str, float | None] = {}
+    for task, runs in _by_task(measurements).items():
+        first = runs[0].result
+        for split, metrics in first["scores"].items():
+            for metric in metrics:
+                values = [run.result["scores"][split][metric] for run in runs]
+                mean, deviation = mean_and_deviation(values)
+                if metric == first["headline"] and split == next(iter(first["scores"])):
+                    headlines[task] = mean
+                name = task if len(first["scores"]) == 1 else f"{task} {split}"
+                baseline = _number(first["baseline"][split][metric])
+                rows.append(
+                    (name, metric, _number(mean), _number(deviation), str(len(runs)), baseline, _trained_on(first, runs[0]))
+                )
+    lines = [table(rows)]
+    if measurements and measurements[0].identity["kind"] == "glue":
+        label, mean = glue_mean(headlines)
+        lines.append(f"{label}: {_number(mean)}")
+    lines += [
+        f"{runs[0].identity['task']}: {note}" for runs in _by_task(measurements).values() for note in runs[0].result["notes"]
+    ]
+    if missing:
+        lines.append(f"not in the folder: {', '.join(missing)}")
+    return "\n".join(lines)
+
+
+def mean_and_deviation(values: Iterable[float | None]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation; None where a value is missing, or for the deviation where there is one value."""
+    numbers = list(values)
+    known = [number for number in numbers if number is not None]
+    if not known or len(known) < len(numbers):
+        return None, None
+    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of texts in columns, the first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    texts = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        texts.append("  ".join(cells).rstrip())
+    return "\n".join(texts)
+
+
+def _by_task(measurements: Sequence[Measurement]) -> dict[str, list[Measurement]]:
+    groups: dict[str, list[Measurement]] = {}
+    for measurement in measurements:
+        groups.setdefault(measurement.identity["task"], []).append(measurement)
+    return groups
+
+
+def _trained_on(result: dict[str, Any], run: Measurement) -> str:
+    share = "" if result["train_rows"] == result["of_train_rows"] else f" of {result['of_train_rows']:,}"
+    return f"{result['train_rows']:,}{share} rows × {run.identity['epochs']:g}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -1,0 +1,144 @@
+"""Loading models by name, a hub id or a folder, with the head that a task needs; and refusing what cannot be loaded.
+
+Errors are ValueErrors of one sentence that begin with what the user calls the model: a recipe's field or an argument. Code
+that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from diito.embedded import resolve
+from diito.layered import FAMILIES, family_of
+
+_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+_WEIGHTS = (".safetensors", ".bin")
+_NEEDED = "give a hub id or a local folder of a masked language model with safetensors weights"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model by name."""
+
+    name: str
+    """Hub id, local folder, or ``embedded:teacher-minilm-mlm``."""
+    field: str = "MODEL"
+    """What errors call it."""
+    revision: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of every ``from_pretrained``."""
+        return {
+            "pretrained_model_name_or_path": resolve(self.name),
+            "revision": self.revision,
+            "trust_remote_code": False,
+        }
+
+
+def load_configuration(source: ModelSource) -> Any:
+    """The configuration. Raises ValueError where there is no such model."""
+    try:
+        return AutoConfig.from_pretrained(**source.arguments)
+    except _ERRORS as error:
+        raise _unloadable(source, _NEEDED, error) from error
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """The tokenizer. Raises ValueError where there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(**source.arguments)
+    except _ERRORS as error:
+        raise ValueError(
+            f"{source.field}: {source.name!r} has no tokenizer that can be loaded ({_first_line(error)})"
+        ) from error
+
+
+def load_masked_language_model(source: ModelSource) -> PreTrainedModel:
+    """The model with its masked-language-model head, in fp32 and eval mode.
+
+    Raises ValueError for a family without a row in ``diito.layered.FAMILIES`` and for a checkpoint without that head.
+    """
+    family_of(load_configuration(source).model_type, field=source.field)
+    try:
+        model, report = AutoModelForMaskedLM.from_pretrained(**source.arguments, dtype=torch.float32, output_loading_info=True)
+    except _ERRORS as error:
+        raise _unloadable(source, _NEEDED, error) from error
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"{source.field}: {source.name!r} has no masked-language-model head (it lacks {missing[0]}); {_NEEDED}"
+        )
+    return model.eval()
+
+
+def load_head(source: ModelSource, head: Any, labels: Sequence[str] | None, **arguments: Any) -> PreTrainedModel:
+    """The model in fp32 with a task's head; one that it does not have yet is drawn from the global random state.
+
+    ``head``: an Auto class. Raises ValueError where the model cannot take it, or :func:`check_labels` does.
+    """
+    if labels is not None:
+        check_labels(source, head, labels)
+        names = dict(enumerate(labels))
+        numbers = {name: index for index, name in names.items()}
+        arguments = {"num_labels": len(labels), "id2label": names, "label2id": numbers} | arguments
+    try:
+        return head.from_pretrained(**source.arguments, dtype=torch.float32, **arguments)
+    except _ERRORS as error:
+        raise _unloadable(source, f"give a hub id or a local folder of a model that {head.__name__} can load", error) from error
+
+
+def check_labels(source: ModelSource, head: Any, labels: Sequence[str]) -> None:
+    """Refuse (ValueError) a model that has been fine-tuned already, for another number of labels."""
+    configuration = load_configuration(source)
+    kind = head.__name__.removeprefix("AutoModel")
+    trained = [name for name in configuration.architectures or () if name.endswith(kind)]
+    if trained and configuration.num_labels != len(labels):
+        raise ValueError(
+            f"{source.field}: {source.name!r} is a {trained[0]} with {configuration.num_labels} labels, but the task has "
+            f"{len(labels)} ({', '.join(labels)}); give a model that is not fine-tuned yet"
+        )
+
+
+def check_files(source: ModelSource) -> None:
+    """Refuse (ValueError) a model without configuration or tokenizer, or a folder without weights, before any work."""
+    load_configuration(source)
+    load_tokenizer(source)
+    folder = Path(resolve(source.name))
+    if folder.is_dir() and not any(path.suffix in _WEIGHTS and path.stem != "training_args" for path in folder.iterdir()):
+        raise ValueError(f"{source.field}: {source.name!r} has no weights (model.safetensors or pytorch_model.bin)")
+
+
+def longest_sequence(source: ModelSource) -> int | None:
+    """Tokens for which the model has positions, special tokens included; None where it has no limit."""
+    configuration = load_configuration(source)
+    if configuration.model_type in FAMILIES:
+        return FAMILIES[configuration.model_type].longest(configuration)
+    return getattr(configuration, "max_position_embeddings", None)
+
+
+def digest(source: ModelSource) -> str:
+    """What the model is, whatever it is called: the commit of a hub model, a hash of a folder's files."""
+    if commit := getattr(load_configuration(source), "_commit_hash", None):
+        return str(commit)
+    total = hashlib.sha256()
+    for path in sorted(Path(resolve(source.name)).iterdir()):
+        if path.suffix in (*_WEIGHTS, ".json", ".txt", ".model") and path.stem != "training_args":
+            with path.open("rb") as stream:
+                total.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()[:40]
+
+
+def _unloadable(source: ModelSource, right: str, error: Exception) -> ValueError:
+    return ValueError(f"{source.field}: {source.name!r} cannot be loaded; {right} ({_first_line(error)})")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
