@@ -17,10 +17,11 @@ import inspect
 import itertools
 import os
 import sys
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 from diito import __version__
-from diito.evaluation.settings import KINDS, EvaluateSettings
+from diito.evaluation.settings import KINDS, AlignSettings, EvaluateSettings
 from diito.recipe import Recipe
 from diito.recipe.checks import check
 from diito.recipe.file import describe, from_flags, known_keys, read, unknown_key, write_value
@@ -66,6 +67,7 @@ def _run(argv: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_distill(commands)
     _add_evaluate(commands)
+    _add_align(commands)
     if argv and not argv[0].startswith("-") and argv[0] not in commands.choices:
         raise ValueError(f"{argv[0]!r} is not a command{_nearest(argv[0], commands.choices)}")
     arguments, rest = parser.parse_known_args(argv)
@@ -97,15 +99,30 @@ def _distill(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     """The sub-command ``evaluate``: read the flags, hand over."""
-    given = vars(arguments)
-    where, settings = (
-        from_flags(section, {key: value for key, value in given.items() if key in known_keys(section)})
-        for section in (EvaluateSettings, arguments.settings)
-    )
+    settings, where = _settings(arguments)
     _prepare_threads()
     from diito.evaluation.evaluate import evaluate
 
     return evaluate(arguments.kind, arguments.model, settings, where)
+
+
+def _align(arguments: argparse.Namespace) -> int:
+    """The sub-command ``align``: read the flags, hand over."""
+    settings, where = _settings(arguments)
+    _prepare_threads()
+    from diito.evaluation.evaluate import align
+
+    return align(arguments.teacher_model, arguments.student_model, settings, where)
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[Any, EvaluateSettings]:
+    """The flags as the settings of a kind of evaluation and the settings of all kinds."""
+    given = vars(arguments)
+    settings, where = (
+        from_flags(section, {key: value for key, value in given.items() if key in known_keys(section)})
+        for section in (arguments.settings, EvaluateSettings)
+    )
+    return settings, where
 
 
 def _prepare_threads() -> None:
@@ -132,6 +149,16 @@ def _add_evaluate(commands: Any) -> None:
         _add_fields(one, EvaluateSettings, "")
 
 
+def _add_align(commands: Any) -> None:
+    text = "find the best alignment of a student's layers with a teacher's, from the map of all pairs"
+    parser = commands.add_parser("align", help=text, description=text, allow_abbrev=False)
+    parser.add_argument("teacher_model", metavar="TEACHER", help="hub id or folder")
+    parser.add_argument("student_model", metavar="STUDENT", help="hub id or folder, such as runs/quickstart/student")
+    parser.set_defaults(run=_align, settings=AlignSettings)
+    _add_fields(parser, AlignSettings, "", without=("teacher", "map", "alignment"))
+    _add_fields(parser, EvaluateSettings, "")
+
+
 def _add_distill(commands: Any) -> None:
     parser = commands.add_parser(
         "distill",
@@ -149,12 +176,14 @@ def _add_distill(commands: Any) -> None:
     _add_fields(parser, Recipe, "")
 
 
-def _add_fields(parser: argparse.ArgumentParser, section: type, prefix: str) -> None:
+def _add_fields(parser: argparse.ArgumentParser, section: type, prefix: str, *, without: Collection[str] = ()) -> None:
     """A flag for every field; a section is a group in the help, and can itself be given as YAML."""
     title = prefix.removesuffix(".") or "the run"
     group = parser.add_argument_group(title, inspect.getdoc(section))
     kinds, documents = known_keys(section), field_documents(section)
     for field in dataclasses.fields(section):
+        if field.name in without:
+            continue
         kind, key = kinds[field.name], prefix + field.name
         is_section = dataclasses.is_dataclass(kind)
         text = argparse.SUPPRESS if is_section else _help(documents[field.name], kind, field)

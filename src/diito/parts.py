@@ -15,12 +15,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from diito.alignment import AlignedPair, Alignment
 from diito.corpus import Corpus, check_sources, load_corpus
 from diito.draws import host_random
-from diito.evaluation.held_out import HeldOut
+from diito.evaluation.held_out import HeldOut, uniform_masking
 from diito.layered import Layered, family_of
 from diito.masking import Masking
 from diito.objective import DistillationObjective
 from diito.plan import Plan
-from diito.recipe import AlignmentSection, CorpusSection, MaskingSection, Recipe
+from diito.recipe import AlignmentSection, CorpusSection, Recipe
+from diito.recipe.checks import check_alignment
+from diito.recipe.file import read_section
 from diito.student import build_student, student_layers
 from diito.teacher import load_config, load_teacher, load_tokenizer, special_ids
 from diito.trainer import DistillationTrainer, Evaluation
@@ -46,11 +48,10 @@ def prepare(recipe: Recipe, arguments: TrainingArguments) -> Parts:
         check_sources(recipe.evaluation.sources, field="evaluation.sources")
     config = load_config(recipe.teacher)
     chosen = student_layers(recipe.student.layers, config.num_hidden_layers)
-    alignment = build_alignment(recipe, teacher_layers=config.num_hidden_layers, student_layers=len(chosen))
+    depths = {"teacher_layers": config.num_hidden_layers, "student_layers": len(chosen)}
+    alignment = build_alignment(recipe.alignment, **depths, seed=recipe.seed)
     width = config.hidden_size
-    alignment.check(
-        teacher_layers=config.num_hidden_layers, student_layers=len(chosen), teacher_width=width, student_width=width
-    )
+    alignment.check(**depths, teacher_width=width, student_width=width)
     _check_lengths(recipe, config)
     tokenizer = load_tokenizer(recipe.teacher, config)
     teacher = load_teacher(recipe.teacher)
@@ -109,14 +110,13 @@ def build_trainer(
     )
 
 
-def build_alignment(recipe: Recipe, *, teacher_layers: int, student_layers: int) -> Alignment:
+def build_alignment(section: AlignmentSection, *, teacher_layers: int, student_layers: int, seed: int) -> Alignment:
     """Π as the section ``alignment`` describes it. Raises ValueError where the models are too shallow for it."""
-    section = recipe.alignment
     alignment = _named_alignment(section, teacher_layers, student_layers)
     if not section.top:
         alignment = alignment.without_top(student_layers)
     if section.shuffled:
-        alignment = alignment.shuffled(teacher_layers, host_random("shuffled alignment", recipe.seed))
+        alignment = alignment.shuffled(teacher_layers, host_random("shuffled alignment", seed))
     return alignment
 
 
@@ -125,7 +125,10 @@ def _named_alignment(section: AlignmentSection, teacher_layers: int, student_lay
         make = getattr(Alignment, section.kind.replace("-", "_"))
         return make(teacher_layers=teacher_layers, student_layers=student_layers)
     if section.file is not None:
-        return Alignment.from_nm(section.file)
+        if section.file.endswith(".nm"):
+            return Alignment.from_nm(section.file)
+        section = read_section(AlignmentSection, section.file)
+        check_alignment(section, student_layers)
     return Alignment(
         AlignedPair(pair.student, pair.teacher, pair.student_dimensions, pair.teacher_dimensions)
         for pair in section.pairs or ()
@@ -150,6 +153,5 @@ def _held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, vocab_size: in
         cache=recipe.corpus.cache,
     )
     corpus = load_corpus(section, tokenizer=tokenizer, seed=recipe.seed, field="evaluation")
-    uniform = MaskingSection(rate=0.15, smoothing=0.0)  # the paper's measure, whatever training masks
-    masking = Masking.for_tokenizer(uniform, tokenizer=tokenizer, vocab_size=vocab_size, token_counts=None)
+    masking = uniform_masking(tokenizer, vocab_size=vocab_size)
     return HeldOut(corpus, masking, recipe.seed, evaluation.blocks, evaluation.batch)

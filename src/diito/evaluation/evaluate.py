@@ -8,21 +8,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import transformers
 
+from diito.evaluation.held_out_jobs import interchange_job, perplexity_jobs
 from diito.evaluation.jobs import Job, fine_tuning_jobs, missing_glue_tasks
+from diito.evaluation.maps import SCORES, best_monotone, draw_heat_map, matrix
 from diito.evaluation.results import Measurement, ResultsFile
-from diito.evaluation.settings import AllSettings, EvaluateSettings, GlueSettings
-from diito.evaluation.tables import fine_tuning_table
+from diito.evaluation.settings import AlignSettings, AllSettings, EvaluateSettings, GlueSettings
+from diito.evaluation.tables import fine_tuning_table, interchange_table, perplexity_table
 from diito.models import ModelSource
+from diito.recipe import AlignedPairSection, AlignmentSection
+from diito.recipe.file import dump
 from diito.run_folder import environment
 
 
@@ -31,18 +36,85 @@ def evaluate(kind: str, model: str, settings: Any, where: EvaluateSettings) -> i
     quieten()
     source = ModelSource(model, "MODEL", where.revision)
     results = ResultsFile(where.output or Path("evaluations") / f"{slug(model)}.json")
-    parts = (
-        {name: getattr(settings, name) for name in settings.parts} if isinstance(settings, AllSettings) else {kind: settings}
-    )
-    planned = {name: fine_tuning_jobs(name, part, source, device=where.device) for name, part in parts.items()}
+    parts = {kind: settings} if kind != "all" else {name: getattr(settings, name) for name in _parts(settings)}
+    planned = {name: _jobs(name, part, source, results, where, suite=kind == "all") for name, part in parts.items()}
     for name, jobs in planned.items():
         measured = [measure(job, results, again=where.again) for job in jobs]
-        missing = missing_glue_tasks(parts[name]) if isinstance(parts[name], GlueSettings) else []
-        print(f"\n{name}: {model}\n{fine_tuning_table(measured, missing=missing)}")
-        if name == "squad":
-            write_predictions(measured, results.path)
-    print(f"\nresults    {results.path}", flush=True)
+        print(f"\n{name}: {model}\n{_table(name, parts[name], measured)}", flush=True)
+        for path in _files(name, parts[name], measured, results.path):
+            print(f"written    {path}")
+    print(f"results    {results.path}", flush=True)
     return 0
+
+
+def align(teacher: str, student: str, settings: AlignSettings, where: EvaluateSettings) -> int:
+    """Measure the map of all pairs of layers and write its best monotone alignment as a file that ``distill`` takes."""
+    quieten()
+    results = ResultsFile(where.output or Path("evaluations") / f"{slug(student)}.json")
+    mapped = dataclasses.replace(settings, teacher=teacher, map=True)
+    job = interchange_job(mapped, ModelSource(student, "STUDENT", where.revision), device=where.device)
+    measured = measure(job, results, again=where.again)
+    scores = SCORES[settings.score] * matrix(measured.result["student"]["pairs"], settings.score)
+    chosen = best_monotone(scores)
+    pairs = [AlignedPairSection([ours], [theirs]) for ours, theirs in enumerate(chosen)]
+    path = Path(settings.file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    heading = f"# The monotone alignment of {student} with {teacher} with the best {settings.score}, by diito align.\n"
+    content = dump(AlignmentSection(kind="custom", pairs=pairs))
+    path.write_text(heading + content, encoding="utf-8")
+    print(
+        f"\n{interchange_table(measured)}\n\nalignment  {', '.join(f'{ours} → {theirs}' for ours, theirs in enumerate(chosen))}"
+    )
+    for file in _files("interchange", mapped, [measured], results.path):
+        print(f"written    {file}")
+    print(f"written    {path}  (diito distill RECIPE --alignment.kind custom --alignment.file {path})")
+    return 0
+
+
+def _parts(settings: AllSettings) -> list[str]:
+    known = [field.name for field in dataclasses.fields(AllSettings) if field.name != "parts"]
+    for name in settings.parts:
+        if name not in known:
+            raise ValueError(f"--parts: {name!r} is not one of {', '.join(known)}")
+    return [name for name in known if name in settings.parts]
+
+
+def _jobs(
+    name: str, settings: Any, source: ModelSource, results: ResultsFile, where: EvaluateSettings, *, suite: bool
+) -> list[Job]:
+    try:
+        if name == "perplexity":
+            return perplexity_jobs(settings, source, device=where.device, results=results)
+        if name == "interchange":
+            return [interchange_job(settings, source, device=where.device)]
+        return fine_tuning_jobs(name, settings, source, device=where.device)
+    except ValueError as error:
+        if suite and str(error).startswith("--"):
+            raise ValueError(f"--{name}.{str(error)[2:]}") from error  # there the flags have the part in front
+        raise
+
+
+def _table(name: str, settings: Any, measured: Sequence[Measurement]) -> str:
+    if name == "perplexity":
+        return perplexity_table(measured)
+    if name == "interchange":
+        return interchange_table(measured[0])
+    missing = missing_glue_tasks(settings) if isinstance(settings, GlueSettings) else []
+    return fine_tuning_table(measured, missing=missing)
+
+
+def _files(name: str, settings: Any, measured: Sequence[Measurement], results: Path) -> Iterator[Path]:
+    """What is written beside the results: SQuAD's predictions in the official format (id to text), the heat map."""
+    if name == "squad":
+        for measurement in measured:
+            path = results.with_name(f"{results.stem}-squad-{measurement.identity['seed']}.json")
+            path.write_text(json.dumps(measurement.examples["predictions"]["dev"], ensure_ascii=False), encoding="utf-8")
+            yield path
+    if name == "interchange" and settings.map:
+        path = Path(settings.figure or results.with_name(f"{results.stem}-map.png"))
+        title = f"{measured[0].model} under the interventions of {settings.teacher}"
+        draw_heat_map(measured[0].result["student"]["pairs"], path, title=title)
+        yield path
 
 
 def measure(job: Job, results: ResultsFile, *, again: bool) -> Measurement:
@@ -55,14 +127,6 @@ def measure(job: Job, results: ResultsFile, *, again: bool) -> Measurement:
     measurement = Measurement(job.identity, job.model, result, examples, environment())
     results.add(measurement)
     return measurement
-
-
-def write_predictions(measurements: Sequence[Measurement], results: Path) -> None:
-    """SQuAD's predictions in the official format (id to text), a file a seed beside the results."""
-    for measurement in measurements:
-        path = results.with_name(f"{results.stem}-squad-{measurement.identity['seed']}.json")
-        path.write_text(json.dumps(measurement.examples["predictions"]["dev"], ensure_ascii=False), encoding="utf-8")
-        print(f"predictions  {path}")
 
 
 def slug(model: str) -> str:

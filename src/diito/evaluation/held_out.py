@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from diito.corpus import Corpus, collate
 from diito.masking import Masking
+from diito.recipe import MaskingSection
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,11 @@ class HeldOut:
         count = rows if self.limit is None else min(self.limit, rows)
         return [index * rows // count for index in range(count)]
 
+    @property
+    def documents(self) -> NDArray[np.int32]:
+        """The document of each example."""
+        return np.asarray(self.corpus.documents)[self.examples]
+
     def batches(self) -> Iterator[Sequence[int]]:
         """The examples in batches."""
         examples = self.examples
@@ -45,8 +55,27 @@ class HeldOut:
         masked = self.masking.mask_examples(rows, seed=self.seed, examples=examples)
         return {name: value.to(device) for name, value in masked.items()}
 
+    def digest(self) -> str:
+        """A hash of the examples' tokens, wherever the text came from."""
+        total = hashlib.sha256()
+        for examples in self.batches():
+            for number, row in zip(examples, self.corpus.__getitems__(list(examples)), strict=True):
+                total.update(f"{number}:".encode() + row["input_ids"].numpy().tobytes())
+        return total.hexdigest()[:32]
+
+
+def uniform_masking(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> Masking:
+    """The paper's masks for measuring, whatever training masks: 15 % of the tokens, each as likely as another."""
+    section = MaskingSection(rate=0.15, smoothing=0.0)
+    return Masking.for_tokenizer(section, tokenizer=tokenizer, vocab_size=vocab_size, token_counts=None)
+
 
 def at_slots(states: Tensor, slots: Tensor) -> Tensor:
     """``states`` (batch, tokens, width) at the used slots (batch, slots; -1: unused): (used, width), row by row."""
     index = slots.clamp(min=0).unsqueeze(-1).expand(-1, -1, states.shape[-1])
     return states.gather(1, index)[slots >= 0]
+
+
+def rows_of_slots(slots: Tensor) -> NDArray[np.int64]:
+    """The row of each used slot, in the order of :func:`at_slots`."""
+    return (slots >= 0).nonzero()[:, 0].cpu().numpy()

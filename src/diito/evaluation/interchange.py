@@ -1,59 +1,78 @@
 """Interchange-intervention accuracy: how far the student answers an intervention as the teacher does.
 
-For every aligned pair and held-out example, the same swap is made in both models and their predictions at the example's
-masked tokens are compared. At a swapped token agreement is nearly copying, so swapped and unswapped tokens are told apart
-and the headline numbers are of the unswapped ones.
+1. every example gets a source, another example, and positions to swap; both are functions of (seed, example);
+2. each model runs base and source once, and is resumed once for each set of layers that is swapped, so a map of all pairs
+   of layers costs as many resumed runs as the two models have layers, not as there are pairs;
+3. the predictions at the example's masked tokens are compared and summed by example, apart for swapped and unswapped
+   tokens: at a swapped token agreement is nearly copying, and the headline numbers are of the unswapped ones;
+4. beside the student stand references that say how much agreement is cheap: :data:`REFERENCES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from diito.alignment import Alignment, DimensionRange
+from diito.alignment import AlignedPair, Alignment, DimensionRange
 from diito.draws import generator, host_random
-from diito.evaluation.held_out import HeldOut, at_slots
+from diito.evaluation.held_out import HeldOut, at_slots, rows_of_slots
+from diito.evaluation.intervals import bootstrap_interval, by_document
 from diito.intervention import resume, source_values
 from diito.layered import Layered, Run
-from diito.losses import smoothed_cross_entropy
 from diito.positions import PositionRule, consecutive, derangement
 from diito.swaps import SwapDraws
 
+STUDENT = "student"
+REFERENCES = {
+    "no swap": "the student's own prediction, nothing swapped in it",
+    "random donor": "the student with another source than the teacher's",
+    "undistilled": "the student as it was before training",
+}
+"""What a student is compared with, under the teacher's same interventions."""
 
-@dataclass
-class _Tally:
-    """Sums over tokens."""
+QUANTITIES = ("tokens", "agree", "changed", "agree_where_changed", "divergence")
+"""What is summed: tokens; those with the same most likely word in both models; those whose word the swap changed in the
+teacher; those of both kinds; KL(teacher ‖ student) in nats."""
 
-    tokens: int = 0
-    agree: int = 0
-    changed: int = 0
-    agree_where_changed: int = 0
-    divergence: float = 0.0
+_LOGITS = 1 << 28
+"""Bytes of logits held at a time."""
 
-    def add(self, agree: Tensor, changed: Tensor, divergence: Tensor) -> None:
-        self.tokens += len(agree)
-        self.agree += int(agree.sum())
-        self.changed += int(changed.sum())
-        self.agree_where_changed += int((agree & changed).sum())
-        self.divergence += float(divergence.double().sum())
-
-    def numbers(self) -> dict[str, float]:
-        """The means; one over no token at all has no value and is left out."""
-        numbers: dict[str, float] = {"tokens": self.tokens}
-        if self.tokens:
-            numbers["iia"] = self.agree / self.tokens
-            numbers["efficacy"] = self.changed / self.tokens
-            numbers["counterfactual_kl"] = self.divergence / self.tokens
-        if self.changed:
-            numbers["effective_iia"] = self.agree_where_changed / self.changed
-        return numbers
+_Side = tuple[tuple[int, ...], tuple[DimensionRange, ...] | None]
+"""The neurons swapped in one model: layers, and ranges of dimensions (None: all)."""
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Counts:
+    """Sums over the masked tokens of each example."""
+
+    names: tuple[str, ...]
+    """``student``, then the references."""
+    pairs: tuple[AlignedPair, ...]
+    sums: NDArray[np.float64]
+    """[names, pairs, examples, unswapped and swapped tokens, :data:`QUANTITIES`]."""
+    documents: NDArray[np.int64]
+    """[examples]: the document of each."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as lists; the last axis is named in ``quantities``."""
+        return {
+            "names": list(self.names),
+            "pairs": [{"student": list(pair.student), "teacher": list(pair.teacher)} for pair in self.pairs],
+            "quantities": list(QUANTITIES),
+            "documents": self.documents.tolist(),
+            "sums": [[np.round(pair, 5).tolist() for pair in name] for name in self.sums],
+        }
+
+
 def interchange_accuracy(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
@@ -69,85 +88,234 @@ def interchange_accuracy(
     ``iia``: share of tokens with the same most likely word; ``effective_iia``: the same where the intervention changed the
     teacher's word; ``efficacy``: the share of tokens where it did; ``counterfactual_kl``: KL(teacher ‖ student) in nats;
     ``tokens``: how many were compared. Each for unswapped tokens, and with the prefix ``swapped_`` for swapped ones; a mean
-    over no token is left out.
-    Every example's source is another example. Both models in eval mode; the student's mode is put back afterwards.
-    Raises ValueError for fewer than two examples.
+    over no token is left out. Raises ValueError for fewer than two examples.
     """
-    if len(held_out.examples) < 2:
-        raise ValueError("evaluation.blocks: interchange needs at least 2 examples, to swap between")
-    training = student.training
-    sides = (Layered(student.eval()), Layered(teacher.eval()))
-    tallies = {False: _Tally(), True: _Tally()}
+    counts = interchange_counts(student, teacher, alignment.pairs, held_out, rule=rule, share=share, special_ids=special_ids)
+    unswapped, swapped = counts.sums[0].sum(axis=(0, 1))
+    return {**means(unswapped), **{f"swapped_{name}": value for name, value in means(swapped).items()}}
+
+
+def means(sums: NDArray[np.float64]) -> dict[str, float]:
+    """The named means of one row of :data:`QUANTITIES`; one over no token at all has no value and is left out."""
+    tokens, agree, changed, agree_where_changed, divergence = sums.tolist()
+    numbers: dict[str, float] = {"tokens": int(tokens)}
+    if tokens:
+        numbers |= {"iia": agree / tokens, "efficacy": changed / tokens, "counterfactual_kl": divergence / tokens}
+    if changed:
+        numbers["effective_iia"] = agree_where_changed / changed
+    return numbers
+
+
+def interchange_numbers(counts: Counts) -> dict[str, Any]:
+    """For the student and each reference: the means over all pairs with 95 % intervals over documents, and each pair's means.
+
+    ``{name: {"unswapped": {"iia": .., "iia_interval": [..], ..}, "swapped": .., "pairs": [..]}}``.
+    """
+    numbers: dict[str, Any] = {}
+    for index, name in enumerate(counts.names):
+        of_documents = by_document(counts.documents, counts.sums[index].sum(axis=0))
+        numbers[name] = {
+            where: {**means(of_documents[:, place].sum(0)), **_intervals(of_documents[:, place])}
+            for place, where in enumerate(("unswapped", "swapped"))
+        }
+        numbers[name]["pairs"] = [
+            {
+                "student": list(pair.student),
+                "teacher": list(pair.teacher),
+                "unswapped": means(sums[:, 0].sum(0)),
+                "swapped": means(sums[:, 1].sum(0)),
+            }
+            for pair, sums in zip(counts.pairs, counts.sums[index], strict=True)
+        ]
+    return numbers
+
+
+def _intervals(sums: NDArray[np.float64]) -> dict[str, list[float] | None]:
+    """From sums [documents, quantities]."""
+    tokens, agree, changed, agree_where_changed, divergence = sums.T
+    ratios = {
+        "iia": (agree, tokens),
+        "efficacy": (changed, tokens),
+        "counterfactual_kl": (divergence, tokens),
+        "effective_iia": (agree_where_changed, changed),
+    }
+    return {f"{name}_interval": bootstrap_interval(np.divide, *parts) for name, parts in ratios.items() if parts[1].sum() > 0}
+
+
+@torch.no_grad()
+def interchange_counts(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    pairs: Sequence[AlignedPair],
+    held_out: HeldOut,
+    *,
+    rule: PositionRule = consecutive,
+    share: float = 0.3,
+    special_ids: Sequence[int] | None = None,
+    references: bool = False,
+    undistilled: PreTrainedModel | None = None,
+    progress: bool = False,
+) -> Counts:
+    """Compare the models under the interventions of ``pairs``, each on its own.
+
+    ``references``: also those of :data:`REFERENCES`; ``undistilled`` is the student before training, None leaves that one out.
+    The models are in eval mode and put back into theirs afterwards. Raises ValueError for fewer than two examples, three with
+    references.
+    """
+    _check_examples(held_out, 3 if references else 2)
+    models = [model for model in (student, teacher, undistilled) if model is not None]
+    modes = [model.training for model in models]
+    for model in models:
+        model.eval()
     swaps = SwapDraws(rule=rule, pairing=derangement, share=share, special_ids=special_ids).to(student.device)
-    for examples in held_out.batches():
-        batch = held_out.masked(examples, device=student.device)
-        sources = held_out.masked([_source_of(example, held_out) for example in examples], device=student.device)
-        positions = _positions(batch, sources, examples, held_out.seed, swaps)
-        slots = batch["masked_positions"]
-        swapped = positions.gather(1, slots.clamp(min=0))[slots >= 0]
-        student_logits, teacher_logits = (_predictions(side, batch, sources) for side in sides)
-        unchanged = teacher_logits.base(slots).argmax(-1)
-        for pair in alignment.pairs:
-            ours = student_logits.under(pair.student, pair.student_dimensions, positions, slots)
-            theirs = teacher_logits.under(pair.teacher, pair.teacher_dimensions, positions, slots)
-            agree = ours.argmax(-1) == theirs.argmax(-1)
-            changed = theirs.argmax(-1) != unchanged
-            divergence = smoothed_cross_entropy(ours, theirs, 1.0)
-            for which, tally in tallies.items():
-                chosen = swapped == which
-                tally.add(agree[chosen], changed[chosen], divergence[chosen])
-    student.train(training)
-    named = {f"swapped_{name}": value for name, value in tallies[True].numbers().items()}
-    return {**tallies[False].numbers(), **named}
+    names = [STUDENT]
+    if references:
+        names += [name for name in REFERENCES if name != "undistilled" or undistilled is not None]
+    sums = np.zeros((len(names), len(pairs), len(held_out.examples), 2, len(QUANTITIES)))
+    done = 0
+    for examples in tqdm(list(held_out.batches()), desc="interchange", unit=" batches", disable=None if progress else True):
+        draw = _draw(held_out, examples, swaps, device=student.device, with_donors=references)
+        theirs = _Runs(teacher, draw.base, draw.sources)
+        ours = {STUDENT: _Runs(student, draw.base, draw.sources)}
+        if references:
+            ours["no swap"] = ours[STUDENT]
+            ours["random donor"] = _Runs(student, draw.base, draw.donors)
+        if undistilled is not None:
+            ours["undistilled"] = _Runs(undistilled, draw.base, draw.sources)
+        batch_sums = _compare({name: ours[name] for name in names}, theirs, pairs, draw)
+        sums[:, :, done : done + len(examples)] = batch_sums
+        done += len(examples)
+    for model, mode in zip(models, modes, strict=True):
+        model.train(mode)
+    return Counts(tuple(names), tuple(pairs), sums, held_out.documents.astype(np.int64))
 
 
-@dataclass
-class _Predictions:
-    """One model's states of a batch and of its sources, and what it predicts from them."""
+@dataclass(frozen=True)
+class _Draw:
+    """A batch of examples and what is swapped in it."""
 
-    layered: Layered
-    run: Run
-    states: dict[int, Tensor]
-    sources: dict[int, Tensor]
+    base: dict[str, Tensor]
+    sources: dict[str, Tensor]
+    donors: dict[str, Tensor]
+    """The sources of the reference "random donor"; those of the teacher where it is not wanted."""
+    positions: Tensor
+    """Bool[batch tokens]."""
+
+    @property
+    def slots(self) -> Tensor:
+        """Long[batch slots]: the masked tokens, -1 where unused."""
+        return self.base["masked_positions"]
+
+
+class _Runs:
+    """One model's runs of a batch and of its sources, from which counterfactual runs are resumed."""
+
+    def __init__(self, model: PreTrainedModel, base: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> None:
+        self.layered = Layered(model)
+        everything = range(self.layered.depth)
+        self.run: Run
+        self.run, self.states = self.layered.states(base, everything)
+        self.sources = self.layered.states(sources, everything)[1]
 
     def base(self, slots: Tensor) -> Tensor:
-        """Logits of the base run at the used slots."""
-        return self._logits(self.layered.final(self.states[self.layered.depth - 1]), slots)
+        """N_h of the base run at the used slots."""
+        return at_slots(self.layered.final(self.states[self.layered.depth - 1]), slots)
 
-    def under(
-        self, layers: Sequence[int], dimensions: Sequence[DimensionRange] | None, positions: Tensor, slots: Tensor
-    ) -> Tensor:
-        """Logits under the intervention on ``layers``, at the used slots."""
-        values = {layer: source_values(self.sources[layer], positions.shape[1]) for layer in layers}
-        return self._logits(
-            resume(self.layered, self.run, self.states[min(layers)], values, positions, dimensions=dimensions), slots
-        )
-
-    def _logits(self, final: Tensor, slots: Tensor) -> Tensor:
-        return self.layered.head(at_slots(final, slots))
+    def under(self, side: _Side, draw: _Draw) -> Tensor:
+        """N_h under the intervention on ``side``, at the used slots."""
+        layers, dimensions = side
+        values = {layer: source_values(self.sources[layer], draw.positions.shape[1]) for layer in layers}
+        hidden = self.states[layers[0]]
+        return at_slots(resume(self.layered, self.run, hidden, values, draw.positions, dimensions=dimensions), draw.slots)
 
 
-def _predictions(layered: Layered, batch: dict[str, Tensor], sources: dict[str, Tensor]) -> _Predictions:
-    everything = range(layered.depth)
-    run, states = layered.states(batch, everything)
-    return _Predictions(layered, run, states, layered.states(sources, everything)[1])
+def _compare(ours: Mapping[str, _Runs], theirs: _Runs, pairs: Sequence[AlignedPair], draw: _Draw) -> NDArray[np.float64]:
+    """The sums of a batch: [names, pairs, examples, unswapped and swapped, quantities]."""
+    student_sides = list(dict.fromkeys((pair.student, pair.student_dimensions) for pair in pairs))
+    teacher_sides = list(dict.fromkeys((pair.teacher, pair.teacher_dimensions) for pair in pairs))
+    finals = {
+        name: [runs.base(draw.slots)] if name == "no swap" else [runs.under(side, draw) for side in student_sides]
+        for name, runs in ours.items()
+    }
+    targets = [theirs.under(side, draw) for side in teacher_sides]
+    unchanged = theirs.base(draw.slots)
+
+    swapped = draw.positions.gather(1, draw.slots.clamp(min=0))[draw.slots >= 0].cpu().numpy().astype(np.int64)
+    rows = rows_of_slots(draw.slots)
+    words = theirs.layered.model.config.vocab_size
+    chunk = max(1, _LOGITS // (4 * words * (2 * len(teacher_sides) + len(student_sides))))
+    sums = np.zeros((len(ours), len(pairs), len(draw.positions), 2, len(QUANTITIES)))
+    for start in range(0, len(rows), chunk):
+        part = slice(start, start + chunk)
+        places = (rows[part], swapped[part])
+        target = _Answers(theirs.layered, [hidden[part] for hidden in targets])
+        word = theirs.layered.head(unchanged[part]).argmax(-1)
+        for index, (name, runs) in enumerate(ours.items()):
+            answer = _Answers(runs.layered, [hidden[part] for hidden in finals[name]])
+            divergence = target.divergence(answer)
+            for number, pair in enumerate(pairs):
+                theirs_at = teacher_sides.index((pair.teacher, pair.teacher_dimensions))
+                ours_at = 0 if name == "no swap" else student_sides.index((pair.student, pair.student_dimensions))
+                agree = answer.words[:, ours_at] == target.words[:, theirs_at]
+                changed = target.words[:, theirs_at] != word
+                columns = (torch.ones_like(word), agree, changed, agree & changed, divergence[:, theirs_at, ours_at])
+                values = torch.stack([column.double() for column in columns], dim=1)
+                np.add.at(sums[index, number], places, values.cpu().numpy())
+    return sums
 
 
-def _source_of(example: int, held_out: HeldOut) -> int:
-    """Another example, drawn for this one."""
+class _Answers:
+    """One model's predictions of some tokens, under several interventions."""
+
+    def __init__(self, layered: Layered, finals: Sequence[Tensor]) -> None:
+        self.logs = torch.stack([layered.head(hidden).float().log_softmax(-1) for hidden in finals], dim=1)
+        """[tokens, interventions, words]."""
+        self.words = self.logs.argmax(-1)
+
+    def divergence(self, other: _Answers) -> Tensor:
+        """KL(self ‖ other) in nats, of every intervention here with every one there: [tokens, here, there]."""
+        probabilities = self.logs.exp()
+        own = (probabilities * self.logs).sum(-1)
+        return own.unsqueeze(-1) - torch.bmm(probabilities, other.logs.transpose(1, 2))
+
+
+def _check_examples(held_out: HeldOut, least: int) -> None:
+    if len(held_out.examples) < least:
+        raise ValueError(f"evaluation.blocks: interchange needs at least {least} examples, to swap between")
+
+
+def _draw(held_out: HeldOut, examples: Sequence[int], swaps: SwapDraws, *, device: torch.device, with_donors: bool) -> _Draw:
+    base = held_out.masked(examples, device=device)
+    source_numbers = [_other(held_out, "evaluation source", example, {example}) for example in examples]
+    sources = held_out.masked(source_numbers, device=device)
+    donors = sources
+    allowed = swaps.allowed(sources)
+    if with_donors:
+        excluded = zip(examples, source_numbers, strict=True)
+        numbers = [_other(held_out, "evaluation donor", example, {example, source}) for example, source in excluded]
+        donors = held_out.masked(numbers, device=device)
+        shorter = min(allowed.shape[1], donors["input_ids"].shape[1])
+        allowed = allowed[:, :shorter] & swaps.allowed(donors)[:, :shorter]
+    return _Draw(base, sources, donors, _positions(base, sources, allowed, examples, held_out.seed, swaps))
+
+
+def _other(held_out: HeldOut, name: str, example: int, excluded: set[int]) -> int:
+    """An example that is not among the excluded ones, each as likely as another, drawn for this one."""
     examples = held_out.examples
-    others = host_random("evaluation source", held_out.seed, example)
-    source = examples[others.randrange(len(examples) - 1)]
-    return examples[-1] if source == example else source
+    index = host_random(name, held_out.seed, example).randrange(len(examples) - len(excluded))
+    for place in sorted(bisect.bisect_left(examples, each) for each in excluded):
+        index += index >= place
+    return examples[index]
 
 
 def _positions(
-    batch: dict[str, Tensor], sources: dict[str, Tensor], examples: Sequence[int], seed: int, swaps: SwapDraws
+    base: dict[str, Tensor], sources: dict[str, Tensor], allowed: Tensor, examples: Sequence[int], seed: int, swaps: SwapDraws
 ) -> Tensor:
     """The swapped positions Bool[batch tokens], drawn row by row so that a row's draw is its own."""
-    inputs = {**batch, **{f"source_{name}": value for name, value in sources.items()}}
+    width = allowed.shape[1]
+    inputs = {**base, "source_input_ids": sources["input_ids"][:, :width], "source_attention_mask": allowed}
     drawn = []
     for row, example in enumerate(examples):
-        own = generator("evaluation positions", seed, example, device=batch["input_ids"].device)
+        own = generator("evaluation positions", seed, example, device=base["input_ids"].device)
         drawn.append(swaps.draw({name: value[row : row + 1] for name, value in inputs.items()}, own).positions)
     return torch.cat(drawn)

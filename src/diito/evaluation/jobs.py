@@ -1,6 +1,6 @@
-"""From settings to jobs: what is going to be measured. Everything that can be refused is refused here, before any work.
+"""Jobs: what is going to be measured, one entry of the results file each; and those that fine-tune.
 
-A job is one entry of the results file: its identity, and a function that makes the figures.
+Everything that can be refused is refused while the jobs are made, before any work.
 """
 
 from __future__ import annotations

@@ -85,6 +85,17 @@ class InterchangeSettings(HeldOutSettings):
 
 
 @dataclass
+class AlignSettings(InterchangeSettings):
+    """The map of all pairs of layers, and the alignment that is chosen from it."""
+
+    score: Literal["counterfactual_kl", "iia", "effective_iia"] = "counterfactual_kl"
+    """What the alignment is chosen by, summed over its pairs, at unswapped tokens. The divergence uses all of a prediction and
+    is the least noisy; the accuracies see only the most likely word."""
+    file: str = "alignment.yaml"
+    """Where the alignment is written."""
+
+
+@dataclass
 class FineTuningSettings:
     """Fine-tuning; null takes what the paper used for the task."""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from diito.evaluation.glue import glue_mean
+from diito.evaluation.maps import matrix
 from diito.evaluation.results import Measurement
 
 
@@ -42,6 +43,55 @@ def fine_tuning_table(measurements: Sequence[Measurement], *, missing: Sequence[
     return "\n".join(lines)
 
 
+def perplexity_table(measurements: Sequence[Measurement]) -> str:
+    """A line a model; below it the difference of two."""
+    rows: list[Sequence[str]] = [("model", "perplexity", "95 % interval", "s.d. of draws", "tokens", "documents")]
+    below = []
+    for each in measurements:
+        result = each.result
+        if "difference" in result:
+            interval = _interval(result["interval"], 2)
+            below.append(f"{each.model} − {result['against']}: {result['difference']:+.2f} (95 % interval {interval}, paired)")
+            continue
+        rows.append(
+            (
+                each.model,
+                f"{result['perplexity']:.2f}",
+                _interval(result["interval"], 2),
+                _number(result["draws_sd"]),
+                f"{result['tokens']:,}",
+                f"{result['documents']:,}",
+            )
+        )
+    return "\n".join([table(rows), *below])
+
+
+def interchange_table(measurement: Measurement) -> str:
+    """A line for the student and each reference, at unswapped and swapped tokens; of a map also the IIA of each pair."""
+    rows: list[Sequence[str]] = [("", "tokens", "IIA", "", "effective", "", "KL", "", "efficacy", "")]
+    for where in ("unswapped", "swapped"):
+        rows.append((f"{where} tokens", *[""] * 9))
+        for name, numbers in measurement.result.items():
+            if not isinstance(numbers, dict):
+                continue
+            cells = [f"{numbers[where]['tokens']:,}"]
+            for score in ("iia", "effective_iia", "counterfactual_kl", "efficacy"):
+                value = numbers[where].get(score)
+                cells += ["–" if value is None else f"{value:.3f}", _interval(numbers[where].get(f"{score}_interval"), 3)]
+            rows.append((f"  {name}", *cells))
+    text = table(rows)
+    if measurement.result["map"]:
+        text += "\n\nIIA at unswapped tokens\n" + _map_table(measurement.result["student"]["pairs"])
+    return text
+
+
+def _map_table(pairs: Sequence[dict[str, Any]]) -> str:
+    values = matrix(pairs, "iia")
+    rows: list[Sequence[str]] = [("", *(f"T{layer}" for layer in range(values.shape[1])))]
+    rows += [(f"S{layer}", *(f"{value:.3f}" for value in row)) for layer, row in enumerate(values)]
+    return table(rows)
+
+
 def mean_and_deviation(values: Iterable[float | None]) -> tuple[float | None, float | None]:
     """Mean and sample standard deviation; None where a value is missing, or for the deviation where there is one value."""
     numbers = list(values)
@@ -74,6 +124,10 @@ def _by_task(measurements: Sequence[Measurement]) -> dict[str, list[Measurement]
 def _trained_on(result: dict[str, Any], run: Measurement) -> str:
     share = "" if result["train_rows"] == result["of_train_rows"] else f" of {result['of_train_rows']:,}"
     return f"{result['train_rows']:,}{share} rows × {run.identity['epochs']:g}"
+
+
+def _interval(bounds: Sequence[float] | None, digits: int) -> str:
+    return "" if bounds is None else f"[{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"
 
 
 def _number(value: float | None) -> str:

@@ -81,7 +81,7 @@ def check(recipe: Recipe) -> None:
     _check_corpus(recipe.corpus)
     _share("masking.rate", recipe.masking.rate)
     _not_negative("masking.smoothing", recipe.masking.smoothing)
-    _check_alignment(recipe.alignment, student_depth(recipe))
+    check_alignment(recipe.alignment, student_depth(recipe))
     _check_intervention(recipe)
     _check_objective(recipe)
     _check_training(recipe.training)
@@ -155,7 +155,8 @@ def _check_sources(field: str, sources: Sequence[SourceSection | str]) -> None:
             raise ValueError(f"{place}.{given}: belongs to a hub dataset; leave it out where path is given")
 
 
-def _check_alignment(alignment: AlignmentSection, depth: int) -> None:
+def check_alignment(alignment: AlignmentSection, depth: int) -> None:
+    """The same for the section ``alignment`` alone, with a student of ``depth`` layers."""
     kind = alignment.kind
     if kind == "custom":
         _check_custom(alignment, depth)

@@ -124,7 +124,7 @@ class AlignmentSection:
     pairs: list[AlignedPairSection] | None = None
     """The pairs of a custom alignment."""
     file: str | None = None
-    """A released ``.nm`` file, instead of ``pairs``."""
+    """Instead of ``pairs``: a released ``.nm`` file, or YAML with this section, such as ``diito align`` writes."""
     top: bool = True
     """false drops pairs that reach the student's last layer (only the output head is above it)."""
     shuffled: bool = False
