@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import replace
 
+import numpy as np
 import oracle
 import pytest
 import torch
@@ -12,14 +13,25 @@ from models import CLS, MASK, PAD, SEP, SPECIAL_IDS, VOCABULARY, build, families
 
 from diito import AlignedPair, Alignment
 from diito.evaluation.held_out import HeldOut
-from diito.evaluation.interchange import _source_of, interchange_accuracy
+from diito.evaluation.interchange import (
+    QUANTITIES,
+    _other,
+    interchange_accuracy,
+    interchange_counts,
+    interchange_numbers,
+    means,
+)
 from diito.evaluation.perplexity import perplexity
 from diito.masking import Masking
 from diito.positions import consecutive, masked, random
 
 
 class Rows(list):
-    """Sequences as a corpus gives them."""
+    """Sequences as a corpus gives them; two successive ones are of the same document."""
+
+    @property
+    def documents(self):
+        return np.arange(len(self)) // 2
 
     def __getitems__(self, indices):
         return [{"input_ids": self[index]} for index in indices]
@@ -42,6 +54,14 @@ def held_out(lengths=(20, 12, 20, 9, 15, 20, 7), **options):
         pad_token_id=PAD,
     )
     return HeldOut(**{"corpus": rows, "masking": masking, "seed": 5, "batch": 3} | options)
+
+
+def source_of(index, text):
+    return _other(text, "evaluation source", index, {index})
+
+
+def donor_of(index, text):
+    return _other(text, "evaluation donor", index, {index, source_of(index, text)})
 
 
 def example(text, index):
@@ -128,7 +148,7 @@ def by_hand(student, teacher, pairs, text):
     sums = {which: {"tokens": 0, "agree": 0, "changed": 0, "both": 0, "kl": 0.0} for which in (False, True)}
     for index in text.examples:
         base, labels = example(text, index)
-        source, _ = example(text, _source_of(index, text))
+        source, _ = example(text, source_of(index, text))
         eligible = oracle.eligible(base, source, set(SPECIAL_IDS))
         positions = first_three(eligible, None, None, None)
         elsewhere = F.pad(positions, (0, source["input_ids"].shape[1] - positions.shape[1]))
@@ -216,14 +236,14 @@ def test_a_mean_over_no_token_is_left_out():
 
 def test_every_examples_source_is_another_and_all_others_may_be():
     text = held_out(lengths=(9,) * 6)
-    drawn = {index: {_source_of(index, replace(text, seed=seed)) for seed in range(200)} for index in text.examples}
+    drawn = {index: {source_of(index, replace(text, seed=seed)) for seed in range(200)} for index in text.examples}
     assert drawn == {index: set(text.examples) - {index} for index in text.examples}
 
 
 def test_sources_are_drawn_uniformly():
     """5 sources of one example under 5000 seeds: 1000 each, five sigma = 141; odds of about 1 in 350,000."""
     text = held_out(lengths=(9,) * 6)
-    drawn = [_source_of(2, replace(text, seed=seed)) for seed in range(5000)]
+    drawn = [source_of(2, replace(text, seed=seed)) for seed in range(5000)]
     assert all(abs(drawn.count(other) - 1000) < 5 * math.sqrt(800) for other in (0, 1, 3, 4, 5))
 
 

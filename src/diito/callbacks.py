@@ -6,12 +6,13 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.distributed
 from tqdm import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class Interruption(TrainerCallback):
@@ -94,6 +95,19 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError):
         return float("inf")
+
+
+class Every(TrainerCallback):
+    """Logs a measurement of the student every so many steps, as ``eval_<name>``; ``log`` is the trainer's."""
+
+    def __init__(self, steps: int, measure: Callable[[PreTrainedModel], Mapping[str, float]], log: Callable[..., None]) -> None:
+        self.steps, self.measure, self.log = steps, measure, log
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        together = args.eval_steps and state.global_step % args.eval_steps == 0  # then it is part of the evaluation
+        if state.global_step % self.steps == 0 and not together:
+            student = kwargs["model"].student
+            self.log({f"eval_{name}": value for name, value in self.measure(student).items()})
 
 
 class Progress(TrainerCallback):

@@ -18,7 +18,7 @@ import transformers
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
 from diito.arguments import training_arguments
-from diito.callbacks import Interruption, MetricsFile, Progress
+from diito.callbacks import Every, Interruption, MetricsFile, Progress
 from diito.evaluation.interchange import interchange_accuracy
 from diito.evaluation.perplexity import perplexity
 from diito.model_card import model_card
@@ -48,10 +48,11 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
     with arguments.main_process_first(desc="run folder"):
         if main:
             folder.start(resume=resume)
-    measure = _measurement(recipe, parts)
+    interchange, measure = _measurements(recipe, parts)
     try:
         results = _measure_before(folder, parts, measure, main)
-        signal_number = train(recipe, parts, folder, arguments, measure if recipe.training.evaluate_every else None)
+        evaluation = measure if recipe.training.evaluate_every else None
+        signal_number = train(recipe, parts, folder, arguments, evaluation, interchange)
         if main and signal_number is None:
             _finish(folder, parts, measure, results)
     except FloatingPointError as error:
@@ -64,7 +65,12 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
 
 
 def train(
-    recipe: Recipe, parts: Parts, folder: RunFolder, arguments: TrainingArguments, evaluation: Evaluation | None
+    recipe: Recipe,
+    parts: Parts,
+    folder: RunFolder,
+    arguments: TrainingArguments,
+    evaluation: Evaluation | None,
+    interchange: Evaluation | None,
 ) -> int | None:
     """Train ``parts.student``, from the newest checkpoint in ``folder`` where there is one.
 
@@ -76,6 +82,8 @@ def train(
     trainer.remove_callback(PrinterCallback)
     for callback in (interruption, MetricsFile(str(folder.metrics)), Progress(list(trainer.objective.weights))):
         trainer.add_callback(callback)
+    if interchange is not None and recipe.evaluation.interchange_every:
+        trainer.add_callback(Every(recipe.evaluation.interchange_every, interchange, trainer.log))
     checkpoint = folder.newest_checkpoint()
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -86,15 +94,15 @@ def train(
     return interruption.signal_number
 
 
-def _measurement(recipe: Recipe, parts: Parts) -> Evaluation | None:
-    """Perplexity and interchange accuracy of a student, both in fp32."""
+def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Evaluation | None]:
+    """Of a student, in fp32: interchange accuracy alone, and perplexity with it; None where there is no held-out text."""
     held_out = parts.held_out
     if held_out is None:
-        return None
+        return None, None
 
-    def measure(student: PreTrainedModel) -> dict[str, float]:
+    def interchange(student: PreTrainedModel) -> dict[str, float]:
         parts.teacher.to(student.device)
-        accuracy = interchange_accuracy(
+        return interchange_accuracy(
             student,
             parts.teacher,
             parts.alignment,
@@ -103,9 +111,11 @@ def _measurement(recipe: Recipe, parts: Parts) -> Evaluation | None:
             share=recipe.intervention.share,
             special_ids=special_ids(parts.tokenizer),
         )
-        return {"perplexity": perplexity(student, held_out)["perplexity"], **accuracy}
 
-    return measure
+    def both(student: PreTrainedModel) -> dict[str, float]:
+        return {"perplexity": perplexity(student, held_out)["perplexity"], **interchange(student)}
+
+    return interchange, both
 
 
 def _measure_before(folder: RunFolder, parts: Parts, measure: Evaluation | None, main: bool) -> dict[str, Any]:

@@ -33,6 +33,7 @@ FREE_ON_RESUME = (
     "training.save_every",
     "training.keep",
     "training.evaluate_every",
+    "evaluation.interchange_every",
     "training.report_to",
     "training.arguments",
 )

@@ -74,8 +74,11 @@ class SwapDraws(nn.Module):
         ids = None if special_ids is None else torch.tensor(sorted(set(special_ids)))
         self.register_buffer("special_ids", ids, persistent=False)
 
-    def draw(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Swap:
-        """One draw for ``batch`` (``input_ids``, ``labels``, and its own sources as ``source_*`` where it brings them)."""
+    def draw(self, batch: Mapping[str, Tensor], generator: torch.Generator, *, within: Tensor | None = None) -> Swap:
+        """One draw for ``batch`` (``input_ids``, ``labels``, and its own sources as ``source_*`` where it brings them).
+
+        ``within``: Bool[batch tokens], positions outside of which nothing is eligible; None: no such limit.
+        """
         base = self.allowed(batch)
         if "source_input_ids" in batch:
             names = ("input_ids", "attention_mask")
@@ -85,6 +88,8 @@ class SwapDraws(nn.Module):
             rows, sources = self.pairing(len(base), generator), None
             source = base[rows]
         eligible = eligible_positions(base, source)
+        if within is not None:
+            eligible = eligible_positions(eligible, within)
         positions = self.rule(eligible, batch["labels"] != -100, self.share, generator)
         if not self.independent_positions:
             return Swap(positions, rows, None, sources)

@@ -288,15 +288,13 @@ def _draw(held_out: HeldOut, examples: Sequence[int], swaps: SwapDraws, *, devic
     base = held_out.masked(examples, device=device)
     source_numbers = [_other(held_out, "evaluation source", example, {example}) for example in examples]
     sources = held_out.masked(source_numbers, device=device)
-    donors = sources
-    allowed = swaps.allowed(sources)
-    if with_donors:
-        excluded = zip(examples, source_numbers, strict=True)
-        numbers = [_other(held_out, "evaluation donor", example, {example, source}) for example, source in excluded]
-        donors = held_out.masked(numbers, device=device)
-        shorter = min(allowed.shape[1], donors["input_ids"].shape[1])
-        allowed = allowed[:, :shorter] & swaps.allowed(donors)[:, :shorter]
-    return _Draw(base, sources, donors, _positions(base, sources, allowed, examples, held_out.seed, swaps))
+    if not with_donors:
+        return _Draw(base, sources, sources, _positions(base, sources, None, examples, held_out.seed, swaps))
+    excluded = zip(examples, source_numbers, strict=True)
+    donor_numbers = [_other(held_out, "evaluation donor", example, {example, source}) for example, source in excluded]
+    donors = held_out.masked(donor_numbers, device=device)
+    positions = _positions(base, sources, swaps.allowed(donors), examples, held_out.seed, swaps)
+    return _Draw(base, sources, donors, positions)
 
 
 def _other(held_out: HeldOut, name: str, example: int, excluded: set[int]) -> int:
@@ -309,13 +307,18 @@ def _other(held_out: HeldOut, name: str, example: int, excluded: set[int]) -> in
 
 
 def _positions(
-    base: dict[str, Tensor], sources: dict[str, Tensor], allowed: Tensor, examples: Sequence[int], seed: int, swaps: SwapDraws
+    base: dict[str, Tensor],
+    sources: dict[str, Tensor],
+    within: Tensor | None,
+    examples: Sequence[int],
+    seed: int,
+    swaps: SwapDraws,
 ) -> Tensor:
     """The swapped positions Bool[batch tokens], drawn row by row so that a row's draw is its own."""
-    width = allowed.shape[1]
-    inputs = {**base, "source_input_ids": sources["input_ids"][:, :width], "source_attention_mask": allowed}
+    inputs = {**base, **{f"source_{name}": value for name, value in sources.items()}}
     drawn = []
     for row, example in enumerate(examples):
         own = generator("evaluation positions", seed, example, device=base["input_ids"].device)
-        drawn.append(swaps.draw({name: value[row : row + 1] for name, value in inputs.items()}, own).positions)
+        limit = None if within is None else within[row : row + 1]
+        drawn.append(swaps.draw({name: value[row : row + 1] for name, value in inputs.items()}, own, within=limit).positions)
     return torch.cat(drawn)

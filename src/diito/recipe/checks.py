@@ -264,6 +264,9 @@ def _check_evaluation(evaluation: EvaluationSection) -> None:
     if evaluation.blocks is not None:
         _at_least("evaluation.blocks", evaluation.blocks, 1)
     _at_least("evaluation.batch", evaluation.batch, 1)
+    _at_least("evaluation.interchange_every", evaluation.interchange_every, 0)
+    if evaluation.interchange_every and not evaluation.sources:
+        raise ValueError("evaluation.interchange_every: needs held-out text; name some in evaluation.sources")
 
 
 def _refuse(field: str, value: object, right: str) -> NoReturn:

@@ -236,6 +236,9 @@ class EvaluationSection:
     """Blocks that are evaluated, spread over the text; null takes all."""
     batch: int = 16
     """Blocks evaluated at a time (the results do not depend on it)."""
+    interchange_every: int = 0
+    """Steps between measurements of interchange-intervention accuracy alone; 0: only where all is evaluated
+    (``training.evaluate_every``, and before and after training)."""
 
 
 @dataclass
