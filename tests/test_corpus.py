@@ -604,3 +604,38 @@ class TestSampler:
         resumed = skip_first_batches(make(), 7)
         resumed.set_epoch(1)
         assert [batch.tolist() for batch in resumed] == epochs[1][7:]
+
+
+# ------------------------------------------------------------------------------------------- documents of the sequences
+
+
+def test_a_sequence_knows_the_document_it_begins_in(tmp_path: Path) -> None:
+    """Documents of 3, 5 and 4 words in blocks of 4 words: [0 0 0 1], [1 1 1 1], [2 2 2 2]."""
+    text = tmp_path / "text.txt"
+    text.write_text("w1 w1 w1\nw2 w2 w2 w2 w2\nw3 w3 w3 w3\n", encoding="utf-8")
+    section = CorpusSection(sources=[str(text)], length=6, workers=1, cache=str(tmp_path / "cache"))
+    corpus = load_corpus(section, tokenizer=make_tokenizer(), seed=0)
+    assert corpus.documents.tolist() == [0, 1, 2]
+    section = CorpusSection(
+        sources=[str(text)], layout="lines", length=6, minimum_tokens=4, workers=1, cache=str(tmp_path / "cache")
+    )
+    corpus = load_corpus(section, tokenizer=make_tokenizer(), seed=0)  # the rest of the second, one word, is too short
+    assert [len(row["input_ids"]) for row in corpus] == [5, 6, 6] and corpus.documents.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("layout", ["blocks", "lines"])
+def test_wikitexts_headings_make_articles_of_lines(tmp_path: Path, layout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Across chunks, too: two articles, of which the second has a section."""
+    monkeypatch.setattr(tokenise_module, "CHUNK_CHARACTERS", 10)
+    lines = ["= w1 =", "w2 w2 w2 w2", "w2 w2 w2 w2 w2", "= w3 =", "= = w4 = =", "w5 w5 w5 w5 w5 w5 w5", "w5 w5"]
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    section = CorpusSection(
+        sources=[str(text)], layout=layout, length=4, minimum_tokens=4, workers=1, cache=str(tmp_path / "cache")
+    )
+    corpus = load_corpus(section, tokenizer=make_tokenizer(), seed=0)
+    for row, article in zip(corpus, corpus.documents, strict=True):
+        second = 3 + FIRST_WORD
+        starts_in_second = int(row["input_ids"][1]) >= second or (UNK in row["input_ids"].tolist() and article == 2)
+        assert article == (2 if starts_in_second else 1), row
+    assert set(corpus.documents.tolist()) == {1, 2}

@@ -1,6 +1,8 @@
 """Perplexity and interchange-intervention accuracy against loops by hand; laws 3 and 6 of the measure; batch sizes."""
 
 import copy
+import itertools
+import json
 import math
 from dataclasses import replace
 
@@ -9,7 +11,9 @@ import oracle
 import pytest
 import torch
 import torch.nn.functional as F
-from models import CLS, MASK, PAD, SEP, SPECIAL_IDS, VOCABULARY, build, families
+from hypothesis import given
+from hypothesis import strategies as st
+from models import CLS, MASK, PAD, SEP, SPECIAL_IDS, VOCABULARY, build, counted, families
 
 from diito import AlignedPair, Alignment
 from diito.evaluation.held_out import HeldOut
@@ -21,7 +25,15 @@ from diito.evaluation.interchange import (
     interchange_numbers,
     means,
 )
-from diito.evaluation.perplexity import perplexity
+from diito.evaluation.intervals import bootstrap_interval, by_document
+from diito.evaluation.maps import all_pairs, best_monotone, matrix
+from diito.evaluation.perplexity import (
+    TokenLosses,
+    perplexity,
+    perplexity_difference,
+    perplexity_numbers,
+    token_losses,
+)
 from diito.masking import Masking
 from diito.positions import consecutive, masked, random
 
@@ -251,3 +263,232 @@ def test_one_example_has_no_source():
     model = build()
     with pytest.raises(ValueError, match=r"^evaluation\.blocks: interchange needs at least 2 examples"):
         interchange_accuracy(model, model, Alignment.full(3, 3), held_out(limit=1))
+
+
+# -------------------------------------------------------------------------------------- perplexity: draws and intervals
+
+
+@families
+def test_a_uniform_model_has_the_vocabulary_size_as_perplexity(family):
+    model = build(family, 2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    numbers = perplexity_numbers(token_losses(model, held_out(), draws=2))
+    assert numbers["perplexity"] == pytest.approx(VOCABULARY, rel=1e-6)
+    assert numbers["interval"] == pytest.approx([VOCABULARY] * 2, rel=1e-6) and numbers["draws_sd"] == pytest.approx(
+        0, abs=1e-4
+    )
+
+
+def test_draws_are_those_of_the_next_seeds_and_the_mean_is_weighted_by_tokens():
+    model, text = build(), held_out()
+    sums = token_losses(model, text, draws=3)
+    assert sums.losses.shape == sums.tokens.shape == (3, 7)
+    singles = [perplexity(model, replace(text, seed=text.seed + draw)) for draw in range(3)]
+    numbers = perplexity_numbers(sums)
+    assert numbers["draws"] == pytest.approx([single["perplexity"] for single in singles])
+    assert numbers["tokens"] == sum(single["tokens"] for single in singles)
+    weighted = sum(single["loss"] * single["tokens"] for single in singles) / numbers["tokens"]
+    assert numbers["loss"] == pytest.approx(weighted) and numbers["perplexity"] == pytest.approx(math.exp(weighted))
+    assert numbers["draws_sd"] == pytest.approx(np.std(numbers["draws"], ddof=1))
+    assert len(set(numbers["draws"])) == 3, "three draws mask three sets of tokens"
+
+
+def test_masked_tokens_are_the_same_for_every_model_and_batch_size():
+    one, other = (token_losses(build(seed=seed), held_out(batch=size)) for seed, size in ((1, 2), (2, 7)))
+    assert np.array_equal(one.tokens, other.tokens) and not np.allclose(one.losses, other.losses)
+
+
+def test_sums_of_examples_remake_the_figures():
+    sums = token_losses(build(), held_out(), draws=2)
+    again = TokenLosses.from_json(json.loads(json.dumps(sums.as_json())))
+    assert perplexity_numbers(again)["perplexity"] == pytest.approx(perplexity_numbers(sums)["perplexity"], rel=1e-6)
+    assert perplexity_difference(again, sums)["difference"] == pytest.approx(0, abs=1e-4)
+
+
+def test_the_difference_of_two_models_is_paired_by_document():
+    """Two documents, each with the same ratio of losses in both models: resampling cannot change the ratio."""
+    tokens, documents = np.array([[10, 10]]), np.array([0, 1])
+    ours = TokenLosses(np.array([[10.0, 30.0]]), tokens, documents)
+    other = TokenLosses(np.array([[20.0, 40.0]]), tokens, documents)
+    result = perplexity_difference(ours, other)
+    assert result["difference"] == pytest.approx(math.exp(2) - math.exp(3))
+    low, high = result["interval"]  # one document twice, or both: e − e², e³ − e⁴, or in between
+    assert low == pytest.approx(math.exp(3) - math.exp(4)) and high == pytest.approx(math.e - math.exp(2))
+    with pytest.raises(ValueError, match=r"^--against: the two models read the text with other tokens"):
+        perplexity_difference(ours, TokenLosses(other.losses, tokens + 1, documents))
+
+
+def test_an_interval_draws_documents_and_not_tokens():
+    """100 examples of two documents are two draws: the interval spans both documents' means."""
+    documents = np.repeat([4, 9], 50)
+    values = np.where(documents == 4, 1.0, 3.0)
+    totals, counts = by_document(documents, values), by_document(documents, np.ones(100))
+    assert totals.tolist() == [50, 150] and counts.tolist() == [50, 50]
+    assert bootstrap_interval(np.divide, totals, counts) == [1, 3]
+    assert bootstrap_interval(np.divide, totals, counts) == bootstrap_interval(np.divide, totals, counts)
+    assert bootstrap_interval(np.divide, totals[:1], counts[:1]) is None, "one document has no spread"
+    assert bootstrap_interval(np.divide, totals, np.array([0.0, 5.0])) is None, "undefined in a quarter of the resamples"
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says():
+    """Means of 40 normal draws, 300 times; 95 % minus a little (percentile intervals are short), five sigma = 6 %."""
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(300):
+        values = generator.normal(size=40)
+        low, high = bootstrap_interval(np.divide, values, np.ones(40))
+        hits += low < 0 < high
+    assert 0.87 < hits / 300 < 1
+
+
+# ------------------------------------------------------------------------------------ interchange: references and maps
+
+
+def test_references_equal_loops_by_hand():
+    """No swap, a random donor, and the undistilled student, each against the teacher's same counterfactual run."""
+    teacher, student, undistilled = build(layers=4, seed=2), build(layers=2, seed=2), build(layers=2, seed=9)
+    pair, text = AlignedPair([0], [0, 1]), held_out()
+
+    def rule(eligible, masked, share, generator):
+        return eligible & (eligible.cumsum(1) <= 3)
+
+    keywords = {"rule": rule, "special_ids": SPECIAL_IDS, "references": True, "undistilled": undistilled}
+    counts = interchange_counts(student, teacher, [pair], text, **keywords)
+    assert counts.names == ("student", "no swap", "random donor", "undistilled")
+    expected = np.zeros((4, 7, 2, 5))
+    for row, index in enumerate(text.examples):
+        base, labels = example(text, index)
+        source, donor = (example(text, chosen(index, text))[0] for chosen in (source_of, donor_of))
+        eligible = oracle.eligible(base, source, set(SPECIAL_IDS)) & oracle.eligible(base, donor, set(SPECIAL_IDS))
+        positions = rule(eligible, None, None, None)
+        with torch.no_grad():
+            unchanged = teacher(**base).logits[0]
+            theirs = _interchanged(teacher, base, source, [0, 1], positions)
+            answers = [
+                _interchanged(student, base, source, [0], positions),
+                student(**base).logits[0],
+                _interchanged(student, base, donor, [0], positions),
+                _interchanged(undistilled, base, source, [0], positions),
+            ]
+        for token in (labels[0] != -100).nonzero().flatten().tolist():
+            for name, answer in enumerate(answers):
+                agree = bool(answer[token].argmax() == theirs[token].argmax())
+                changed = bool(theirs[token].argmax() != unchanged[token].argmax())
+                divergence = oracle.ce(answer[None], theirs[None], [(0, token)], 1.0).item()
+                expected[name, row, int(positions[0, token])] += [1, agree, changed, agree and changed, divergence]
+    assert expected[..., 0].sum() > 40
+    np.testing.assert_allclose(counts.sums[:, 0], expected, rtol=1e-3, atol=1e-4)
+
+
+def _interchanged(model, base, source, layers, positions):
+    width = source["input_ids"].shape[1]
+    elsewhere = F.pad(positions, (0, max(0, width - positions.shape[1])))[:, :width]
+    return oracle.interchange(model, base, source, layers, positions, source_positions=elsewhere)[0][0]
+
+
+def test_a_map_is_every_alignment_measured_alone():
+    student, teacher, text = build(layers=2, seed=1), build(layers=3, seed=2), held_out()
+    pairs = all_pairs(2, 3)
+    assert [(pair.student, pair.teacher) for pair in pairs] == [((i,), (j,)) for i in range(2) for j in range(3)]
+    numbers = interchange_numbers(interchange_counts(student, teacher, pairs, text))["student"]["pairs"]
+    for pair, entry in zip(pairs, numbers, strict=True):
+        alone = interchange_accuracy(student, teacher, Alignment([pair]), text)
+        assert (entry["student"], entry["teacher"]) == (list(pair.student), list(pair.teacher))
+        for name, value in alone.items():
+            where, key = ("swapped", name.removeprefix("swapped_")) if name.startswith("swapped_") else ("unswapped", name)
+            assert entry[where][key] == pytest.approx(value, rel=1e-4, abs=1e-6)
+    assert matrix(numbers, "efficacy")[:, 2].tolist() == [0, 0], "above the teacher's top layer nothing mixes tokens"
+    assert np.isnan(matrix(numbers, "effective_iia")[:, 2]).all()
+
+
+def test_a_map_resumes_each_layer_once_whatever_the_number_of_pairs():
+    student, teacher, text = build(layers=2, seed=1), build(layers=3, seed=2), held_out(batch=7)
+    with counted(student) as ours, counted(teacher) as theirs:
+        interchange_counts(student, teacher, all_pairs(2, 3), text)
+    assert ours["layers"] == [2, 2 + 1] and theirs["layers"] == [2, 2 + 1, 2 + 2]  # base, source; resumed above each layer
+
+
+def test_a_model_is_its_own_best_student():
+    """Student = teacher: 1 at every pair of a layer with itself, nothing from the references; the diagonal is found."""
+    teacher, text = build(layers=3), held_out()
+    counts = interchange_counts(copy.deepcopy(teacher), teacher, all_pairs(3, 3), text, references=True)
+    numbers = interchange_numbers(counts)
+    for entry in numbers["student"]["pairs"]:
+        if entry["student"] == entry["teacher"]:
+            assert entry["unswapped"]["iia"] == entry["swapped"]["iia"] == 1
+            assert abs(entry["unswapped"]["counterfactual_kl"]) < 1e-5
+    assert best_monotone(-matrix(numbers["student"]["pairs"], "counterfactual_kl")) == [0, 1, 2]
+    for entry in numbers["no swap"]["pairs"]:
+        assert entry["unswapped"].get("effective_iia", 0) == 0, "without a swap the student keeps the unchanged word"
+
+
+def test_intervals_stand_around_their_means():
+    student, teacher = build(layers=3), build(layers=3)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        for parameter in student.parameters():  # noise, so that they agree in part
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    counts = interchange_counts(student, teacher, all_pairs(3, 3), held_out(lengths=(20,) * 12))
+    numbers = interchange_numbers(counts)["student"]["unswapped"]
+    for name in ("iia", "effective_iia", "efficacy", "counterfactual_kl"):
+        low, high = numbers[f"{name}_interval"]
+        assert low <= numbers[name] <= high and low < high, name
+    total = counts.sums[0].sum(axis=(0, 1))[0]
+    assert means(total) == {name: value for name, value in numbers.items() if not name.endswith("_interval")}
+
+
+def test_counts_of_examples_are_written_with_their_names():
+    counts = interchange_counts(build(layers=2), build(layers=3, seed=2), all_pairs(2, 3), held_out(), references=True)
+    content = json.loads(json.dumps(counts.as_json()))
+    assert content["names"] == ["student", "no swap", "random donor"] and content["quantities"] == list(QUANTITIES)
+    assert content["documents"] == [0, 0, 1, 1, 2, 2, 3] and content["pairs"][4] == {"student": [1], "teacher": [1]}
+    np.testing.assert_allclose(np.array(content["sums"]), counts.sums, atol=1e-5)
+
+
+def test_donors_are_neither_the_example_nor_its_source_and_all_others_may_be():
+    text = held_out(lengths=(9,) * 5)
+    drawn = {index: set() for index in text.examples}
+    for seed in range(300):
+        for index in text.examples:
+            other = replace(text, seed=seed)
+            assert donor_of(index, other) not in (index, source_of(index, other))
+            drawn[index].add(donor_of(index, other))
+    assert drawn == {index: set(text.examples) - {index} for index in text.examples}
+    with pytest.raises(ValueError, match="needs at least 3 examples"):
+        model = build()
+        interchange_counts(model, model, all_pairs(3, 3), held_out(limit=2), references=True)
+
+
+@pytest.mark.parametrize(
+    ("scores", "path"),
+    [
+        ([[3, 1, 2], [9, 4, 5]], [0, 2]),  # 9 cannot follow 3: strictly deeper
+        ([[1, 9, 0, 0], [9, 0, 0, 3]], [1, 3]),
+        ([[5, 5], [5, 5]], [0, 1]),
+        ([[1], [2], [3]], [0, 0, 0]),  # fewer teacher layers: not strictly
+        ([[9, 0], [0, 1], [2, 0]], [0, 0, 0]),
+        ([[0, 2], [0, 1], [0, 3]], [1, 1, 1]),
+    ],
+)
+def test_the_best_monotone_alignment_by_hand(scores, path):
+    assert best_monotone(np.array(scores, dtype=float)) == path
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 10**6))
+def test_the_best_monotone_alignment_is_the_best_of_all(students, teachers, seed):
+    scores = np.random.default_rng(seed).normal(size=(students, teachers))
+    strict = teachers >= students
+    paths = [
+        path
+        for path in itertools.product(range(teachers), repeat=students)
+        if all(above > below if strict else above >= below for below, above in itertools.pairwise(path))
+    ]
+    best = max(paths, key=lambda path: sum(scores[layer, teacher] for layer, teacher in enumerate(path)))
+    assert tuple(best_monotone(scores)) == best
+
+
+def test_an_undefined_score_cannot_choose():
+    with pytest.raises(ValueError, match=r"^--score: not defined for student layer 0 and teacher layer 1"):
+        best_monotone(np.array([[1.0, math.nan]]))

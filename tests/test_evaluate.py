@@ -1,0 +1,359 @@
+"""``diito evaluate`` and ``diito align`` as a user types them, on tiny models: every kind, reuse, interruption, bad input."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForMaskedLM
+
+from diito import Alignment, build_student, cli
+from diito.evaluation import evaluate as evaluate_module
+from diito.evaluation.held_out_jobs import interchange_job
+from diito.recipe import AlignmentSection
+from diito.recipe.file import read_section
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> str:
+    """A student of two layers, its weights moved a little so that it is no copy."""
+    folder = tmp_path_factory.mktemp("student") / "student"
+    model = build_student(AutoModelForMaskedLM.from_pretrained(tiny.teacher()), 2)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def glue_folder(tmp_path_factory) -> Path:
+    """RTE and STS-B in GLUE's layout, 24 training and 8 development rows each, in the words that the tokenizer knows."""
+    folder, draws = tmp_path_factory.mktemp("glue"), random.Random(0)
+
+    def sentence() -> str:
+        return " ".join(f"w{draws.randrange(tiny.WORDS)}" for _ in range(draws.randint(2, 6)))
+
+    (folder / "RTE").mkdir()
+    (folder / "STS-B").mkdir()
+    for split, rows in (("train", 24), ("dev", 8)):
+        lines = [f"{row}\t{sentence()}\t{sentence()}\t{draws.choice(['entailment', 'not_entailment'])}" for row in range(rows)]
+        (folder / "RTE" / f"{split}.tsv").write_text("\n".join(["index\tsentence1\tsentence2\tlabel", *lines]) + "\n")
+        lines = [f"{row}\tg\tf\ty\t0\tn\tn\t{sentence()}\t{sentence()}\t{draws.uniform(0, 5):.3f}" for row in range(rows)]
+        header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
+        with gzip.open(folder / "STS-B" / f"{split}.tsv.gz", "wt") as stream:
+            stream.write("\n".join([header, *lines]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def conll_folder(tmp_path_factory) -> Path:
+    """Sentences of four words, of which one is a person."""
+    folder = tmp_path_factory.mktemp("conll")
+    sentence = "w1 NN O O\nw2 NN O I-PER\nw3 NN O O\nw4 NN O I-LOC\n\n"
+    (folder / "train.txt").write_text("-DOCSTART- -X- O O\n\n" + sentence * 12)
+    (folder / "valid.txt").write_text("-DOCSTART- -X- O O\n\n" + sentence * 4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def squad_folder(tmp_path_factory) -> Path:
+    """Questions whose answer is the third word of the context."""
+    folder = tmp_path_factory.mktemp("squad")
+    for name, count in (("train", 12), ("dev", 4)):
+        questions = []
+        for number in range(count):
+            context = f"w1 w2 w{number + 3} w4 w5"
+            answers = [{"text": f"w{number + 3}", "answer_start": 6}]
+            qas = [{"id": f"{name}{number}", "question": "w7 w8 ?", "answers": answers}]
+            questions.append({"context": context, "qas": qas})
+        content = {"version": "1.1", "data": [{"title": "t", "paragraphs": questions}]}
+        (folder / f"{name}-v1.1.json").write_text(json.dumps(content))
+    return folder
+
+
+def text_flags() -> list[str]:
+    cache = str(tiny.FOLDER / "cache")
+    return ["--sources", f"[{tiny.corpus(40)}]", "--length", "16", "--batch", "4", "--workers", "1", "--cache", cache]
+
+
+def measurements(path: Path) -> list[dict]:
+    return json.loads(path.read_text(encoding="utf-8"))["measurements"]
+
+
+def refusal(capsys, *argv: str) -> str:
+    """The sentence with which the command refuses these arguments."""
+    assert cli.main(list(argv)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("diito: ")
+    return error.removeprefix("diito: ")
+
+
+# ------------------------------------------------------------------------------------------------------- held-out text
+
+
+def test_perplexity_of_two_models(student, tmp_path, capsys):
+    output = tmp_path / "deep" / "results.json"
+    argv = [
+        "evaluate",
+        "perplexity",
+        student,
+        "--against",
+        tiny.teacher(),
+        "--output",
+        str(output),
+        *text_flags(),
+        "--draws",
+        "2",
+    ]
+    assert cli.main(argv) == 0
+    screen = capsys.readouterr().out
+    ours, other, difference = measurements(output)
+    assert [entry["identity"]["kind"] for entry in (ours, other, difference)] == ["perplexity"] * 2 + ["perplexity difference"]
+    assert ours["identity"]["text"] == other["identity"]["text"] and ours["identity"]["model"] != other["identity"]["model"]
+    assert difference["result"]["difference"] == pytest.approx(
+        ours["result"]["perplexity"] - other["result"]["perplexity"], rel=1e-5
+    )
+    assert ours["examples"]["tokens"] == other["examples"]["tokens"], "the same masks"
+    low, high = difference["result"]["interval"]
+    assert low < difference["result"]["difference"] < high
+    assert f"{ours['result']['perplexity']:.2f}" in screen and "paired" in screen and str(output) in screen
+    assert ours["environment"]["packages"]["torch"] == torch.__version__
+
+
+def test_what_is_measured_already_is_not_measured_again(student, tmp_path, capsys, monkeypatch):
+    argv = ["evaluate", "perplexity", student, "--output", str(tmp_path / "r.json"), *text_flags()]
+    assert cli.main(argv) == 0
+    first = capsys.readouterr().out
+    before = (tmp_path / "r.json").read_bytes()
+    monkeypatch.setattr("diito.evaluation.held_out_jobs.token_losses", None)  # a call would fail
+    assert cli.main([*argv, "--batch", "2", "--device", "cpu"]) == 0, "neither changes a result"
+    assert capsys.readouterr().out == first and (tmp_path / "r.json").read_bytes() == before
+    for changed in (["--seed", "1"], ["--draws", "1"], ["--blocks", "5"], ["--length", "12"], ["--again", "true"]):
+        with pytest.raises(TypeError, match="NoneType"):
+            cli.main([*argv, *changed])
+    assert (tmp_path / "r.json").read_bytes() == before, "a measurement that fails loses nothing"
+
+
+def test_interchange_of_an_alignment_with_references(student, tmp_path, capsys):
+    output = tmp_path / "results.json"
+    argv = ["evaluate", "interchange", student, "--teacher", tiny.teacher(), "--output", str(output), *text_flags()]
+    assert cli.main(argv) == 0
+    screen = capsys.readouterr().out
+    (entry,) = measurements(output)
+    names = ["student", "no swap", "random donor", "undistilled"]
+    assert [name for name in entry["result"] if name in names] == names
+    assert entry["identity"]["undistilled"] == [0, 2]
+    assert [pair["teacher"] for pair in entry["examples"]["pairs"]] == [[0, 1], [2, 3]], "FULL"
+    for name in names:
+        assert 0 <= entry["result"][name]["unswapped"]["iia"] <= 1 and entry["result"][name]["swapped"]["tokens"] > 0
+        assert f"  {name} " in screen
+    sums = torch.tensor(entry["examples"]["sums"])  # names, pairs, examples, where, quantities
+    assert sums[0, :, :, 0, 1].sum() / sums[0, :, :, 0, 0].sum() == pytest.approx(
+        entry["result"]["student"]["unswapped"]["iia"]
+    )
+
+
+def test_a_teacher_agrees_with_itself(tmp_path):
+    argv = ["evaluate", "interchange", tiny.teacher(), "--teacher", tiny.teacher(), *text_flags()]
+    alignment = "{kind: custom, pairs: [{student: [0], teacher: [0]}, {student: [2], teacher: [2]}]}"
+    assert cli.main([*argv, "--alignment", alignment, "--output", str(tmp_path / "r.json")]) == 0
+    (entry,) = measurements(tmp_path / "r.json")
+    for where in ("unswapped", "swapped"):
+        numbers = entry["result"]["student"][where]
+        assert numbers["iia"] == 1 and numbers["iia_interval"] == [1, 1] and abs(numbers["counterfactual_kl"]) < 1e-5
+    assert entry["result"]["no swap"]["swapped"]["iia"] < 1 and entry["result"]["random donor"]["swapped"]["iia"] < 1
+    assert "undistilled" not in entry["result"], "it is no smaller than its teacher"
+
+
+def test_a_map_becomes_a_figure_and_an_alignment_that_distill_takes(student, tmp_path, capsys):
+    output, alignment = tmp_path / "r.json", tmp_path / "alignment.yaml"
+    flags = ["--output", str(output), *text_flags()]
+    assert cli.main(["evaluate", "interchange", student, "--teacher", tiny.teacher(), "--map", "true", *flags]) == 0
+    assert (tmp_path / "r-map.png").read_bytes().startswith(b"\x89PNG")
+    (entry,) = measurements(output)
+    assert len(entry["result"]["student"]["pairs"]) == 2 * 4
+    assert "T3" in capsys.readouterr().out
+    argv = ["align", tiny.teacher(), student, *flags, "--file", str(alignment), "--figure", str(tmp_path / "map.svg")]
+    assert cli.main(argv) == 0
+    assert len(measurements(output)) == 1, "the map is there already"
+    assert (tmp_path / "map.svg").read_text().count("<svg") == 1
+    section = read_section(AlignmentSection, alignment)
+    teachers = [pair.teacher[0] for pair in section.pairs]
+    assert [pair.student for pair in section.pairs] == [[0], [1]] and teachers == sorted(set(teachers))
+    overrides = {"alignment.kind": "custom", "alignment.file": str(alignment), "training.steps": "1"}
+    assert tiny.run(tmp_path, overrides) and json.loads((tmp_path / "tiny" / "results.json").read_text())["after"]["iia"] >= 0
+
+
+def test_an_alignment_by_name_is_the_one_of_the_python_interface(student):
+    from diito.evaluation.settings import InterchangeSettings
+    from diito.models import ModelSource
+
+    settings = InterchangeSettings(
+        sources=[tiny.corpus(40)], length=16, teacher=tiny.teacher(), alignment=AlignmentSection(kind="middle")
+    )
+    job = interchange_job(settings, ModelSource(student), device="cpu")
+    (pair,) = Alignment.middle(4, 2).pairs
+    assert [(each["student"], each["teacher"]) for each in job.identity["pairs"]] == [(pair.student, pair.teacher)]
+
+
+# --------------------------------------------------------------------------------------------------------- fine-tuning
+
+QUICK = ["--epochs", "1", "--batch", "8", "--seeds", "[1, 2]"]
+
+
+def test_glue_over_two_seeds(student, glue_folder, tmp_path, capsys):
+    output = tmp_path / "r.json"
+    argv = ["evaluate", "glue", student, "--data", str(glue_folder), *QUICK, "--length", "16", "--output", str(output)]
+    assert cli.main([*argv, "--save", str(tmp_path / "tuned")]) == 0
+    screen = capsys.readouterr().out
+    assert [(entry["identity"]["task"], entry["identity"]["seed"]) for entry in measurements(output)] == [
+        ("rte", 1),
+        ("rte", 2),
+        ("stsb", 1),
+        ("stsb", 2),
+    ]
+    assert "mean of 2 (without cola, mnli, mrpc, qnli, qqp, sst2)" in screen and "not in the folder: cola, mnli" in screen
+    assert sorted(path.name for path in (tmp_path / "tuned").iterdir()) == ["rte-1", "rte-2", "stsb-1", "stsb-2"]
+    assert len(measurements(output)[0]["examples"]["predictions"]["dev"]) == 8
+
+
+def test_ner(student, conll_folder, tmp_path, capsys):
+    output = tmp_path / "r.json"
+    assert (
+        cli.main(["evaluate", "ner", student, "--data", str(conll_folder), *QUICK, "--length", "16", "--output", str(output)])
+        == 0
+    )
+    (first, _) = measurements(output)
+    assert first["result"]["scores"]["dev"].keys() >= {"accuracy", "f1", "f1_macro"}
+    assert first["result"]["baseline"]["dev"]["accuracy"] == 50
+    assert "IOB1" in capsys.readouterr().out
+
+
+def test_squad_leaves_the_official_prediction_file(student, squad_folder, tmp_path):
+    output = tmp_path / "r.json"
+    argv = ["evaluate", "squad", student, "--data", str(squad_folder), *QUICK, "--length", "24", "--output", str(output)]
+    assert cli.main(argv) == 0
+    for seed in (1, 2):
+        predictions = json.loads((tmp_path / f"r-squad-{seed}.json").read_text())
+        assert predictions.keys() == {f"dev{number}" for number in range(4)}
+        assert all(isinstance(text, str) for text in predictions.values())
+
+
+def test_the_whole_suite_interrupted_and_resumed(
+    student, glue_folder, conll_folder, squad_folder, tmp_path, monkeypatch, capsys
+):
+    output = tmp_path / "r.json"
+    argv = ["evaluate", "all", student, "--output", str(output), "--interchange.teacher", tiny.teacher()]
+    for part in ("perplexity", "interchange"):
+        argv += [f"--{part}.{flag[2:]}" if flag.startswith("--") else flag for flag in text_flags()]
+    for part, folder, length in (("glue", glue_folder, 16), ("ner", conll_folder, 16), ("squad", squad_folder, 24)):
+        argv += [
+            f"--{part}.data",
+            str(folder),
+            f"--{part}.epochs",
+            "1",
+            f"--{part}.batch",
+            "8",
+            f"--{part}.length",
+            str(length),
+        ]
+
+    real, calls = evaluate_module.measure, []
+
+    def interrupted(job, results, *, again):
+        calls.append(job.title)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(job, results, again=again)
+
+    monkeypatch.setattr(evaluate_module, "measure", interrupted)
+    assert cli.main(argv) == 130
+    finished = measurements(output)
+    assert len(finished) == 4
+    monkeypatch.setattr(evaluate_module, "measure", real)
+    capsys.readouterr()
+    assert cli.main(argv) == 0
+    assert capsys.readouterr().err.count(" already") == 4, "what was finished is not run again"
+    assert measurements(output)[:4] == finished
+    kinds = [entry["identity"]["kind"] for entry in measurements(output)]
+    assert kinds == ["perplexity", "interchange", "glue", "glue", "ner", "squad"]
+    assert cli.main([*argv, "--parts", "[ner]"]) == 0 and len(measurements(output)) == 6
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["evaluate", "glu", "x"], "KIND: invalid choice: 'glu' (choose from"),
+        (["evaluate", "glue"], "the following arguments are required: MODEL"),
+        (["evaluate", "glue", "x", "--taks", "[rte]"], "taks: unknown key; did you mean tasks?"),
+        (["evaluate", "glue", "x", "--seeds", "3"], "seeds: '3' is not a list of whole numbers"),
+        (["evaluate", "perplexity", "x", "--layout", "rows"], "layout: 'rows' is not one of blocks, lines"),
+        (["evaluate", "perplexity", "nowhere/at/all", "--sources", "[no.txt]"], "--sources: no file matches 'no.txt'"),
+    ],
+)
+def test_flags_are_refused_in_one_sentence(capsys, argv, sentence):
+    assert sentence in refusal(capsys, *argv)
+
+
+def test_help_and_mistakes_load_no_torch():
+    code = (
+        "import sys; from diito import cli\n"
+        "for argv in (['evaluate', 'glue', '--help'], ['evaluate', 'glue', 'x', '--tasks', '3'], ['align', '--help']):\n"
+        "    try: cli.main(argv)\n"
+        "    except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'datasets', 'sklearn'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--learning_rate" in done.stdout and "--score" in done.stdout
+
+
+def test_models_and_texts_that_do_not_fit(student, glue_folder, tmp_path, capsys):
+    perplexity = ["evaluate", "perplexity", student, "--output", str(tmp_path / "r.json"), *text_flags()]
+    interchange = ["evaluate", "interchange", student, "--output", str(tmp_path / "r.json"), *text_flags()]
+    cases = {
+        (*perplexity, "--length", "65"): "--length: 65 tokens, but",
+        (*perplexity, "--draws", "0"): "--draws: 0 must be at least 1",
+        (*perplexity, "--against", tiny.teacher(words=50)): "--against: ",
+        (*perplexity, "--sources", "[]"): "--sources: the list is empty",
+        tuple(interchange): "--teacher: interchange compares a student with its teacher",
+        (*interchange, "--teacher", tiny.teacher(words=50)): "--teacher: ",
+        (*interchange, "--teacher", tiny.teacher("gpt2")): "--teacher: ",
+        (*interchange, "--teacher", tiny.teacher(), "--blocks", "2"): "--blocks: interchange needs at least 3",
+        (*interchange, "--teacher", tiny.teacher(), "--share", "0"): "--share: 0.0 must be above 0",
+        (*interchange, "--teacher", tiny.teacher(), "--student_layers", "[0, 1, 2]"): "--student_layers: [0, 1, 2]",
+        (*interchange, "--teacher", tiny.teacher(), "--alignment.kind", "late-released"): "alignment.kind: late-released needs",
+        ("evaluate", "perplexity", str(tmp_path), *text_flags()): f"MODEL: '{tmp_path}' cannot be loaded",
+        ("evaluate", "glue", student, "--data", str(tmp_path)): f"--data: {tmp_path} holds no task of GLUE",
+        (
+            "evaluate",
+            "glue",
+            student,
+            "--data",
+            str(glue_folder),
+            "--tasks",
+            "[cola]",
+        ): "CoLA is not a folder; give the one with the task cola",
+        ("evaluate", "glue", student, "--data", str(glue_folder), "--tasks", "[colla]"): "--tasks: 'colla' is not one of cola",
+        ("evaluate", "glue", student, "--data", str(glue_folder)): "--length: 128 tokens, but",
+        ("evaluate", "glue", student, "--data", str(glue_folder), "--seeds", "[]"): "--seeds: the list is empty",
+        ("evaluate", "all", student, "--parts", "[glue, nre]"): "--parts: 'nre' is not one of",
+        ("evaluate", "all", student, "--parts", "[interchange]"): "--interchange.teacher: interchange compares",
+    }
+    for argv, sentence in cases.items():
+        answer = refusal(capsys, *argv)
+        assert sentence in answer, (argv, answer)
+    assert not (tmp_path / "r.json").exists() and not Path("evaluations").exists()
