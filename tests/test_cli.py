@@ -165,3 +165,9 @@ def test_help_and_mistakes_load_no_torch():
 def test_python_m_diito_answers_with_the_exit_code():
     done = subprocess.run([sys.executable, "-m", "diito", "distill", "nowhere.yaml"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "diito: there is no recipe nowhere.yaml\n")
+
+
+def test_evaluate_names_the_package_that_is_missing(capsys, monkeypatch):
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None if name == "seqeval" else name)
+    sentence = refusal(capsys, "evaluate", "ner", "x")
+    assert sentence == "seqeval is not installed; install it with: pip install 'diito[evaluation]'"

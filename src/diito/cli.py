@@ -13,11 +13,12 @@ import argparse
 import ast
 import dataclasses
 import difflib
+import importlib.util
 import inspect
 import itertools
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from diito import __version__
@@ -100,6 +101,7 @@ def _distill(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     """The sub-command ``evaluate``: read the flags, hand over."""
     settings, where = _settings(arguments)
+    _check_extra("evaluation", ("matplotlib", "scipy", "seqeval", "sklearn", "torchmetrics"))
     _prepare_threads()
     from diito.evaluation.evaluate import evaluate
 
@@ -109,6 +111,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _align(arguments: argparse.Namespace) -> int:
     """The sub-command ``align``: read the flags, hand over."""
     settings, where = _settings(arguments)
+    _check_extra("evaluation", ("matplotlib", "scipy"))
     _prepare_threads()
     from diito.evaluation.evaluate import align
 
@@ -123,6 +126,13 @@ def _settings(arguments: argparse.Namespace) -> tuple[Any, EvaluateSettings]:
         for section in (arguments.settings, EvaluateSettings)
     )
     return settings, where
+
+
+def _check_extra(extra: str, modules: Sequence[str]) -> None:
+    """Refuse (ValueError) to start without the packages that would be missed at the end."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(f"{module} is not installed; install it with: pip install 'diito[{extra}]'")
 
 
 def _prepare_threads() -> None:

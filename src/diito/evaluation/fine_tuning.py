@@ -203,7 +203,8 @@ def _train(
         )
         arguments._n_gpu = min(arguments.n_gpu, 1)  # one model on one device: DataParallel would change the batch
         trainer = Trainer(model, arguments, train_dataset=train, data_collator=task.collator(tokenizer))
-        trainer.remove_callback(PrinterCallback if arguments.disable_tqdm else type(None))
+        if arguments.disable_tqdm:
+            trainer.remove_callback(PrinterCallback)  # it would print Trainer's own summary
         start = time.perf_counter()
         loss = trainer.train().training_loss
         seconds = time.perf_counter() - start
