@@ -336,6 +336,15 @@ def test_models_and_texts_that_do_not_fit(student, glue_folder, tmp_path, capsys
         (*interchange, "--teacher", tiny.teacher(), "--share", "0"): "--share: 0.0 must be above 0",
         (*interchange, "--teacher", tiny.teacher(), "--student_layers", "[0, 1, 2]"): "--student_layers: [0, 1, 2]",
         (*interchange, "--teacher", tiny.teacher(), "--alignment.kind", "late-released"): "alignment.kind: late-released needs",
+        (*interchange, "--teacher", tiny.teacher(), "--figure", "map.gif"): "--figure: map.gif must end in .png",
+        (
+            "align",
+            tiny.teacher(),
+            student,
+            *text_flags(),
+            "--file",
+            tiny.recipe_file(),
+        ): "tiny.yaml exists and holds no alignment",
         ("evaluate", "perplexity", str(tmp_path), *text_flags()): f"MODEL: '{tmp_path}' cannot be loaded",
         ("evaluate", "glue", student, "--data", str(tmp_path)): f"--data: {tmp_path} holds no task of GLUE",
         (

@@ -23,6 +23,11 @@ def measurement(seed=1, **changes):
     return Measurement(**values | {"environment": {"torch": "2"}} | changes)
 
 
+def visible(folder):
+    """The files of a folder, without the hidden lock."""
+    return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+
+
 def lines(text):
     return textwrap.dedent(text).strip("\n")
 
@@ -63,6 +68,14 @@ def test_one_of_the_same_identity_is_replaced(tmp_path):
     assert list(ResultsFile(results.path)) == list(results)
 
 
+def test_two_that_write_into_one_file_keep_what_the_other_put_in(tmp_path):
+    one, other = (ResultsFile(tmp_path / "results.json") for _ in range(2))
+    one.add(measurement(1))
+    other.add(measurement(2))
+    one.add(measurement(3))
+    assert list(ResultsFile(one.path)) == list(one) == [measurement(1), measurement(2), measurement(3)]
+
+
 def test_the_file_is_json_with_the_examples_in_one_line(tmp_path):
     results = ResultsFile(tmp_path / "results.json")
     examples = {"predictions": {"dev": {"id": 'a "word"\n', "other": ["é", 1.5, None]}}}
@@ -80,7 +93,7 @@ def test_the_file_is_json_with_the_examples_in_one_line(tmp_path):
         ' "examples": {}',
     ]
     assert ' "model": "tiny",\n' in text, "the rest is for reading"
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert visible(tmp_path) == ["results.json"]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +132,7 @@ def test_a_file_of_another_kind_is_refused_and_left_alone(content, tmp_path):
 
 
 def test_a_folder_is_no_results_file(tmp_path):
-    with pytest.raises(ValueError, match="exists and is no results file of diito; give another file$"):
+    with pytest.raises(ValueError, match=r"exists and is no results file of diito; give another file$"):
         ResultsFile(tmp_path)
 
 
@@ -140,7 +153,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(again) == [measurement(1)]
     again.add(measurement(2))
     assert list(ResultsFile(results.path)) == [measurement(1), measurement(2)]
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"], "what the crash left is gone"
+    assert visible(tmp_path) == ["results.json"], "what the crash left is gone"
 
 
 def test_what_json_cannot_hold_leaves_the_old_file(tmp_path):
@@ -163,6 +176,13 @@ def test_a_folder_that_cannot_be_written_in_is_refused(tmp_path):
                 ResultsFile(path)
     finally:
         folder.chmod(0o700)
+
+
+def test_a_folder_that_the_system_calls_locked_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match=f"^--output: cannot write in {re.escape(str(tmp_path))}; give another file$"):
+        ResultsFile(tmp_path / "deeper" / "results.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_place_below_a_file_is_refused(tmp_path):

@@ -113,7 +113,7 @@ def _align(arguments: argparse.Namespace) -> int:
     settings, where = _settings(arguments)
     _check_extra("evaluation", ("matplotlib", "scipy"))
     _prepare_threads()
-    from diito.evaluation.evaluate import align
+    from diito.evaluation.align import align
 
     return align(arguments.teacher_model, arguments.student_model, settings, where)
 

@@ -21,13 +21,11 @@ import transformers
 
 from diito.evaluation.held_out_jobs import interchange_job, perplexity_jobs
 from diito.evaluation.jobs import Job, fine_tuning_jobs, missing_glue_tasks
-from diito.evaluation.maps import SCORES, best_monotone, draw_heat_map, matrix
+from diito.evaluation.maps import draw_heat_map
 from diito.evaluation.results import Measurement, ResultsFile
-from diito.evaluation.settings import AlignSettings, AllSettings, EvaluateSettings, GlueSettings
+from diito.evaluation.settings import AllSettings, EvaluateSettings, GlueSettings, InterchangeSettings
 from diito.evaluation.tables import fine_tuning_table, interchange_table, perplexity_table
 from diito.models import ModelSource
-from diito.recipe import AlignedPairSection, AlignmentSection
-from diito.recipe.file import dump
 from diito.run_folder import environment
 
 
@@ -35,7 +33,7 @@ def evaluate(kind: str, model: str, settings: Any, where: EvaluateSettings) -> i
     """Measure ``model`` as ``settings`` say; the exit code. Raises ValueError for what the user must change."""
     quieten()
     source = ModelSource(model, "MODEL", where.revision)
-    results = ResultsFile(where.output or Path("evaluations") / f"{slug(model)}.json")
+    results = open_results(model, where)
     parts = {kind: settings} if kind != "all" else {name: getattr(settings, name) for name in _parts(settings)}
     planned = {name: _jobs(name, part, source, results, where, suite=kind == "all") for name, part in parts.items()}
     for name, jobs in planned.items():
@@ -44,30 +42,6 @@ def evaluate(kind: str, model: str, settings: Any, where: EvaluateSettings) -> i
         for path in _files(name, parts[name], measured, results.path):
             print(f"written    {path}")
     print(f"results    {results.path}", flush=True)
-    return 0
-
-
-def align(teacher: str, student: str, settings: AlignSettings, where: EvaluateSettings) -> int:
-    """Measure the map of all pairs of layers and write its best monotone alignment as a file that ``distill`` takes."""
-    quieten()
-    results = ResultsFile(where.output or Path("evaluations") / f"{slug(student)}.json")
-    mapped = dataclasses.replace(settings, teacher=teacher, map=True)
-    job = interchange_job(mapped, ModelSource(student, "STUDENT", where.revision), device=where.device)
-    measured = measure(job, results, again=where.again)
-    scores = SCORES[settings.score] * matrix(measured.result["student"]["pairs"], settings.score)
-    chosen = best_monotone(scores)
-    pairs = [AlignedPairSection([ours], [theirs]) for ours, theirs in enumerate(chosen)]
-    path = Path(settings.file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    heading = f"# The monotone alignment of {student} with {teacher} with the best {settings.score}, by diito align.\n"
-    content = dump(AlignmentSection(kind="custom", pairs=pairs))
-    path.write_text(heading + content, encoding="utf-8")
-    print(
-        f"\n{interchange_table(measured)}\n\nalignment  {', '.join(f'{ours} → {theirs}' for ours, theirs in enumerate(chosen))}"
-    )
-    for file in _files("interchange", mapped, [measured], results.path):
-        print(f"written    {file}")
-    print(f"written    {path}  (diito distill RECIPE --alignment.kind custom --alignment.file {path})")
     return 0
 
 
@@ -111,10 +85,21 @@ def _files(name: str, settings: Any, measured: Sequence[Measurement], results: P
             path.write_text(json.dumps(measurement.examples["predictions"]["dev"], ensure_ascii=False), encoding="utf-8")
             yield path
     if name == "interchange" and settings.map:
-        path = Path(settings.figure or results.with_name(f"{results.stem}-map.png"))
-        title = f"{measured[0].model} under the interventions of {settings.teacher}"
-        draw_heat_map(measured[0].result["student"]["pairs"], path, title=title)
-        yield path
+        yield write_map(measured[0], settings, results)
+
+
+def open_results(model: str, where: EvaluateSettings) -> ResultsFile:
+    """The results file of a model."""
+    return ResultsFile(where.output or Path("evaluations") / f"{_slug(model)}.json")
+
+
+def write_map(measured: Measurement, settings: InterchangeSettings, results: Path) -> Path:
+    """Draw the heat map of a measured map; the path of the figure."""
+    path = Path(settings.figure or results.with_name(f"{results.stem}-map.png"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    title = f"{measured.model} under the interventions of {settings.teacher}"
+    draw_heat_map(measured.result["student"]["pairs"], path, title=title)
+    return path
 
 
 def measure(job: Job, results: ResultsFile, *, again: bool) -> Measurement:
@@ -129,7 +114,7 @@ def measure(job: Job, results: ResultsFile, *, again: bool) -> Measurement:
     return measurement
 
 
-def slug(model: str) -> str:
+def _slug(model: str) -> str:
     """A file name for a model: ``runs/quickstart/student`` is runs-quickstart-student."""
     return "-".join(part for part in model.replace(":", "/").split("/") if part not in ("", ".", ".."))
 

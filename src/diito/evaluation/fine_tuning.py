@@ -21,6 +21,7 @@ import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -32,7 +33,7 @@ from transformers import (
 
 from diito.draws import host_random
 from diito.evaluation.task import Scores, Task
-from diito.models import ModelSource, load_head, load_tokenizer, longest_sequence
+from diito.models import ModelSource, check_labels, load_head, load_tokenizer, longest_sequence
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,30 @@ class FineTuning:
     examples: int | None
     """Training rows that are used, a subset drawn by the seed 0 whatever ``seed`` is; None takes all."""
     precision: Literal["fp32", "bf16"]
+
+    @classmethod
+    def for_task(
+        cls,
+        task: Task,
+        seed: int,
+        *,
+        learning_rate: float | None = None,
+        batch: int | None = None,
+        epochs: float | None = None,
+        length: int | None = None,
+        examples: int | None = None,
+        precision: Literal["fp32", "bf16"] = "fp32",
+    ) -> FineTuning:
+        """The task's own values where nothing else is given."""
+        return cls(
+            seed=seed,
+            learning_rate=task.learning_rate if learning_rate is None else learning_rate,
+            batch=task.batch if batch is None else batch,
+            epochs=task.epochs if epochs is None else epochs,
+            length=task.length if length is None else length,
+            examples=None if examples is None or examples >= len(task.splits["train"]) else examples,
+            precision=precision,
+        )
 
 
 @dataclass(frozen=True)
@@ -106,12 +131,14 @@ def fine_tune(
 
 
 def check_fit(task: Task, source: ModelSource, length: int) -> None:
-    """Refuse, before any work, a length that the model has no positions for (ValueError)."""
+    """Refuse, before any work, a length that the model has no positions for, and another label set (ValueError)."""
     longest = longest_sequence(source)
     if longest is not None and length > longest:
         raise ValueError(
             f"--length: {length} tokens, but {source.name} has positions for {longest}; give at most {longest} for {task.name}"
         )
+    if task.labels is not None:
+        check_labels(source, task.head, task.labels)
 
 
 def chosen_rows(rows: datasets.Dataset, count: int | None) -> datasets.Dataset:
@@ -155,7 +182,7 @@ def predict(
     order = np.argsort(-lengths, kind="stable")
     inputs = features.select_columns([name for name in task.model_inputs if name in features.column_names])
     logits: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(features)
-    for start in range(0, len(order), batch):
+    for start in tqdm(range(0, len(order), batch), desc=f"{task.name}: predicting", unit=" batches", disable=None):
         chosen = order[start : start + batch]
         rows = inputs[chosen.tolist()]
         examples = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,6 +79,8 @@ def interchange_job(settings: InterchangeSettings, source: ModelSource, *, devic
         raise ValueError("--teacher: interchange compares a student with its teacher; give the teacher's hub id or folder")
     if not 0 < settings.share <= 1:
         raise ValueError(f"--share: {settings.share} must be above 0 and at most 1")
+    if settings.figure is not None and Path(settings.figure).suffix not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"--figure: {settings.figure} must end in .png, .pdf or .svg")
     teacher = ModelSource(settings.teacher, "--teacher")
     held_out, tokenizer = _held_out(settings, source)
     _check_vocabularies(source, tokenizer, teacher)

@@ -26,6 +26,9 @@ from diito.evaluation.squad import squad_task
 from diito.evaluation.task import Task
 from diito.models import ModelSource
 
+_GIVEN = ("epochs", "learning_rate", "batch", "length", "examples")
+"""Settings that a task has values of its own for."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -44,12 +47,13 @@ def fine_tuning_jobs(kind: str, settings: FineTuningSettings, source: ModelSourc
     _check_fine_tuning(settings)
     models.check_files(source)
     weights = models.digest(source)
+    given: dict[str, Any] = {name: getattr(settings, name) for name in _GIVEN}
     jobs = []
     for load in _tasks(kind, settings):
         task = load()
         data = {name: _rows_digest(rows) for name, rows in task.splits.items()}
         for seed in settings.seeds:
-            how = _how(task, settings, seed, device)
+            how = FineTuning.for_task(task, seed, **given, precision=_precision(settings.precision, device))
             check_fit(task, source, how.length)
             identity = {
                 "kind": kind,
@@ -117,32 +121,12 @@ def _tasks(kind: str, settings: FineTuningSettings) -> Iterator[Callable[[], Tas
 def _check_fine_tuning(settings: FineTuningSettings) -> None:
     if not settings.seeds:
         raise ValueError("--seeds: the list is empty; give at least one, such as [42]")
-    for name in ("epochs", "learning_rate", "batch", "examples"):
+    for name in _GIVEN:
         value = getattr(settings, name)
         if value is not None and value <= 0:
             raise ValueError(f"--{name}: {value} must be above 0")
     if settings.length is not None and settings.length < 8:
         raise ValueError(f"--length: {settings.length} must be at least 8")
-
-
-def _how(task: Task, settings: FineTuningSettings, seed: int, device: str) -> FineTuning:
-    """The settings, with the task's own values where they say nothing."""
-
-    def chosen(name: str) -> Any:
-        value = getattr(settings, name)
-        return getattr(task, name) if value is None else value
-
-    rows = len(task.splits["train"])
-    examples = None if settings.examples is None or settings.examples >= rows else settings.examples
-    return FineTuning(
-        seed=seed,
-        learning_rate=chosen("learning_rate"),
-        batch=chosen("batch"),
-        epochs=chosen("epochs"),
-        length=chosen("length"),
-        examples=examples,
-        precision=_precision(settings.precision, device),
-    )
 
 
 def _precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Literal["fp32", "bf16"]:

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -50,13 +52,17 @@ class ResultsFile:
         return next((each for each in self._measurements if each.identity == wanted), None)
 
     def add(self, measurement: Measurement) -> None:
-        """Put a measurement in, in place of one of the same identity, and write the file."""
+        """Put a measurement in, in place of one of the same identity, and write the file.
+
+        What other processes have put in since is kept.
+        """
         made = Measurement(**json.loads(json.dumps(asdict(measurement))))
-        self._measurements = [each for each in self._measurements if each.identity != made.identity] + [made]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_name(self.path.name + ".new")
-        aside.write_text(_text(self._measurements), encoding="utf-8")
-        os.replace(aside, self.path)
+        with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+            self._measurements = [each for each in self._read() if each.identity != made.identity] + [made]
+            aside = self.path.with_name(self.path.name + ".new")
+            aside.write_text(_text(self._measurements), encoding="utf-8")
+            os.replace(aside, self.path)
 
     def _read(self) -> Iterator[Measurement]:
         if not self.path.exists():

@@ -1,0 +1,51 @@
+"""The command ``diito align``: from the map of all pairs of layers to an alignment that ``diito distill`` takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from diito.evaluation.evaluate import measure, open_results, quieten, write_map
+from diito.evaluation.held_out_jobs import interchange_job
+from diito.evaluation.maps import SCORES, best_monotone, matrix
+from diito.evaluation.settings import AlignSettings, EvaluateSettings
+from diito.evaluation.tables import interchange_table
+from diito.models import ModelSource
+from diito.recipe import AlignedPairSection, AlignmentSection
+from diito.recipe.file import dump, read_section
+
+
+def align(teacher: str, student: str, settings: AlignSettings, where: EvaluateSettings) -> int:
+    """Measure the map, print it, and write its best monotone alignment; the exit code.
+
+    Raises ValueError for what the user must change, and for a file that is there and holds no alignment.
+    """
+    quieten()
+    path = Path(settings.file)
+    if path.exists():
+        _check_is_alignment(path)
+    results = open_results(student, where)
+    mapped = dataclasses.replace(settings, teacher=teacher, map=True)
+    job = interchange_job(mapped, ModelSource(student, "STUDENT", where.revision), device=where.device)
+    measured = measure(job, results, again=where.again)
+    scores = SCORES[settings.score] * matrix(measured.result["student"]["pairs"], settings.score)
+    chosen = best_monotone(scores)
+    _write(path, chosen, f"The monotone alignment of {student} with {teacher} with the best {settings.score}, by diito align.")
+    print(f"\n{interchange_table(measured)}\n")
+    print("alignment ", ", ".join(f"{ours} → {theirs}" for ours, theirs in enumerate(chosen)))
+    print(f"written    {write_map(measured, mapped, results.path)}")
+    print(f"written    {path}  (diito distill RECIPE --alignment.kind custom --alignment.file {path})")
+    return 0
+
+
+def _check_is_alignment(path: Path) -> None:
+    try:
+        read_section(AlignmentSection, path)
+    except ValueError as error:
+        raise ValueError(f"--file: {path} exists and holds no alignment; give another file") from error
+
+
+def _write(path: Path, chosen: list[int], heading: str) -> None:
+    pairs = [AlignedPairSection([ours], [theirs]) for ours, theirs in enumerate(chosen)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"# {heading}\n{dump(AlignmentSection(kind='custom', pairs=pairs))}", encoding="utf-8")
