@@ -16,15 +16,9 @@ from hypothesis import strategies as st
 from models import CLS, MASK, PAD, SEP, SPECIAL_IDS, VOCABULARY, build, counted, families
 
 from diito import AlignedPair, Alignment
+from diito.evaluation.agreement import QUANTITIES, interchange_numbers, means
 from diito.evaluation.held_out import HeldOut
-from diito.evaluation.interchange import (
-    QUANTITIES,
-    _other,
-    interchange_accuracy,
-    interchange_counts,
-    interchange_numbers,
-    means,
-)
+from diito.evaluation.interchange import _other, interchange_accuracy, interchange_counts
 from diito.evaluation.intervals import bootstrap_interval, by_document
 from diito.evaluation.maps import all_pairs, best_monotone, matrix
 from diito.evaluation.perplexity import (

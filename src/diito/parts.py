@@ -12,17 +12,15 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from diito.alignment import AlignedPair, Alignment
+from diito.alignment import Alignment
+from diito.alignments import build_alignment
 from diito.corpus import Corpus, check_sources, load_corpus
-from diito.draws import host_random
 from diito.evaluation.held_out import HeldOut, uniform_masking
 from diito.layered import Layered, family_of
 from diito.masking import Masking
 from diito.objective import DistillationObjective
 from diito.plan import Plan
-from diito.recipe import AlignmentSection, CorpusSection, Recipe
-from diito.recipe.checks import check_alignment
-from diito.recipe.file import read_section
+from diito.recipe import CorpusSection, Recipe
 from diito.student import build_student, student_layers
 from diito.teacher import load_config, load_teacher, load_tokenizer, special_ids
 from diito.trainer import DistillationTrainer, Evaluation
@@ -107,31 +105,6 @@ def build_trainer(
         draw_sources=intervention.pairing == "independent" and module.has_counterfactual,
         evaluation=evaluation,
         processing_class=parts.tokenizer,
-    )
-
-
-def build_alignment(section: AlignmentSection, *, teacher_layers: int, student_layers: int, seed: int) -> Alignment:
-    """Π as the section ``alignment`` describes it. Raises ValueError where the models are too shallow for it."""
-    alignment = _named_alignment(section, teacher_layers, student_layers)
-    if not section.top:
-        alignment = alignment.without_top(student_layers)
-    if section.shuffled:
-        alignment = alignment.shuffled(teacher_layers, host_random("shuffled alignment", seed))
-    return alignment
-
-
-def _named_alignment(section: AlignmentSection, teacher_layers: int, student_layers: int) -> Alignment:
-    if section.kind != "custom":
-        make = getattr(Alignment, section.kind.replace("-", "_"))
-        return make(teacher_layers=teacher_layers, student_layers=student_layers)
-    if section.file is not None:
-        if section.file.endswith(".nm"):
-            return Alignment.from_nm(section.file)
-        section = read_section(AlignmentSection, section.file)
-        check_alignment(section, student_layers)
-    return Alignment(
-        AlignedPair(pair.student, pair.teacher, pair.student_dimensions, pair.teacher_dimensions)
-        for pair in section.pairs or ()
     )
 
 

@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from diito import models
 from diito.alignment import AlignedPair
+from diito.alignments import build_alignment
 from diito.corpus import check_sources, load_corpus
+from diito.evaluation.agreement import interchange_numbers
 from diito.evaluation.held_out import HeldOut, uniform_masking
-from diito.evaluation.interchange import interchange_counts, interchange_numbers
+from diito.evaluation.interchange import interchange_counts
 from diito.evaluation.jobs import Job
 from diito.evaluation.maps import all_pairs
 from diito.evaluation.perplexity import TokenLosses, perplexity_difference, perplexity_numbers, token_losses
@@ -21,7 +23,6 @@ from diito.evaluation.results import ResultsFile
 from diito.evaluation.settings import HeldOutSettings, InterchangeSettings, PerplexitySettings
 from diito.layered import family_of
 from diito.models import ModelSource
-from diito.parts import build_alignment
 from diito.positions import RULES
 from diito.recipe import CorpusSection
 from diito.recipe.checks import check_alignment

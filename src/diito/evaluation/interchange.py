@@ -5,7 +5,7 @@
    of layers costs as many resumed runs as the two models have layers, not as there are pairs;
 3. the predictions at the example's masked tokens are compared and summed by example, apart for swapped and unswapped
    tokens: at a swapped token agreement is nearly copying, and the headline numbers are of the unswapped ones;
-4. beside the student stand references that say how much agreement is cheap: :data:`REFERENCES`.
+4. beside the student stand references that say how much agreement is cheap: ``agreement.REFERENCES``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,53 +23,18 @@ from transformers import PreTrainedModel
 
 from diito.alignment import AlignedPair, Alignment, DimensionRange
 from diito.draws import generator, host_random
+from diito.evaluation.agreement import QUANTITIES, REFERENCES, STUDENT, Counts, means
 from diito.evaluation.held_out import HeldOut, at_slots, rows_of_slots
-from diito.evaluation.intervals import bootstrap_interval, by_document
 from diito.intervention import resume, source_values
 from diito.layered import Layered, Run
 from diito.positions import PositionRule, consecutive, derangement
 from diito.swaps import SwapDraws
-
-STUDENT = "student"
-REFERENCES = {
-    "no swap": "the student's own prediction, nothing swapped in it",
-    "random donor": "the student with another source than the teacher's",
-    "undistilled": "the student as it was before training",
-}
-"""What a student is compared with, under the teacher's same interventions."""
-
-QUANTITIES = ("tokens", "agree", "changed", "agree_where_changed", "divergence")
-"""What is summed: tokens; those with the same most likely word in both models; those whose word the swap changed in the
-teacher; those of both kinds; KL(teacher ‖ student) in nats."""
 
 _LOGITS = 1 << 28
 """Bytes of logits held at a time."""
 
 _Side = tuple[tuple[int, ...], tuple[DimensionRange, ...] | None]
 """The neurons swapped in one model: layers, and ranges of dimensions (None: all)."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Sums over the masked tokens of each example."""
-
-    names: tuple[str, ...]
-    """``student``, then the references."""
-    pairs: tuple[AlignedPair, ...]
-    sums: NDArray[np.float64]
-    """[names, pairs, examples, unswapped and swapped tokens, :data:`QUANTITIES`]."""
-    documents: NDArray[np.int64]
-    """[examples]: the document of each."""
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as lists; the last axis is named in ``quantities``."""
-        return {
-            "names": list(self.names),
-            "pairs": [{"student": list(pair.student), "teacher": list(pair.teacher)} for pair in self.pairs],
-            "quantities": list(QUANTITIES),
-            "documents": self.documents.tolist(),
-            "sums": [[np.round(pair, 5).tolist() for pair in name] for name in self.sums],
-        }
 
 
 def interchange_accuracy(
@@ -93,53 +57,6 @@ def interchange_accuracy(
     counts = interchange_counts(student, teacher, alignment.pairs, held_out, rule=rule, share=share, special_ids=special_ids)
     unswapped, swapped = counts.sums[0].sum(axis=(0, 1))
     return {**means(unswapped), **{f"swapped_{name}": value for name, value in means(swapped).items()}}
-
-
-def means(sums: NDArray[np.float64]) -> dict[str, float]:
-    """The named means of one row of :data:`QUANTITIES`; one over no token at all has no value and is left out."""
-    tokens, agree, changed, agree_where_changed, divergence = sums.tolist()
-    numbers: dict[str, float] = {"tokens": int(tokens)}
-    if tokens:
-        numbers |= {"iia": agree / tokens, "efficacy": changed / tokens, "counterfactual_kl": divergence / tokens}
-    if changed:
-        numbers["effective_iia"] = agree_where_changed / changed
-    return numbers
-
-
-def interchange_numbers(counts: Counts) -> dict[str, Any]:
-    """For the student and each reference: the means over all pairs with 95 % intervals over documents, and each pair's means.
-
-    ``{name: {"unswapped": {"iia": .., "iia_interval": [..], ..}, "swapped": .., "pairs": [..]}}``.
-    """
-    numbers: dict[str, Any] = {}
-    for index, name in enumerate(counts.names):
-        of_documents = by_document(counts.documents, counts.sums[index].sum(axis=0))
-        numbers[name] = {
-            where: {**means(of_documents[:, place].sum(0)), **_intervals(of_documents[:, place])}
-            for place, where in enumerate(("unswapped", "swapped"))
-        }
-        numbers[name]["pairs"] = [
-            {
-                "student": list(pair.student),
-                "teacher": list(pair.teacher),
-                "unswapped": means(sums[:, 0].sum(0)),
-                "swapped": means(sums[:, 1].sum(0)),
-            }
-            for pair, sums in zip(counts.pairs, counts.sums[index], strict=True)
-        ]
-    return numbers
-
-
-def _intervals(sums: NDArray[np.float64]) -> dict[str, list[float] | None]:
-    """From sums [documents, quantities]."""
-    tokens, agree, changed, agree_where_changed, divergence = sums.T
-    ratios = {
-        "iia": (agree, tokens),
-        "efficacy": (changed, tokens),
-        "counterfactual_kl": (divergence, tokens),
-        "effective_iia": (agree_where_changed, changed),
-    }
-    return {f"{name}_interval": bootstrap_interval(np.divide, *parts) for name, parts in ratios.items() if parts[1].sum() > 0}
 
 
 @torch.no_grad()
