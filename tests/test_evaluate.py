@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -225,6 +226,10 @@ def test_glue_over_two_seeds(student, glue_folder, tmp_path, capsys):
     assert "mean of 2 (without cola, mnli, mrpc, qnli, qqp, sst2)" in screen and "not in the folder: cola, mnli" in screen
     assert sorted(path.name for path in (tmp_path / "tuned").iterdir()) == ["rte-1", "rte-2", "stsb-1", "stsb-2"]
     assert len(measurements(output)[0]["examples"]["predictions"]["dev"]) == 8
+    shutil.rmtree(tmp_path / "tuned" / "rte-2")
+    assert cli.main([*argv, "--save", str(tmp_path / "tuned")]) == 0
+    assert capsys.readouterr().err.count(" already") == 3, "a model that is not there is made again"
+    assert (tmp_path / "tuned" / "rte-2").is_dir()
 
 
 def test_ner(student, conll_folder, tmp_path, capsys):

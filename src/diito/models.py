@@ -54,12 +54,14 @@ def load_configuration(source: ModelSource) -> Any:
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """The tokenizer. Raises ValueError where there is none."""
+    missing = f"{source.field}: {source.name!r} has no tokenizer that can be loaded"
     try:
-        return AutoTokenizer.from_pretrained(**source.arguments)
+        tokenizer = AutoTokenizer.from_pretrained(**source.arguments)
     except _ERRORS as error:
-        raise ValueError(
-            f"{source.field}: {source.name!r} has no tokenizer that can be loaded ({_first_line(error)})"
-        ) from error
+        raise ValueError(f"{missing} ({_first_line(error)})") from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers 5 makes an empty one where the files lack
+        raise ValueError(f"{missing} (it has no words); save the tokenizer beside the model")
+    return tokenizer
 
 
 def load_masked_language_model(source: ModelSource) -> PreTrainedModel:
@@ -82,28 +84,34 @@ def load_masked_language_model(source: ModelSource) -> PreTrainedModel:
 def load_head(source: ModelSource, head: Any, labels: Sequence[str] | None, **arguments: Any) -> PreTrainedModel:
     """The model in fp32 with a task's head; one that it does not have yet is drawn from the global random state.
 
-    ``head``: an Auto class. Raises ValueError where the model cannot take it, or :func:`check_labels` does.
+    ``head``: an Auto class. Raises ValueError where the model cannot take it.
     """
     if labels is not None:
-        check_labels(source, head, labels)
         names = dict(enumerate(labels))
         numbers = {name: index for index, name in names.items()}
         arguments = {"num_labels": len(labels), "id2label": names, "label2id": numbers} | arguments
     try:
         return head.from_pretrained(**source.arguments, dtype=torch.float32, **arguments)
     except _ERRORS as error:
-        raise _unloadable(source, f"give a hub id or a local folder of a model that {head.__name__} can load", error) from error
+        right = f"give a hub id or a local folder of a model that {head.__name__} can load"
+        raise _unloadable(source, right, error) from error
 
 
-def check_labels(source: ModelSource, head: Any, labels: Sequence[str]) -> None:
-    """Refuse (ValueError) a model that has been fine-tuned already, for another number of labels."""
+def check_head(source: ModelSource, head: Any, outputs: int | None) -> None:
+    """Refuse (ValueError) a model that has been fine-tuned already, with a head that is not this one.
+
+    ``outputs``: labels of the task, 1 for a number; None for heads whose size is fixed.
+    """
+    if outputs is None:
+        return
     configuration = load_configuration(source)
-    kind = head.__name__.removeprefix("AutoModel")
-    trained = [name for name in configuration.architectures or () if name.endswith(kind)]
-    if trained and configuration.num_labels != len(labels):
+    kinds = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice")  # their weights have one name
+    trained = [name for name in configuration.architectures or () if name.endswith(kinds)]
+    right = trained and trained[0].endswith(head.__name__.removeprefix("AutoModel"))
+    if trained and not (right and configuration.num_labels == outputs):
         raise ValueError(
-            f"{source.field}: {source.name!r} is a {trained[0]} with {configuration.num_labels} labels, but the task has "
-            f"{len(labels)} ({', '.join(labels)}); give a model that is not fine-tuned yet"
+            f"{source.field}: {source.name!r} is a {trained[0]} with {configuration.num_labels} labels, but the task needs "
+            f"{outputs} from {head.__name__}; give a model that is not fine-tuned yet"
         )
 
 

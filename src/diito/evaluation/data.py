@@ -21,7 +21,7 @@ def hub_split(dataset: str, split: str, *, config: str | None = None) -> dataset
     """One split of a dataset of the Hugging Face hub. Raises ValueError where it cannot be loaded."""
     try:
         return datasets.load_dataset(dataset, config, split=split)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         where = dataset if config is None else f"{dataset} ({config})"
         raise ValueError(

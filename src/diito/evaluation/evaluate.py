@@ -104,7 +104,7 @@ def write_map(measured: Measurement, settings: InterchangeSettings, results: Pat
 
 def measure(job: Job, results: ResultsFile, *, again: bool) -> Measurement:
     """The measurement of a job, from the results file where it is there."""
-    if not again and (found := results.find(job.identity)):
+    if not again and (job.leaves is None or job.leaves.is_dir()) and (found := results.find(job.identity)):
         print(f"{job.title}: in {results.path} already", file=sys.stderr, flush=True)
         return found
     print(f"{job.title}: measuring", file=sys.stderr, flush=True)

@@ -33,7 +33,7 @@ from transformers import (
 
 from diito.draws import host_random
 from diito.evaluation.task import Scores, Task
-from diito.models import ModelSource, check_labels, load_head, load_tokenizer, longest_sequence
+from diito.models import ModelSource, check_head, load_head, load_tokenizer, longest_sequence
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,13 @@ def fine_tune(
 
 
 def check_fit(task: Task, source: ModelSource, length: int) -> None:
-    """Refuse, before any work, a length that the model has no positions for, and another label set (ValueError)."""
+    """Refuse, before any work, a length that the model has no positions for, and another head (ValueError)."""
     longest = longest_sequence(source)
     if longest is not None and length > longest:
         raise ValueError(
             f"--length: {length} tokens, but {source.name} has positions for {longest}; give at most {longest} for {task.name}"
         )
-    if task.labels is not None:
-        check_labels(source, task.head, task.labels)
+    check_head(source, task.head, task.outputs)
 
 
 def chosen_rows(rows: datasets.Dataset, count: int | None) -> datasets.Dataset:
@@ -225,6 +224,7 @@ def _train(
             length_column_name="length",
             save_strategy="no",
             logging_strategy="no",
+            logging_nan_inf_filter=False,  # it would hide a loss that is not finite
             report_to="none",
             disable_tqdm=not sys.stderr.isatty(),
         )

@@ -185,8 +185,10 @@ def _from_hub(name: str, row: GlueTask, split: str) -> datasets.Dataset:
     table = table.select_columns([*sentences.values(), "label"])
     columns = {new: list(table[old]) for new, old in sentences.items()}
     labels = list(table["label"])
-    if row.labels is not None and (not labels or min(labels) < 0):
+    if not labels or min(labels) < 0:  # -1 where they are hidden
         raise ValueError(f"{HUB} ({name}), split {split}: has no labels; give another copy with --data")
+    if row.labels is None:
+        labels = [round(label, 3) for label in labels]  # single precision there, three digits in the files
     return datasets.Dataset.from_dict({**columns, "label": labels})
 
 
@@ -206,7 +208,7 @@ def _from_file(name: str, row: GlueTask, data: Path, file: str, notes: list[str]
             if row.incomplete:
                 skipped += 1
                 continue
-            raise ValueError(f"{path}, line {number}: has {len(values)} columns, and {len(header)} are needed")
+            raise ValueError(f"{path}, line {number}: {len(values)} column(s), and {len(header)} are needed")
         labels.append(_label(values[places[-1]], row, f"{path}, line {number}"))
         for column, place in zip(sentences, places, strict=False):
             column.append(values[place])

@@ -40,6 +40,8 @@ class Job:
     model: str
     run: Callable[[], tuple[dict[str, Any], dict[str, Any]]]
     """Makes the figures, and the counts or predictions of single examples."""
+    leaves: Path | None = None
+    """A folder that it also makes; without it the job is run although its measurement is there."""
 
 
 def fine_tuning_jobs(kind: str, settings: FineTuningSettings, source: ModelSource, *, device: str) -> list[Job]:
@@ -63,7 +65,8 @@ def fine_tuning_jobs(kind: str, settings: FineTuningSettings, source: ModelSourc
                 **dataclasses.asdict(how),
             }
             save = None if settings.save is None else Path(settings.save) / f"{task.name}-{seed}"
-            jobs.append(Job(identity, f"{task.name}, seed {seed}", source.name, _fine_tuning(load, source, how, device, save)))
+            run = _fine_tuning(load, source, how, device, save)
+            jobs.append(Job(identity, f"{task.name}, seed {seed}", source.name, run, leaves=save))
     return jobs
 
 
@@ -110,6 +113,8 @@ def _tasks(kind: str, settings: FineTuningSettings) -> Iterator[Callable[[], Tas
         assert isinstance(settings, GlueSettings)
         missing = missing_glue_tasks(settings)
         names = [name for name in TASKS if name not in missing] if settings.tasks is None else settings.tasks
+        if settings.tasks == []:
+            raise ValueError(f"--tasks: the list is empty; give some of {', '.join(TASKS)}")
         if not names:
             raise ValueError(f"--data: {settings.data} holds no task of GLUE; its folders are CoLA, MNLI, MRPC and so on")
         for name in names:
@@ -121,6 +126,9 @@ def _tasks(kind: str, settings: FineTuningSettings) -> Iterator[Callable[[], Tas
 def _check_fine_tuning(settings: FineTuningSettings) -> None:
     if not settings.seeds:
         raise ValueError("--seeds: the list is empty; give at least one, such as [42]")
+    for seed in settings.seeds:
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"--seeds: {seed} must be at least 0 and below 2**32")
     for name in _GIVEN:
         value = getattr(settings, name)
         if value is not None and value <= 0:

@@ -22,8 +22,8 @@ from typing import Any
 import datasets
 import numpy as np
 from numpy.typing import NDArray
-from seqeval.metrics import accuracy_score  # type: ignore[import-untyped]
-from seqeval.metrics.sequence_labeling import precision_recall_fscore_support  # type: ignore[import-untyped]
+from seqeval.metrics import accuracy_score
+from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedTokenizerBase
 
 from diito.evaluation.data import find_file, hub_split, read_lines

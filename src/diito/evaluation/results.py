@@ -69,6 +69,8 @@ class ResultsFile:
             return
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
+            if not isinstance(content["measurements"], list):
+                raise TypeError("no list of measurements")
             yield from (Measurement(**entry) for entry in content["measurements"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"--output: {self.path} exists and is no results file of diito; give another file") from error
@@ -79,8 +81,9 @@ def _text(measurements: list[Measurement]) -> str:
     entries = []
     for measurement in measurements:
         content = asdict(measurement)
-        examples = json.dumps(content.pop("examples"), separators=(",", ":"), ensure_ascii=False)
+        examples = json.dumps(content.pop("examples"), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         entries.append(
-            json.dumps(content, indent=1, ensure_ascii=False).removesuffix("\n}") + f',\n "examples": {examples}\n}}'
+            json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
+            + f',\n "examples": {examples}\n}}'
         )
     return '{"measurements": [\n' + ",\n".join(entries) + "\n]}\n"

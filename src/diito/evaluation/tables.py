@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -88,7 +89,9 @@ def interchange_table(measurement: Measurement) -> str:
 def _map_table(pairs: Sequence[dict[str, Any]]) -> str:
     values = matrix(pairs, "iia")
     rows: list[Sequence[str]] = [("", *(f"T{layer}" for layer in range(values.shape[1])))]
-    rows += [(f"S{layer}", *(f"{value:.3f}" for value in row)) for layer, row in enumerate(values)]
+    rows += [
+        (f"S{layer}", *("–" if math.isnan(value) else f"{value:.3f}" for value in row)) for layer, row in enumerate(values)
+    ]
     return table(rows)
 
 

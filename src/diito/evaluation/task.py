@@ -69,3 +69,8 @@ class Task:
     """More arguments of ``head.from_pretrained``."""
     notes: tuple[str, ...] = ()
     """What the reader of the scores should know about the data, such as rows that were left out."""
+
+    @property
+    def outputs(self) -> int | None:
+        """Logits of the head: one a class, 1 for a number, None where the head's size is fixed."""
+        return self.head_arguments.get("num_labels") if self.labels is None else len(self.labels)
