@@ -151,12 +151,12 @@ def _add_evaluate(commands: Any) -> None:
     )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     for kind, settings in KINDS.items():
-        text = (inspect.getdoc(settings) or "").splitlines()[0]
+        text = " ".join((inspect.getdoc(settings) or "").replace("``", "").split())
         one = kinds.add_parser(kind, help=text, description=text, allow_abbrev=False)
         one.add_argument("model", metavar="MODEL", help="hub id or folder, such as runs/quickstart/student")
         one.set_defaults(run=_evaluate, settings=settings)
-        _add_fields(one, settings, "")
-        _add_fields(one, EvaluateSettings, "")
+        _add_fields(one, settings, "", title="what is measured")
+        _add_fields(one, EvaluateSettings, "", title="the run")
 
 
 def _add_align(commands: Any) -> None:
@@ -165,8 +165,8 @@ def _add_align(commands: Any) -> None:
     parser.add_argument("teacher_model", metavar="TEACHER", help="hub id or folder")
     parser.add_argument("student_model", metavar="STUDENT", help="hub id or folder, such as runs/quickstart/student")
     parser.set_defaults(run=_align, settings=AlignSettings)
-    _add_fields(parser, AlignSettings, "", without=("teacher", "map", "alignment"))
-    _add_fields(parser, EvaluateSettings, "")
+    _add_fields(parser, AlignSettings, "", title="what is measured", without=("teacher", "map", "alignment"))
+    _add_fields(parser, EvaluateSettings, "", title="the run")
 
 
 def _add_distill(commands: Any) -> None:
@@ -186,10 +186,11 @@ def _add_distill(commands: Any) -> None:
     _add_fields(parser, Recipe, "")
 
 
-def _add_fields(parser: argparse.ArgumentParser, section: type, prefix: str, *, without: Collection[str] = ()) -> None:
+def _add_fields(
+    parser: argparse.ArgumentParser, section: type, prefix: str, *, title: str = "the run", without: Collection[str] = ()
+) -> None:
     """A flag for every field; a section is a group in the help, and can itself be given as YAML."""
-    title = prefix.removesuffix(".") or "the run"
-    group = parser.add_argument_group(title, inspect.getdoc(section))
+    group = parser.add_argument_group(prefix.removesuffix(".") or title, (inspect.getdoc(section) or "").replace("``", ""))
     kinds, documents = known_keys(section), field_documents(section)
     for field in dataclasses.fields(section):
         if field.name in without:

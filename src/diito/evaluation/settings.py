@@ -78,8 +78,8 @@ class InterchangeSettings(HeldOutSettings):
     share: float = 0.3
     """Share of a row's eligible tokens that is swapped, at least one."""
     student_layers: int | list[int] | str | None = None
-    """The teacher layers that the student was made of, for the undistilled student; null takes those of
-    ``student.layers`` in a recipe with a number of layers."""
+    """The teacher layers that the student was made of, as in a recipe's ``student.layers``: they make the undistilled student.
+    null: layer i from teacher layer floor(i * L_T / n)."""
     figure: str | None = None
     """File of the heat map (.png, .pdf, .svg); null: beside the results file."""
 
