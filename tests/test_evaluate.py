@@ -15,9 +15,10 @@ import tiny
 import torch
 from transformers import AutoModelForMaskedLM
 
-from diito import Alignment, build_student, cli
+from diito import Alignment, build_student, cli, layered
 from diito.evaluation import evaluate as evaluate_module
 from diito.evaluation.held_out_jobs import interchange_job
+from diito.evaluation.jobs import slug
 from diito.recipe import AlignmentSection
 from diito.recipe.file import read_section
 
@@ -87,6 +88,15 @@ def text_flags() -> list[str]:
     return ["--sources", f"[{tiny.corpus(40)}]", "--length", "16", "--batch", "4", "--workers", "1", "--cache", cache]
 
 
+def short_teacher(folder: Path) -> str:
+    """The tiny teacher with 12 positions."""
+    model = AutoModelForMaskedLM.from_pretrained(tiny.teacher())
+    model.config.max_position_embeddings = 12
+    type(model)(model.config).save_pretrained(folder / "short")
+    tiny.tokenizer().save_pretrained(folder / "short")
+    return str(folder / "short")
+
+
 def measurements(path: Path) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8"))["measurements"]
 
@@ -152,15 +162,18 @@ def test_interchange_of_an_alignment_with_references(student, tmp_path, capsys):
     screen = capsys.readouterr().out
     (entry,) = measurements(output)
     names = ["student", "no swap", "random donor", "undistilled"]
-    assert [name for name in entry["result"] if name in names] == names
+    assert list(entry["result"]["models"]) == names
     assert entry["identity"]["undistilled"] == [0, 2]
     assert [pair["teacher"] for pair in entry["examples"]["pairs"]] == [[0, 1], [2, 3]], "FULL"
     for name in names:
-        assert 0 <= entry["result"][name]["unswapped"]["iia"] <= 1 and entry["result"][name]["swapped"]["tokens"] > 0
+        assert (
+            0 <= entry["result"]["models"][name]["unswapped"]["iia"] <= 1
+            and entry["result"]["models"][name]["swapped"]["tokens"] > 0
+        )
         assert f"  {name} " in screen
     sums = torch.tensor(entry["examples"]["sums"])  # names, pairs, examples, where, quantities
     assert sums[0, :, :, 0, 1].sum() / sums[0, :, :, 0, 0].sum() == pytest.approx(
-        entry["result"]["student"]["unswapped"]["iia"]
+        entry["result"]["models"]["student"]["unswapped"]["iia"]
     )
 
 
@@ -170,19 +183,22 @@ def test_a_teacher_agrees_with_itself(tmp_path):
     assert cli.main([*argv, "--alignment", alignment, "--output", str(tmp_path / "r.json")]) == 0
     (entry,) = measurements(tmp_path / "r.json")
     for where in ("unswapped", "swapped"):
-        numbers = entry["result"]["student"][where]
+        numbers = entry["result"]["models"]["student"][where]
         assert numbers["iia"] == 1 and numbers["iia_interval"] == [1, 1] and abs(numbers["counterfactual_kl"]) < 1e-5
-    assert entry["result"]["no swap"]["swapped"]["iia"] < 1 and entry["result"]["random donor"]["swapped"]["iia"] < 1
-    assert "undistilled" not in entry["result"], "it is no smaller than its teacher"
+    assert (
+        entry["result"]["models"]["no swap"]["swapped"]["iia"] < 1
+        and entry["result"]["models"]["random donor"]["swapped"]["iia"] < 1
+    )
+    assert "undistilled" not in entry["result"]["models"], "it is no smaller than its teacher"
 
 
 def test_a_map_becomes_a_figure_and_an_alignment_that_distill_takes(student, tmp_path, capsys):
     output, alignment = tmp_path / "r.json", tmp_path / "alignment.yaml"
     flags = ["--output", str(output), *text_flags()]
     assert cli.main(["evaluate", "interchange", student, "--teacher", tiny.teacher(), "--map", "true", *flags]) == 0
-    assert (tmp_path / "r-map.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / f"{slug(student)}-map.png").read_bytes().startswith(b"\x89PNG")
     (entry,) = measurements(output)
-    assert len(entry["result"]["student"]["pairs"]) == 2 * 4
+    assert len(entry["result"]["models"]["student"]["pairs"]) == 2 * 4
     assert "T3" in capsys.readouterr().out
     argv = ["align", tiny.teacher(), student, *flags, "--file", str(alignment), "--figure", str(tmp_path / "map.svg")]
     assert cli.main(argv) == 0
@@ -224,12 +240,14 @@ def test_glue_over_two_seeds(student, glue_folder, tmp_path, capsys):
         ("stsb", 2),
     ]
     assert "mean of 2 (without cola, mnli, mrpc, qnli, qqp, sst2)" in screen and "not in the folder: cola, mnli" in screen
-    assert sorted(path.name for path in (tmp_path / "tuned").iterdir()) == ["rte-1", "rte-2", "stsb-1", "stsb-2"]
+    assert sorted(path.name for path in (tmp_path / "tuned").iterdir()) == [
+        f"{slug(student)}-{name}" for name in ("rte-1", "rte-2", "stsb-1", "stsb-2")
+    ]
     assert len(measurements(output)[0]["examples"]["predictions"]["dev"]) == 8
-    shutil.rmtree(tmp_path / "tuned" / "rte-2")
+    shutil.rmtree(tmp_path / "tuned" / f"{slug(student)}-rte-2")
     assert cli.main([*argv, "--save", str(tmp_path / "tuned")]) == 0
     assert capsys.readouterr().err.count(" already") == 3, "a model that is not there is made again"
-    assert (tmp_path / "tuned" / "rte-2").is_dir()
+    assert (tmp_path / "tuned" / f"{slug(student)}-rte-2").is_dir()
 
 
 def test_ner(student, conll_folder, tmp_path, capsys):
@@ -249,7 +267,7 @@ def test_squad_leaves_the_official_prediction_file(student, squad_folder, tmp_pa
     argv = ["evaluate", "squad", student, "--data", str(squad_folder), *QUICK, "--length", "24", "--output", str(output)]
     assert cli.main(argv) == 0
     for seed in (1, 2):
-        predictions = json.loads((tmp_path / f"r-squad-{seed}.json").read_text())
+        predictions = json.loads((tmp_path / f"{slug(student)}-squad-{seed}.json").read_text())
         assert predictions.keys() == {f"dev{number}" for number in range(4)}
         assert all(isinstance(text, str) for text in predictions.values())
 
@@ -304,8 +322,8 @@ def test_the_whole_suite_interrupted_and_resumed(
         (["evaluate", "glu", "x"], "KIND: invalid choice: 'glu' (choose from"),
         (["evaluate", "glue"], "the following arguments are required: MODEL"),
         (["evaluate", "glue", "x", "--taks", "[rte]"], "taks: unknown key; did you mean tasks?"),
-        (["evaluate", "glue", "x", "--seeds", "3"], "seeds: '3' is not a list of whole numbers"),
-        (["evaluate", "perplexity", "x", "--layout", "rows"], "layout: 'rows' is not one of blocks, lines"),
+        (["evaluate", "glue", "x", "--seeds", "3"], "--seeds: '3' is not a list of whole numbers; a list is written '[a, b]'"),
+        (["evaluate", "perplexity", "x", "--layout", "rows"], "--layout: 'rows' is not one of blocks, lines"),
         (["evaluate", "perplexity", "nowhere/at/all", "--sources", "[no.txt]"], "--sources: no file matches 'no.txt'"),
     ],
 )
@@ -327,47 +345,96 @@ def test_help_and_mistakes_load_no_torch():
 
 
 def test_models_and_texts_that_do_not_fit(student, glue_folder, tmp_path, capsys):
-    perplexity = ["evaluate", "perplexity", student, "--output", str(tmp_path / "r.json"), *text_flags()]
-    interchange = ["evaluate", "interchange", student, "--output", str(tmp_path / "r.json"), *text_flags()]
-    cases = {
-        (*perplexity, "--length", "65"): "--length: 65 tokens, but",
-        (*perplexity, "--draws", "0"): "--draws: 0 must be at least 1",
-        (*perplexity, "--against", tiny.teacher(words=50)): "--against: ",
-        (*perplexity, "--sources", "[]"): "--sources: the list is empty",
-        tuple(interchange): "--teacher: interchange compares a student with its teacher",
-        (*interchange, "--teacher", tiny.teacher(words=50)): "--teacher: ",
-        (*interchange, "--teacher", tiny.teacher("gpt2")): "--teacher: ",
-        (*interchange, "--teacher", tiny.teacher(), "--blocks", "2"): "--blocks: interchange needs at least 3",
-        (*interchange, "--teacher", tiny.teacher(), "--share", "0"): "--share: 0.0 must be above 0",
-        (*interchange, "--teacher", tiny.teacher(), "--student_layers", "[0, 1, 2]"): "--student_layers: [0, 1, 2]",
-        (*interchange, "--teacher", tiny.teacher(), "--alignment.kind", "late-released"): "alignment.kind: late-released needs",
-        (*interchange, "--teacher", tiny.teacher(), "--figure", "map.gif"): "--figure: map.gif must end in .png",
-        (
-            "align",
-            tiny.teacher(),
-            student,
-            *text_flags(),
-            "--file",
-            tiny.recipe_file(),
-        ): "tiny.yaml exists and holds no alignment",
-        ("evaluate", "perplexity", str(tmp_path), *text_flags()): f"MODEL: '{tmp_path}' cannot be loaded",
-        ("evaluate", "glue", student, "--data", str(tmp_path)): f"--data: {tmp_path} holds no task of GLUE",
-        (
-            "evaluate",
-            "glue",
-            student,
-            "--data",
-            str(glue_folder),
-            "--tasks",
-            "[cola]",
-        ): "CoLA is not a folder; give the one with the task cola",
-        ("evaluate", "glue", student, "--data", str(glue_folder), "--tasks", "[colla]"): "--tasks: 'colla' is not one of cola",
-        ("evaluate", "glue", student, "--data", str(glue_folder)): "--length: 128 tokens, but",
-        ("evaluate", "glue", student, "--data", str(glue_folder), "--seeds", "[]"): "--seeds: the list is empty",
-        ("evaluate", "all", student, "--parts", "[glue, nre]"): "--parts: 'nre' is not one of",
-        ("evaluate", "all", student, "--parts", "[interchange]"): "--interchange.teacher: interchange compares",
+    short, shallow, headless = short_teacher(tmp_path), tiny.teacher(layers=1), tiny.teacher("bert without a head")
+    commands = {
+        "perplexity": ["evaluate", "perplexity", student, *text_flags()],
+        "interchange": ["evaluate", "interchange", student, *text_flags()],
+        "taught": ["evaluate", "interchange", student, "--teacher", tiny.teacher(), *text_flags()],
+        "align": ["align", tiny.teacher(), student, *text_flags()],
+        "glue": ["evaluate", "glue", student, "--length", "16", "--data", str(glue_folder)],
+        "all": ["evaluate", "all", student],
     }
-    for argv, sentence in cases.items():
+    for command, flags, sentence in (
+        ("perplexity", "--length 65", "--length: 65 tokens, but"),
+        ("perplexity", "--draws 0", "--draws: 0 must be at least 1"),
+        ("perplexity", f"--against {tiny.teacher(words=50)}", "reads the text with another vocabulary"),
+        ("perplexity", f"--against {headless}", "has no masked-language-model head"),
+        ("perplexity", "--sources []", "--sources: the list is empty"),
+        ("interchange", "", "--teacher: interchange compares a student with its teacher"),
+        ("interchange", f"--teacher {tiny.teacher(words=50)}", "has another vocabulary than"),
+        ("interchange", f"--teacher {tiny.teacher('gpt2')}", "--teacher: the family 'gpt2' is not supported"),
+        ("interchange", f"--teacher {headless}", "has no masked-language-model head"),
+        ("interchange", f"--teacher {short}", f"--length: 16 tokens, but {short} has positions for 12"),
+        ("interchange", f"--teacher {shallow}", "--alignment.kind: full needs a teacher as deep as the student"),
+        ("taught", "--blocks 2", "--blocks: interchange needs at least 3"),
+        ("taught", "--share 0", "--share: 0.0 must be above 0"),
+        ("taught", "--student_layers [0,1,2]", "--student_layers: [0, 1, 2] of the teacher do not make"),
+        ("taught", "--student_layers [0,9]", "--student_layers: [0, 9] are not all among the teacher's layers 0 to 3"),
+        (
+            "taught",
+            "--alignment.kind late-released",
+            "late-released needs at least 3 student layers; the student has 2",
+        ),
+        ("taught", "--figure map.gif", "--figure: map.gif must end in .png"),
+        ("taught", "--figure /proc/map.png", "--figure: cannot write in /proc"),
+        ("align", f"--file {tiny.recipe_file()}", "tiny.yaml exists and holds no alignment"),
+        ("align", "--file x.nm", "--file: x.nm must end in .yaml"),
+        ("align", "--share 1", "--share: 1 leaves no token unswapped"),
+        ("glue", f"--data {tmp_path}", f"--data: {tmp_path} holds no task of GLUE"),
+        ("glue", "--tasks [cola]", "CoLA is not a folder; give the one with the task cola"),
+        ("glue", "--tasks [rte,colla]", "--tasks: 'colla' is not one of cola"),
+        ("glue", "--tasks [rte,rte]", "--tasks: rte, rte has a task twice"),
+        ("glue", "--length 128", "--length: 128 tokens, but"),
+        ("glue", "--seeds []", "--seeds: the list is empty"),
+        ("glue", "--seeds [1,1]", "--seeds: [1, 1] has a seed twice"),
+        ("glue", "--save /proc/x", "--save: cannot write in /proc"),
+        ("all", "--parts [glue,nre]", "--parts: 'nre' is not one of"),
+        ("all", "--parts []", "--parts: the list is empty"),
+        ("all", "--parts [interchange]", "--interchange.teacher: interchange compares"),
+    ):
+        argv = [*commands[command], "--output", str(tmp_path / "r.json"), *flags.split()]
         answer = refusal(capsys, *argv)
         assert sentence in answer, (argv, answer)
     assert not (tmp_path / "r.json").exists() and not Path("evaluations").exists()
+
+
+def test_a_model_of_a_family_without_a_row_has_a_perplexity_too(tmp_path):
+    """Held against the models' own forward: the same weights as a family with a row give the same figures."""
+    output = str(tmp_path / "r.json")
+    argv = ["evaluate", "perplexity", tiny.teacher(), "--output", output, *text_flags(), "--layout", "lines"]
+    assert cli.main(argv) == 0
+    first = measurements(Path(output))[0]["examples"]
+    row = layered.FAMILIES.pop("bert")
+    try:
+        assert cli.main([*argv, "--again", "true"]) == 0
+    finally:
+        layered.FAMILIES["bert"] = row
+    second = measurements(Path(output))[0]["examples"]
+    assert second["tokens"] == first["tokens"]
+    torch.testing.assert_close(torch.tensor(second["losses"]), torch.tensor(first["losses"]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_diverged_fine_tuning_leaves_the_others_alone(student, glue_folder, tmp_path, capsys, monkeypatch):
+    real = evaluate_module.measure
+
+    def diverging(job, results, *, again):
+        if job.identity["seed"] == 1:
+            raise FloatingPointError("the training loss is not finite; lower the learning rate")
+        return real(job, results, again=again)
+
+    monkeypatch.setattr(evaluate_module, "measure", diverging)
+    output = tmp_path / "r.json"
+    argv = ["evaluate", "glue", student, "--data", str(glue_folder), "--tasks", "[rte]", *QUICK, "--length", "16"]
+    assert cli.main([*argv, "--output", str(output)]) == 1
+    assert "rte, seed 1: the training loss is not finite" in capsys.readouterr().err
+    assert [entry["identity"]["seed"] for entry in measurements(output)] == [2]
+
+
+def test_the_recipe_beside_a_student_says_which_layers_it_was_made_of(tmp_path):
+    run = tiny.run(tmp_path, {"student.layers": "[1, 3]", "training.steps": "1"})
+    output = tmp_path / "r.json"
+    argv = ["evaluate", "interchange", str(run / "student"), "--teacher", tiny.teacher(), "--output", str(output)]
+    assert cli.main([*argv, *text_flags()]) == 0
+    (entry,) = measurements(output)
+    assert entry["result"]["undistilled_layers"] == entry["identity"]["undistilled"] == [1, 3]
+    assert entry["settings"]["teacher"] == tiny.teacher()

@@ -464,6 +464,7 @@ def test_donors_are_neither_the_example_nor_its_source_and_all_others_may_be():
         ([[1], [2], [3]], [0, 0, 0]),  # fewer teacher layers: not strictly
         ([[9, 0], [0, 1], [2, 0]], [0, 0, 0]),
         ([[0, 2], [0, 1], [0, 3]], [1, 1, 1]),
+        ([[1, math.nan, 5], [math.nan, math.nan, 2]], [0, 2]),  # what is undefined is not taken
     ],
 )
 def test_the_best_monotone_alignment_by_hand(scores, path):
@@ -484,5 +485,5 @@ def test_the_best_monotone_alignment_is_the_best_of_all(students, teachers, seed
 
 
 def test_an_undefined_score_cannot_choose():
-    with pytest.raises(ValueError, match=r"^--score: not defined for student layer 0 and teacher layer 1"):
-        best_monotone(np.array([[1.0, math.nan]]))
+    with pytest.raises(ValueError, match=r"^--score: undefined for so many pairs"):
+        best_monotone(np.array([[math.nan, math.nan]]))

@@ -28,13 +28,14 @@ from transformers import (
 
 from diito.evaluation import fine_tuning
 from diito.evaluation.fine_tuning import FineTuning, check_fit, chosen_rows, encode, fine_tune, predict
-from diito.evaluation.jobs import fine_tuning_jobs, missing_glue_tasks
+from diito.evaluation.jobs import fine_tuning_jobs, missing_glue_tasks, slug
 from diito.evaluation.settings import GlueSettings
 from diito.evaluation.task import Scores, Task
 from diito.models import (
     ModelSource,
     check_files,
     check_head,
+    check_masked_language_model,
     digest,
     load_configuration,
     load_head,
@@ -266,17 +267,18 @@ def test_a_length_beyond_the_models_positions_is_refused_before_anything_is_load
     monkeypatch.setattr(fine_tuning, "load_tokenizer", load)
     message = f"--length: 65 tokens, but {tiny.teacher()} has positions for 64; give at most 64 for w0"
     assert refusal(tune, length=65) == refusal(check_fit, task(), source, 65) == message
+    monkeypatch.undo()
     check_fit(task(), source, 64)
 
 
 def test_a_model_that_is_fine_tuned_for_other_labels_is_refused(three_labels):
     message = (
-        f"MODEL: {three_labels!r} is a BertForSequenceClassification with 3 labels, but the task needs 2 from "
-        "AutoModelForSequenceClassification; give a model that is not fine-tuned yet"
+        f"MODEL: {three_labels!r} is a BertForSequenceClassification with 3 labels (LABEL_0, LABEL_1, LABEL_2), "
+        "but the task needs 2{} from AutoModelForSequenceClassification; give a model that is not fine-tuned yet"
     )
     source = ModelSource(three_labels)
-    assert refusal(tune, source=source) == message
-    assert refusal(check_head, source, AutoModelForSequenceClassification, 2) == message
+    assert refusal(tune, source=source) == message.format(" (no, yes)")
+    assert refusal(check_head, source, AutoModelForSequenceClassification, 2) == message.format("")
     check_head(source, AutoModelForSequenceClassification, 3)
     check_head(ModelSource(tiny.teacher()), AutoModelForSequenceClassification, 2)
 
@@ -432,7 +434,7 @@ def test_a_job_runs_and_what_it_gives_is_json(glue, tmp_path):
     assert (result["train_rows"], result["of_train_rows"], result["scored_rows"], result["steps"]) == (8, 12, {"dev": 4}, 2)
     predictions = examples["predictions"]["dev"]
     assert result["scores"] == {"dev": accuracy([0, 1, 0, 1], predictions)}
-    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["rte-3"]
+    assert [path.name for path in (tmp_path / "saved").iterdir()] == [f"{slug(tiny.teacher())}-rte-3"]
 
 
 # --------------------------------------------------------------------------------------------- what a folder lacks
@@ -569,9 +571,10 @@ def test_a_model_without_a_masked_language_model_head():
 
 def test_a_family_that_is_no_masked_language_model():
     source = ModelSource(tiny.teacher("gpt2"))
-    assert refusal(load_masked_language_model, source) == (
-        "MODEL: the family 'gpt2' is not supported; the supported ones are bert, distilbert, roberta"
+    assert "cannot be loaded; give a hub id or a local folder of a masked language model" in refusal(
+        load_masked_language_model, source
     )
+    assert "has no masked-language-model head (it is a GPT2LMHeadModel)" in refusal(check_masked_language_model, source)
     check_files(source)
 
 
@@ -613,3 +616,15 @@ def test_positions_of_the_families(tmp_path):
     assert longest_sequence(ModelSource(tiny.teacher("gpt2"))) == 64
     AutoConfig.for_model("roberta", max_position_embeddings=514, pad_token_id=1).save_pretrained(tmp_path)
     assert longest_sequence(ModelSource(str(tmp_path))) == 512
+
+
+def test_a_head_with_other_names_of_its_labels_is_refused(tmp_path):
+    """A model of sentiment has as many labels as RTE, and they are not RTE's."""
+    source = ModelSource(tiny.teacher())
+    load_head(source, AutoModelForSequenceClassification, ("negative", "positive")).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    tuned = ModelSource(str(tmp_path))
+    check_head(tuned, AutoModelForSequenceClassification, 2, ("negative", "positive"))
+    assert "2 labels (negative, positive), but the task needs 2 (entailment, not_entailment)" in refusal(
+        check_head, tuned, AutoModelForSequenceClassification, 2, ("entailment", "not_entailment")
+    )

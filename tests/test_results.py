@@ -19,7 +19,13 @@ from diito.evaluation.tables import (
 
 def measurement(seed=1, **changes):
     identity = {"kind": "glue", "task": "rte", "seed": seed, "data": {"train": "abc"}}
-    values = {"identity": identity, "model": "tiny", "result": {"score": 50.0}, "examples": {"predictions": [1, 0]}}
+    values = {
+        "identity": identity,
+        "settings": {"seeds": [1]},
+        "model": "tiny",
+        "result": {"score": 50.0},
+        "examples": {"predictions": [1, 0]},
+    }
     return Measurement(**values | {"environment": {"torch": "2"}} | changes)
 
 
@@ -85,7 +91,7 @@ def test_the_file_is_json_with_the_examples_in_one_line(tmp_path):
     content = json.loads(text)
     assert list(content) == ["measurements"]
     assert [list(entry) for entry in content["measurements"]] == [
-        ["identity", "model", "result", "environment", "examples"]
+        ["identity", "settings", "model", "result", "environment", "examples"]
     ] * 2
     assert content["measurements"][0]["examples"] == examples
     assert [line for line in text.splitlines() if line.startswith(' "examples"')] == [
@@ -167,7 +173,7 @@ def test_a_folder_that_cannot_be_written_in_is_refused(tmp_path):
     folder.chmod(0o500)
     try:
         for path in (folder / "results.json", folder / "deeper" / "results.json"):
-            with pytest.raises(ValueError, match=f"^--output: cannot write in {re.escape(str(folder))}; give another file$"):
+            with pytest.raises(ValueError, match=f"^--output: cannot write in {re.escape(str(folder))}; give another one$"):
                 ResultsFile(path)
     finally:
         folder.chmod(0o700)
@@ -175,14 +181,14 @@ def test_a_folder_that_cannot_be_written_in_is_refused(tmp_path):
 
 def test_a_folder_that_the_system_calls_locked_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(ValueError, match=f"^--output: cannot write in {re.escape(str(tmp_path))}; give another file$"):
+    with pytest.raises(ValueError, match=f"^--output: cannot write in {re.escape(str(tmp_path))}; give another one$"):
         ResultsFile(tmp_path / "deeper" / "results.json")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_place_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=f"^--output: cannot write in {re.escape(str(tmp_path / 'file'))}; give another file$"):
+    with pytest.raises(ValueError, match=f"^--output: cannot write in {re.escape(str(tmp_path / 'file'))}; give another one$"):
         ResultsFile(tmp_path / "file" / "results.json")
 
 
@@ -315,22 +321,28 @@ NONE = {"tokens": 0, "efficacy": None}
 
 
 def test_the_table_of_interchange():
-    student = {"unswapped": ALL, "swapped": NONE}
+    pairs = [{"student": [0], "teacher": [0, 1], "unswapped": ALL}, {"student": [1], "teacher": [2], "unswapped": NONE}]
+    student = {"unswapped": ALL, "swapped": NONE, "pairs": pairs}
     no_swap = {"unswapped": {"tokens": 8, "iia": 0.25}, "swapped": ALL}
-    result = {"teacher": "a name", "student": student, "no swap": no_swap, "map": False}
-    assert interchange_table(measurement(result=result)) == "\n".join(
-        [
-            "                  tokens    IIA                  effective                     KL                  efficacy",
-            "unswapped tokens",
-            "  student          1,200  0.750  [0.700, 0.800]      0.500  [0.250, 0.750]  1.500  [1.000, 2.000]     0.100"
-            "  [0.050, 0.150]",
-            "  no swap              8  0.250                          –                      –                         –",
-            "swapped tokens",
-            "  student              0      –                          –                      –                         –",
-            "  no swap          1,200  0.750  [0.700, 0.800]      0.500  [0.250, 0.750]  1.500  [1.000, 2.000]     0.100"
-            "  [0.050, 0.150]",
-        ]
-    )
+    models = {"student": student, "no swap": no_swap}
+    result = {"teacher": "a name", "models": models, "map": False, "undistilled_layers": [0, 2]}
+    student_line = "1,200 0.750 [0.700, 0.800] 0.500 [0.250, 0.750] 1.500 [1.000, 2.000] 0.100 [0.050, 0.150]"
+    assert [" ".join(line.split()) for line in interchange_table(measurement(result=result)).splitlines()] == [
+        "tokens × pairs IIA effective KL efficacy",
+        "unswapped tokens",
+        f"student {student_line}",
+        "no swap 8 0.250 – – –",
+        "swapped tokens",
+        "student 0 – – – –",
+        f"no swap {student_line}",
+        "undistilled: the teacher's layers [0, 2]",
+        "",
+        "student → teacher, unswapped tokens IIA effective KL efficacy",
+        "0 → 0 1 0.750 0.500 1.500 0.100",
+        "1 → 2 – – – –",
+    ]
+    without = interchange_table(measurement(result={**result, "undistilled_layers": None}))
+    assert "undistilled: none can be made of this teacher" in without
 
 
 def mapped(*values):
@@ -340,26 +352,18 @@ def mapped(*values):
         {"student": [ours], "teacher": [theirs], "unswapped": {} if value is None else {"iia": value}}
         for (ours, theirs), value in zip(places, values, strict=True)
     ]
-    student = {"unswapped": {"tokens": 8, "iia": 0.25}, "swapped": NONE, "pairs": pairs}
-    return measurement(result={"student": student, "map": True})
+    return measurement(result={"models": {"student": {"pairs": pairs}}, "map": True})
 
 
-def test_the_table_of_a_map_ends_with_the_pairs():
-    assert interchange_table(mapped(0.5, 0.25, 0.125, 1.0)) == "\n".join(
-        [
-            "                  tokens    IIA    effective    KL    efficacy",
-            "unswapped tokens",
-            "  student              8  0.250            –     –           –",
-            "swapped tokens",
-            "  student              0      –            –     –           –",
-            "",
-            "IIA at unswapped tokens",
-            "       T0     T1",
-            "S0  0.500  0.250",
-            "S1  0.125  1.000",
-        ]
-    )
+def test_the_table_of_a_map_is_a_matrix_a_score():
+    iia, effective, divergence = interchange_table(mapped(0.5, 0.25, 0.125, 1.0)).split("\n\n")
+    assert iia.splitlines() == [
+        "IIA, unswapped tokens     T0     T1",
+        "S0                     0.500  0.250",
+        "S1                     0.125  1.000",
+    ]
+    assert effective.startswith("effective IIA") and divergence.startswith("counterfactual KL")
 
 
 def test_a_pair_of_a_map_without_a_value():
-    assert interchange_table(mapped(0.5, None, 0.125, 1.0)).splitlines()[-2] == "S0  0.500      –"
+    assert interchange_table(mapped(0.5, None, 0.125, 1.0)).splitlines()[1].split() == ["S0", "0.500", "–"]

@@ -121,10 +121,14 @@ def _align(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace) -> tuple[Any, EvaluateSettings]:
     """The flags as the settings of a kind of evaluation and the settings of all kinds."""
     given = vars(arguments)
-    settings, where = (
-        from_flags(section, {key: value for key, value in given.items() if key in known_keys(section)})
-        for section in (arguments.settings, EvaluateSettings)
-    )
+    try:
+        settings, where = (
+            from_flags(section, {key: value for key, value in given.items() if key in known_keys(section)})
+            for section in (arguments.settings, EvaluateSettings)
+        )
+    except ValueError as error:
+        hint = "; a list is written '[a, b]'" if " is not a list " in str(error) else ""
+        raise ValueError(f"--{error}{hint}") from error
     return settings, where
 
 

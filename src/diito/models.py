@@ -17,10 +17,20 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from diito.embedded import resolve
-from diito.layered import FAMILIES, family_of
+from diito.layered import FAMILIES
 
 _ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 _WEIGHTS = (".safetensors", ".bin")
+_CONTENT = (
+    "added_tokens.json",
+    "config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
 _NEEDED = "give a hub id or a local folder of a masked language model with safetensors weights"
 
 
@@ -67,18 +77,22 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 def load_masked_language_model(source: ModelSource) -> PreTrainedModel:
     """The model with its masked-language-model head, in fp32 and eval mode.
 
-    Raises ValueError for a family without a row in ``diito.layered.FAMILIES`` and for a checkpoint without that head.
+    Raises ValueError for a checkpoint without that head.
     """
-    family_of(load_configuration(source).model_type, field=source.field)
     try:
         model, report = AutoModelForMaskedLM.from_pretrained(**source.arguments, dtype=torch.float32, output_loading_info=True)
     except _ERRORS as error:
         raise _unloadable(source, _NEEDED, error) from error
     if missing := sorted(report["missing_keys"]):
-        raise ValueError(
-            f"{source.field}: {source.name!r} has no masked-language-model head (it lacks {missing[0]}); {_NEEDED}"
-        )
+        raise _headless(source, f"it lacks {missing[0]}")
     return model.eval()
+
+
+def check_masked_language_model(source: ModelSource) -> None:
+    """Refuse (ValueError), from the configuration alone, a model that was saved without a masked-language-model head."""
+    saved = load_configuration(source).architectures or ()
+    if saved and not any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in saved):
+        raise _headless(source, f"it is a {saved[0]}")
 
 
 def load_head(source: ModelSource, head: Any, labels: Sequence[str] | None, **arguments: Any) -> PreTrainedModel:
@@ -97,21 +111,27 @@ def load_head(source: ModelSource, head: Any, labels: Sequence[str] | None, **ar
         raise _unloadable(source, right, error) from error
 
 
-def check_head(source: ModelSource, head: Any, outputs: int | None) -> None:
+def check_head(source: ModelSource, head: Any, outputs: int | None, labels: Sequence[str] | None = None) -> None:
     """Refuse (ValueError) a model that has been fine-tuned already, with a head that is not this one.
 
-    ``outputs``: labels of the task, 1 for a number; None for heads whose size is fixed.
+    ``outputs``: labels of the task, 1 for a number; None for heads whose size is fixed. ``labels``: their names, if any.
     """
     if outputs is None:
         return
     configuration = load_configuration(source)
     kinds = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice")  # their weights have one name
     trained = [name for name in configuration.architectures or () if name.endswith(kinds)]
-    right = trained and trained[0].endswith(head.__name__.removeprefix("AutoModel"))
-    if trained and not (right and configuration.num_labels == outputs):
+    if not trained:
+        return
+    right = trained[0].endswith(head.__name__.removeprefix("AutoModel")) and configuration.num_labels == outputs
+    names = [configuration.id2label[index] for index in range(configuration.num_labels)]
+    if labels is not None and not names[0].startswith("LABEL_"):
+        right = right and names == list(labels)
+    if not right:
+        needed = f"{outputs} ({', '.join(labels)})" if labels is not None else f"{outputs}"
         raise ValueError(
-            f"{source.field}: {source.name!r} is a {trained[0]} with {configuration.num_labels} labels, but the task needs "
-            f"{outputs} from {head.__name__}; give a model that is not fine-tuned yet"
+            f"{source.field}: {source.name!r} is a {trained[0]} with {configuration.num_labels} labels ({', '.join(names)}), "
+            f"but the task needs {needed} from {head.__name__}; give a model that is not fine-tuned yet"
         )
 
 
@@ -129,7 +149,8 @@ def longest_sequence(source: ModelSource) -> int | None:
     configuration = load_configuration(source)
     if configuration.model_type in FAMILIES:
         return FAMILIES[configuration.model_type].longest(configuration)
-    return getattr(configuration, "max_position_embeddings", None)
+    limits = (getattr(configuration, "max_position_embeddings", None), load_tokenizer(source).model_max_length)
+    return min((limit for limit in limits if limit is not None and limit < 10**9), default=None)
 
 
 def digest(source: ModelSource) -> str:
@@ -138,10 +159,14 @@ def digest(source: ModelSource) -> str:
         return str(commit)
     total = hashlib.sha256()
     for path in sorted(Path(resolve(source.name)).iterdir()):
-        if path.suffix in (*_WEIGHTS, ".json", ".txt", ".model") and path.stem != "training_args":
+        if (path.suffix in (*_WEIGHTS, ".model") and path.stem != "training_args") or path.name in _CONTENT:
             with path.open("rb") as stream:
                 total.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()[:40]
+
+
+def _headless(source: ModelSource, reason: str) -> ValueError:
+    return ValueError(f"{source.field}: {source.name!r} has no masked-language-model head ({reason}); {_NEEDED}")
 
 
 def _unloadable(source: ModelSource, right: str, error: Exception) -> ValueError:

@@ -8,13 +8,13 @@ PREFIX = "embedded:"
 
 
 def resolve(path: str) -> str:
-    """Turn ``embedded:NAME`` into the path of that file or folder of the installed package; return other paths
-    unchanged.
+    """Turn ``embedded:NAME`` into the path of that file or folder of the installed package, and ``~`` into the home
+    folder; return other paths unchanged.
 
     Raises ValueError where the package holds nothing of that name.
     """
     if not path.startswith(PREFIX):
-        return path
+        return str(Path(path).expanduser()) if path.startswith("~") else path
     folder = Path(__file__).resolve().parent
     target = (folder / path.removeprefix(PREFIX)).resolve()
     if folder not in target.parents or not target.exists():

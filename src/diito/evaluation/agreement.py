@@ -59,7 +59,8 @@ def means(sums: NDArray[np.float64]) -> dict[str, float]:
 
 
 def interchange_numbers(counts: Counts) -> dict[str, Any]:
-    """For the student and each reference: the means over all pairs with 95 % intervals over documents, and each pair's means.
+    """For the student and each reference: the means over all pairs with 95 % intervals over documents, and each pair's means,
+    the student's with intervals at unswapped tokens.
 
     ``{name: {"unswapped": {"iia": .., "iia_interval": [..], ..}, "swapped": .., "pairs": [..]}}``.
     """
@@ -71,15 +72,23 @@ def interchange_numbers(counts: Counts) -> dict[str, Any]:
             for place, where in enumerate(("unswapped", "swapped"))
         }
         numbers[name]["pairs"] = [
-            {
-                "student": list(pair.student),
-                "teacher": list(pair.teacher),
-                "unswapped": means(sums[:, 0].sum(0)),
-                "swapped": means(sums[:, 1].sum(0)),
-            }
+            _pair_numbers(pair, sums, None if name != STUDENT else counts.documents)
             for pair, sums in zip(counts.pairs, counts.sums[index], strict=True)
         ]
     return numbers
+
+
+def _pair_numbers(pair: AlignedPair, sums: NDArray[np.float64], documents: NDArray[np.int64] | None) -> dict[str, Any]:
+    """From one pair's sums [examples, unswapped and swapped, quantities]; intervals where the documents are given."""
+    unswapped: dict[str, Any] = dict(means(sums[:, 0].sum(0)))
+    if documents is not None:
+        unswapped.update(_intervals(by_document(documents, sums[:, 0])))
+    return {
+        "student": list(pair.student),
+        "teacher": list(pair.teacher),
+        "unswapped": unswapped,
+        "swapped": means(sums[:, 1].sum(0)),
+    }
 
 
 def _intervals(sums: NDArray[np.float64]) -> dict[str, list[float] | None]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from diito.evaluation.evaluate import measure, open_results, quieten, write_map
 from diito.evaluation.held_out_jobs import interchange_job
-from diito.evaluation.maps import SCORES, best_monotone, matrix
+from diito.evaluation.maps import best_monotone, goodness
+from diito.evaluation.results import check_writable
 from diito.evaluation.settings import AlignSettings, EvaluateSettings
 from diito.evaluation.tables import interchange_table
 from diito.models import ModelSource
@@ -21,15 +22,15 @@ def align(teacher: str, student: str, settings: AlignSettings, where: EvaluateSe
     Raises ValueError for what the user must change, and for a file that is there and holds no alignment.
     """
     quieten()
-    path = Path(settings.file)
-    if path.exists():
-        _check_is_alignment(path)
+    path = Path(settings.file).expanduser()
+    _check_file(path)
+    if settings.share == 1:
+        raise ValueError("--share: 1 leaves no token unswapped, and the alignment is chosen at unswapped tokens; give less")
     results = open_results(student, where)
     mapped = dataclasses.replace(settings, teacher=teacher, map=True)
     job = interchange_job(mapped, ModelSource(student, "STUDENT", where.revision), device=where.device)
     measured = measure(job, results, again=where.again)
-    scores = SCORES[settings.score] * matrix(measured.result["student"]["pairs"], settings.score)
-    chosen = best_monotone(scores)
+    chosen = best_monotone(goodness(measured.result["models"]["student"]["pairs"], settings.score))
     _write(path, chosen, f"The monotone alignment of {student} with {teacher} with the best {settings.score}, by diito align.")
     print(f"\n{interchange_table(measured)}\n")
     print("alignment ", ", ".join(f"{ours} → {theirs}" for ours, theirs in enumerate(chosen)))
@@ -38,7 +39,12 @@ def align(teacher: str, student: str, settings: AlignSettings, where: EvaluateSe
     return 0
 
 
-def _check_is_alignment(path: Path) -> None:
+def _check_file(path: Path) -> None:
+    if path.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"--file: {path} must end in .yaml")
+    check_writable(path, "--file")
+    if not path.exists():
+        return
     try:
         read_section(AlignmentSection, path)
     except ValueError as error:

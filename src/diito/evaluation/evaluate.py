@@ -20,7 +20,7 @@ import datasets
 import transformers
 
 from diito.evaluation.held_out_jobs import interchange_job, perplexity_jobs
-from diito.evaluation.jobs import Job, fine_tuning_jobs, missing_glue_tasks
+from diito.evaluation.jobs import Job, fine_tuning_jobs, missing_glue_tasks, slug
 from diito.evaluation.maps import draw_heat_map
 from diito.evaluation.results import Measurement, ResultsFile
 from diito.evaluation.settings import AllSettings, EvaluateSettings, GlueSettings, InterchangeSettings
@@ -36,13 +36,21 @@ def evaluate(kind: str, model: str, settings: Any, where: EvaluateSettings) -> i
     results = open_results(model, where)
     parts = {kind: settings} if kind != "all" else {name: getattr(settings, name) for name in _parts(settings)}
     planned = {name: _jobs(name, part, source, results, where, suite=kind == "all") for name, part in parts.items()}
+    failed = False
     for name, jobs in planned.items():
-        measured = [measure(job, results, again=where.again) for job in jobs]
-        print(f"\n{name}: {model}\n{_table(name, parts[name], measured)}", flush=True)
+        measured = []
+        for job in jobs:
+            try:
+                measured.append(measure(job, results, again=where.again))
+            except FloatingPointError as error:  # the other measurements do not suffer from it
+                failed = True
+                print(f"diito: {job.title}: {error}", file=sys.stderr, flush=True)
+        if measured:
+            print(f"\n{name}: {model}\n{_table(name, parts[name], measured)}", flush=True)
         for path in _files(name, parts[name], measured, results.path):
             print(f"written    {path}")
     print(f"results    {results.path}", flush=True)
-    return 0
+    return int(failed)
 
 
 def _parts(settings: AllSettings) -> list[str]:
@@ -50,6 +58,8 @@ def _parts(settings: AllSettings) -> list[str]:
     for name in settings.parts:
         if name not in known:
             raise ValueError(f"--parts: {name!r} is not one of {', '.join(known)}")
+    if not settings.parts:
+        raise ValueError(f"--parts: the list is empty; give some of {', '.join(known)}")
     return [name for name in known if name in settings.parts]
 
 
@@ -73,7 +83,8 @@ def _table(name: str, settings: Any, measured: Sequence[Measurement]) -> str:
         return perplexity_table(measured)
     if name == "interchange":
         return interchange_table(measured[0])
-    missing = missing_glue_tasks(settings) if isinstance(settings, GlueSettings) else []
+    everything = isinstance(settings, GlueSettings) and settings.tasks is None
+    missing = missing_glue_tasks(settings) if everything else []
     return fine_tuning_table(measured, missing=missing)
 
 
@@ -81,7 +92,7 @@ def _files(name: str, settings: Any, measured: Sequence[Measurement], results: P
     """What is written beside the results: SQuAD's predictions in the official format (id to text), the heat map."""
     if name == "squad":
         for measurement in measured:
-            path = results.with_name(f"{results.stem}-squad-{measurement.identity['seed']}.json")
+            path = results.with_name(f"{slug(measurement.model)}-squad-{measurement.identity['seed']}.json")
             path.write_text(json.dumps(measurement.examples["predictions"]["dev"], ensure_ascii=False), encoding="utf-8")
             yield path
     if name == "interchange" and settings.map:
@@ -90,15 +101,15 @@ def _files(name: str, settings: Any, measured: Sequence[Measurement], results: P
 
 def open_results(model: str, where: EvaluateSettings) -> ResultsFile:
     """The results file of a model."""
-    return ResultsFile(where.output or Path("evaluations") / f"{_slug(model)}.json")
+    return ResultsFile(where.output or Path("evaluations") / f"{slug(model)}.json")
 
 
 def write_map(measured: Measurement, settings: InterchangeSettings, results: Path) -> Path:
     """Draw the heat map of a measured map; the path of the figure."""
-    path = Path(settings.figure or results.with_name(f"{results.stem}-map.png"))
+    path = Path(settings.figure or results.with_name(f"{slug(measured.model)}-map.png")).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     title = f"{measured.model} under the interventions of {settings.teacher}"
-    draw_heat_map(measured.result["student"]["pairs"], path, title=title)
+    draw_heat_map(measured.result["models"]["student"]["pairs"], path, title=title)
     return path
 
 
@@ -106,17 +117,12 @@ def measure(job: Job, results: ResultsFile, *, again: bool) -> Measurement:
     """The measurement of a job, from the results file where it is there."""
     if not again and (job.leaves is None or job.leaves.is_dir()) and (found := results.find(job.identity)):
         print(f"{job.title}: in {results.path} already", file=sys.stderr, flush=True)
-        return found
+        return dataclasses.replace(found, model=job.model)  # the same model may have had another name
     print(f"{job.title}: measuring", file=sys.stderr, flush=True)
     result, examples = job.run()
-    measurement = Measurement(job.identity, job.model, result, examples, environment())
+    measurement = Measurement(job.identity, job.settings, job.model, result, examples, environment())
     results.add(measurement)
     return measurement
-
-
-def _slug(model: str) -> str:
-    """A file name for a model: ``runs/quickstart/student`` is runs-quickstart-student."""
-    return "-".join(part for part in model.replace(":", "/").split("/") if part not in ("", ".", ".."))
 
 
 def quieten() -> None:

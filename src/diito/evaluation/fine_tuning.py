@@ -137,7 +137,9 @@ def check_fit(task: Task, source: ModelSource, length: int) -> None:
         raise ValueError(
             f"--length: {length} tokens, but {source.name} has positions for {longest}; give at most {longest} for {task.name}"
         )
-    check_head(source, task.head, task.outputs)
+    check_head(source, task.head, task.outputs, task.labels)
+    if load_tokenizer(source).pad_token_id is None:
+        raise ValueError(f"{source.field}: the tokenizer of {source.name!r} has no padding token, which batches need")
 
 
 def chosen_rows(rows: datasets.Dataset, count: int | None) -> datasets.Dataset:

@@ -56,8 +56,8 @@ class HeldOut:
         return {name: value.to(device) for name, value in masked.items()}
 
     def digest(self) -> str:
-        """A hash of the examples' tokens, wherever the text came from."""
-        total = hashlib.sha256()
+        """A hash of the examples' tokens and of where documents begin, wherever the text came from."""
+        total = hashlib.sha256(self.documents.tobytes())
         for examples in self.batches():
             for number, row in zip(examples, self.corpus.__getitems__(list(examples)), strict=True):
                 total.update(f"{number}:".encode() + row["input_ids"].numpy().tobytes())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,21 @@ from diito import models
 from diito.alignment import AlignedPair
 from diito.alignments import build_alignment
 from diito.corpus import check_sources, load_corpus
+from diito.embedded import resolve
 from diito.evaluation.agreement import interchange_numbers
 from diito.evaluation.held_out import HeldOut, uniform_masking
 from diito.evaluation.interchange import interchange_counts
 from diito.evaluation.jobs import Job
 from diito.evaluation.maps import all_pairs
 from diito.evaluation.perplexity import TokenLosses, perplexity_difference, perplexity_numbers, token_losses
-from diito.evaluation.results import ResultsFile
+from diito.evaluation.results import ResultsFile, check_writable
 from diito.evaluation.settings import HeldOutSettings, InterchangeSettings, PerplexitySettings
 from diito.layered import family_of
 from diito.models import ModelSource
 from diito.positions import RULES
 from diito.recipe import CorpusSection
 from diito.recipe.checks import check_alignment
+from diito.recipe.file import read
 from diito.student import build_student, student_layers
 from diito.teacher import check_tokenizer, special_ids
 
@@ -50,20 +54,16 @@ def perplexity_jobs(settings: PerplexitySettings, source: ModelSource, *, device
         return {"against": settings.against, **perplexity_difference(ours, other)}, {}
 
     identity = {**first.identity, "kind": "perplexity difference", "against": second.identity["model"]}
-    return [first, second, Job(identity, f"difference from {settings.against}", source.name, run)]
+    return [first, second, Job(identity, first.settings, f"difference from {settings.against}", source.name, run)]
 
 
 def _perplexity_job(settings: PerplexitySettings, source: ModelSource, device: str) -> Job:
-    held_out, _ = _held_out(settings, source)
+    held_out, tokenizer = _held_out(settings, source)
     identity = {
         "kind": "perplexity",
         "model": models.digest(source),
-        "text": held_out.digest(),
-        "vocabulary": models.load_configuration(source).vocab_size,
-        "seed": settings.seed,
+        **_text_identity(settings, held_out, tokenizer, source),
         "draws": settings.draws,
-        "layout": settings.layout,
-        "length": settings.length,
     }
 
     def run() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -71,7 +71,7 @@ def _perplexity_job(settings: PerplexitySettings, source: ModelSource, device: s
         sums = token_losses(model, held_out, draws=settings.draws, progress=True)
         return perplexity_numbers(sums), sums.as_json()
 
-    return Job(identity, f"perplexity of {source.name}", source.name, run)
+    return Job(identity, dataclasses.asdict(settings), f"perplexity of {source.name}", source.name, run)
 
 
 def interchange_job(settings: InterchangeSettings, source: ModelSource, *, device: str) -> Job:
@@ -80,23 +80,23 @@ def interchange_job(settings: InterchangeSettings, source: ModelSource, *, devic
         raise ValueError("--teacher: interchange compares a student with its teacher; give the teacher's hub id or folder")
     if not 0 < settings.share <= 1:
         raise ValueError(f"--share: {settings.share} must be above 0 and at most 1")
-    if settings.figure is not None and Path(settings.figure).suffix not in (".png", ".pdf", ".svg"):
-        raise ValueError(f"--figure: {settings.figure} must end in .png, .pdf or .svg")
+    if settings.figure is not None:
+        check_writable(Path(settings.figure), "--figure")
+        if Path(settings.figure).suffix not in (".png", ".pdf", ".svg"):
+            raise ValueError(f"--figure: {settings.figure} must end in .png, .pdf or .svg")
     teacher = ModelSource(settings.teacher, "--teacher")
     held_out, tokenizer = _held_out(settings, source)
-    _check_vocabularies(source, tokenizer, teacher)
+    _check_teacher(settings, source, tokenizer, teacher)
     if len(held_out.examples) < 3:
         raise ValueError("--blocks: interchange needs at least 3, to swap between and for a random donor")
-    depths = {side: models.load_configuration(each) for side, each in (("student", source), ("teacher", teacher))}
-    pairs = _pairs(settings, depths["student"], depths["teacher"])
-    undistilled = _undistilled_layers(settings, depths["student"], depths["teacher"])
+    student_configuration, teacher_configuration = (models.load_configuration(each) for each in (source, teacher))
+    pairs = _pairs(settings, student_configuration, teacher_configuration)
+    undistilled = _undistilled_layers(settings, source, student_configuration, teacher_configuration)
     identity = {
         "kind": "interchange",
         "model": models.digest(source),
         "teacher": models.digest(teacher),
-        "text": held_out.digest(),
-        "seed": settings.seed,
-        "length": settings.length,
+        **_text_identity(settings, held_out, tokenizer, source),
         "positions": settings.positions,
         "share": settings.share,
         "pairs": [dataclasses.asdict(pair) for pair in pairs],
@@ -118,16 +118,26 @@ def interchange_job(settings: InterchangeSettings, source: ModelSource, *, devic
             undistilled=None if undistilled is None else build_student(teacher_model, undistilled),
             progress=True,
         )
-        return {"teacher": teacher.name, "map": settings.map, **interchange_numbers(counts)}, counts.as_json()
+        result = {"teacher": teacher.name, "map": settings.map, "undistilled_layers": undistilled}
+        return {**result, "models": interchange_numbers(counts)}, counts.as_json()
 
-    return Job(identity, f"interchange of {source.name} with {teacher.name}", source.name, run)
+    title = f"interchange of {source.name} with {teacher.name}"
+    return Job(identity, dataclasses.asdict(settings), title, source.name, run)
 
 
 def _pairs(settings: InterchangeSettings, student: Any, teacher: Any) -> list[AlignedPair]:
     depth, teacher_depth = student.num_hidden_layers, teacher.num_hidden_layers
     if settings.map:
         return all_pairs(depth, teacher_depth)
-    check_alignment(settings.alignment, depth)
+    if depth > teacher_depth and settings.alignment.kind != "custom":
+        raise ValueError(
+            f"--alignment.kind: {settings.alignment.kind} needs a teacher as deep as the student, and they have "
+            f"{teacher_depth} and {depth} layers; give custom pairs, or --map true"
+        )
+    try:
+        check_alignment(settings.alignment, depth)
+    except ValueError as error:
+        raise ValueError("--" + str(error).replace("student.layers gives", "the student has")) from error
     alignment = build_alignment(settings.alignment, teacher_layers=teacher_depth, student_layers=depth, seed=settings.seed)
     alignment.check(
         teacher_layers=teacher_depth,
@@ -138,14 +148,21 @@ def _pairs(settings: InterchangeSettings, student: Any, teacher: Any) -> list[Al
     return list(alignment.pairs)
 
 
-def _undistilled_layers(settings: InterchangeSettings, student: Any, teacher: Any) -> list[int] | None:
-    """The teacher's layers that make the undistilled student; None where the student cannot have been made of this teacher."""
-    depth = student.num_hidden_layers
+def _undistilled_layers(settings: InterchangeSettings, source: ModelSource, student: Any, teacher: Any) -> list[int] | None:
+    """The teacher's layers that make the undistilled student; None where the student cannot have been made of this teacher.
+
+    Of a run of diito its recipe, beside the student, says which.
+    """
+    depth, teacher_depth = student.num_hidden_layers, teacher.num_hidden_layers
     alike = student.model_type == teacher.model_type and student.hidden_size == teacher.hidden_size
     if settings.student_layers is None:
-        fits = alike and depth < teacher.num_hidden_layers
-        return student_layers(depth, teacher.num_hidden_layers) if fits else None
-    chosen = student_layers(settings.student_layers, teacher.num_hidden_layers)
+        recipe = Path(resolve(source.name)).parent / "recipe.yaml"
+        chosen = student_layers(read(recipe).student.layers if recipe.is_file() else depth, teacher_depth) if alike else []
+        return chosen if len(chosen) == depth < teacher_depth else None
+    try:
+        chosen = student_layers(settings.student_layers, teacher_depth)
+    except ValueError as error:
+        raise ValueError(str(error).replace("student.layers", "--student_layers", 1)) from error
     if not alike or len(chosen) != depth:
         raise ValueError(f"--student_layers: {chosen} of the teacher do not make a student of {depth} layers like this one")
     return chosen
@@ -161,13 +178,11 @@ def _held_out(settings: HeldOutSettings, source: ModelSource) -> tuple[HeldOut, 
         raise ValueError("--sources: the list is empty; name held-out text, such as '[my-text.txt]'")
     check_sources(settings.sources, field="--sources")
     models.check_files(source)
-    configuration = models.load_configuration(source)
-    family_of(configuration.model_type, field=source.field)
-    longest = models.longest_sequence(source)
-    if longest is not None and settings.length > longest:
-        raise ValueError(f"--length: {settings.length} tokens, but {source.name} has positions for {longest}; give fewer")
+    models.check_masked_language_model(source)
+    _check_length(settings, source)
+    vocabulary = models.load_configuration(source).vocab_size
     tokenizer = models.load_tokenizer(source)
-    check_tokenizer(tokenizer, source, vocabulary=configuration.vocab_size, field=source.field)
+    check_tokenizer(tokenizer, source, vocabulary=vocabulary, field=source.field)
     section = CorpusSection(
         sources=settings.sources,
         layout=settings.layout,
@@ -180,15 +195,44 @@ def _held_out(settings: HeldOutSettings, source: ModelSource) -> tuple[HeldOut, 
         corpus = load_corpus(section, tokenizer=tokenizer, seed=0, field="evaluation")
     except ValueError as error:  # a recipe's names of the fields are flags here
         raise ValueError(str(error).replace("evaluation.", "--", 1)) from error
-    masking = uniform_masking(tokenizer, vocab_size=configuration.vocab_size)
+    masking = uniform_masking(tokenizer, vocab_size=vocabulary)
     return HeldOut(corpus, masking, settings.seed, settings.blocks, settings.batch), tokenizer
 
 
-def _check_vocabularies(source: ModelSource, tokenizer: PreTrainedTokenizerBase, teacher: ModelSource) -> None:
+def _text_identity(
+    settings: HeldOutSettings, held_out: HeldOut, tokenizer: PreTrainedTokenizerBase, source: ModelSource
+) -> dict[str, Any]:
+    """All that decides which words are masked, by what, and in which documents they stand."""
+    words = [
+        sorted(tokenizer.get_vocab().items()),
+        sorted(tokenizer.all_special_ids),
+        models.load_configuration(source).vocab_size,
+    ]
+    return {
+        "text": held_out.digest(),
+        "vocabulary": hashlib.sha256(json.dumps(words).encode()).hexdigest()[:32],
+        "seed": settings.seed,
+        "layout": settings.layout,
+        "length": settings.length,
+    }
+
+
+def _check_length(settings: HeldOutSettings, source: ModelSource) -> None:
+    longest = models.longest_sequence(source)
+    if longest is not None and settings.length > longest:
+        raise ValueError(f"--length: {settings.length} tokens, but {source.name} has positions for {longest}; give fewer")
+
+
+def _check_teacher(
+    settings: InterchangeSettings, source: ModelSource, tokenizer: PreTrainedTokenizerBase, teacher: ModelSource
+) -> None:
     models.check_files(teacher)
-    ours, theirs = models.load_configuration(source), models.load_configuration(teacher)
-    family_of(theirs.model_type, field=teacher.field)
-    if ours.vocab_size != theirs.vocab_size or tokenizer.get_vocab() != models.load_tokenizer(teacher).get_vocab():
+    for each in (source, teacher):
+        family_of(models.load_configuration(each).model_type, field=each.field)
+    models.check_masked_language_model(teacher)
+    _check_length(settings, teacher)
+    ours, theirs = (models.load_configuration(each).vocab_size for each in (source, teacher))
+    if ours != theirs or tokenizer.get_vocab() != models.load_tokenizer(teacher).get_vocab():
         raise ValueError(
             f"--teacher: {teacher.name!r} has another vocabulary than {source.name!r}; interchange needs "
             "a student and a teacher that read and predict the same words"

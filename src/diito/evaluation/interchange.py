@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import bisect
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,7 +85,7 @@ def interchange_counts(
     modes = [model.training for model in models]
     for model in models:
         model.eval()
-    swaps = SwapDraws(rule=rule, pairing=derangement, share=share, special_ids=special_ids).to(student.device)
+    swaps = SwapDraws(rule=rule, pairing=derangement, share=share, special_ids=special_ids)
     names = [STUDENT]
     if references:
         names += [name for name in REFERENCES if name != "undistilled" or undistilled is not None]
@@ -96,7 +97,7 @@ def interchange_counts(
         ours = {STUDENT: _Runs(student, draw.base, draw.sources)}
         if references:
             ours["no swap"] = ours[STUDENT]
-            ours["random donor"] = _Runs(student, draw.base, draw.donors)
+            ours["random donor"] = ours[STUDENT].with_sources(draw.donors)
         if undistilled is not None:
             ours["undistilled"] = _Runs(undistilled, draw.base, draw.sources)
         batch_sums = _compare({name: ours[name] for name in names}, theirs, pairs, draw)
@@ -118,6 +119,13 @@ class _Draw:
     positions: Tensor
     """Bool[batch tokens]."""
 
+    def to(self, device: torch.device) -> _Draw:
+        """The same on ``device``."""
+        base, sources, donors = (
+            {name: value.to(device) for name, value in batch.items()} for batch in (self.base, self.sources, self.donors)
+        )
+        return _Draw(base, sources, donors, self.positions.to(device))
+
     @property
     def slots(self) -> Tensor:
         """Long[batch slots]: the masked tokens, -1 where unused."""
@@ -129,10 +137,18 @@ class _Runs:
 
     def __init__(self, model: PreTrainedModel, base: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> None:
         self.layered = Layered(model)
-        everything = range(self.layered.depth)
         self.run: Run
-        self.run, self.states = self.layered.states(base, everything)
-        self.sources = self.layered.states(sources, everything)[1]
+        self.run, self.states = self.layered.states(base, range(self.layered.depth))
+        self.sources = self._values(sources)
+
+    def with_sources(self, sources: Mapping[str, Tensor]) -> _Runs:
+        """The same base runs with other sources."""
+        other = copy.copy(self)
+        other.sources = self._values(sources)
+        return other
+
+    def _values(self, sources: Mapping[str, Tensor]) -> dict[int, Tensor]:
+        return self.layered.states(sources, range(self.layered.depth))[1]
 
     def base(self, slots: Tensor) -> Tensor:
         """N_h of the base run at the used slots."""
@@ -166,7 +182,7 @@ def _compare(ours: Mapping[str, _Runs], theirs: _Runs, pairs: Sequence[AlignedPa
         part = slice(start, start + chunk)
         places = (rows[part], swapped[part])
         target = _Answers(theirs.layered, [hidden[part] for hidden in targets])
-        word = theirs.layered.head(unchanged[part]).argmax(-1)
+        word = _Answers(theirs.layered, [unchanged[part]]).words[:, 0]
         for index, (name, runs) in enumerate(ours.items()):
             answer = _Answers(runs.layered, [hidden[part] for hidden in finals[name]])
             divergence = target.divergence(answer)
@@ -193,7 +209,7 @@ class _Answers:
         """KL(self ‖ other) in nats, of every intervention here with every one there: [tokens, here, there]."""
         probabilities = self.logs.exp()
         own = (probabilities * self.logs).sum(-1)
-        return own.unsqueeze(-1) - torch.bmm(probabilities, other.logs.transpose(1, 2))
+        return (own.unsqueeze(-1) - torch.bmm(probabilities, other.logs.transpose(1, 2))).clamp(min=0)
 
 
 def _check_examples(held_out: HeldOut, least: int) -> None:
@@ -202,16 +218,17 @@ def _check_examples(held_out: HeldOut, least: int) -> None:
 
 
 def _draw(held_out: HeldOut, examples: Sequence[int], swaps: SwapDraws, *, device: torch.device, with_donors: bool) -> _Draw:
-    base = held_out.masked(examples, device=device)
+    host = torch.device("cpu")  # a generator of another device would draw other positions
+    base = held_out.masked(examples, device=host)
     source_numbers = [_other(held_out, "evaluation source", example, {example}) for example in examples]
-    sources = held_out.masked(source_numbers, device=device)
+    sources = held_out.masked(source_numbers, device=host)
     if not with_donors:
-        return _Draw(base, sources, sources, _positions(base, sources, None, examples, held_out.seed, swaps))
+        return _Draw(base, sources, sources, _positions(base, sources, None, examples, held_out.seed, swaps)).to(device)
     excluded = zip(examples, source_numbers, strict=True)
     donor_numbers = [_other(held_out, "evaluation donor", example, {example, source}) for example, source in excluded]
-    donors = held_out.masked(donor_numbers, device=device)
+    donors = held_out.masked(donor_numbers, device=host)
     positions = _positions(base, sources, swaps.allowed(donors), examples, held_out.seed, swaps)
-    return _Draw(base, sources, donors, positions)
+    return _Draw(base, sources, donors, positions).to(device)
 
 
 def _other(held_out: HeldOut, name: str, example: int, excluded: set[int]) -> int:
@@ -235,7 +252,7 @@ def _positions(
     inputs = {**base, **{f"source_{name}": value for name, value in sources.items()}}
     drawn = []
     for row, example in enumerate(examples):
-        own = generator("evaluation positions", seed, example, device=base["input_ids"].device)
+        own = generator("evaluation positions", seed, example)
         limit = None if within is None else within[row : row + 1]
         drawn.append(swaps.draw({name: value[row : row + 1] for name, value in inputs.items()}, own, within=limit).positions)
     return torch.cat(drawn)

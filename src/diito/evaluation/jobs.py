@@ -21,6 +21,7 @@ from diito.evaluation.data import has_file
 from diito.evaluation.fine_tuning import FineTuning, check_fit, fine_tune
 from diito.evaluation.glue import TASKS, glue_task
 from diito.evaluation.ner import ner_task
+from diito.evaluation.results import check_writable
 from diito.evaluation.settings import FineTuningSettings, GlueSettings
 from diito.evaluation.squad import squad_task
 from diito.evaluation.task import Task
@@ -35,6 +36,7 @@ class Job:
     """One measurement to make."""
 
     identity: dict[str, Any]
+    settings: dict[str, Any]
     title: str
     """What it is, for the reader of the screen."""
     model: str
@@ -45,7 +47,7 @@ class Job:
 
 
 def fine_tuning_jobs(kind: str, settings: FineTuningSettings, source: ModelSource, *, device: str) -> list[Job]:
-    """A job for each task and seed. The data of every task is read once here, so that a bad row shows at once."""
+    """A job for each task and seed. The data of every task is read here already, so that a bad row shows at once."""
     _check_fine_tuning(settings)
     models.check_files(source)
     weights = models.digest(source)
@@ -64,9 +66,10 @@ def fine_tuning_jobs(kind: str, settings: FineTuningSettings, source: ModelSourc
                 "data": data,
                 **dataclasses.asdict(how),
             }
-            save = None if settings.save is None else Path(settings.save) / f"{task.name}-{seed}"
+            save = None if settings.save is None else _saved(settings.save, f"{slug(source.name)}-{task.name}-{seed}")
             run = _fine_tuning(load, source, how, device, save)
-            jobs.append(Job(identity, f"{task.name}, seed {seed}", source.name, run, leaves=save))
+            asked = dataclasses.asdict(settings)
+            jobs.append(Job(identity, asked, f"{task.name}, seed {seed}", source.name, run, leaves=save))
     return jobs
 
 
@@ -120,12 +123,17 @@ def _tasks(kind: str, settings: FineTuningSettings) -> Iterator[Callable[[], Tas
         for name in names:
             if name not in TASKS:
                 raise ValueError(f"--tasks: {name!r} is not one of {', '.join(TASKS)}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"--tasks: {', '.join(names)} has a task twice; give each once")
+        for name in names:
             yield lambda name=name: glue_task(name, settings.data)  # type: ignore[misc]
 
 
 def _check_fine_tuning(settings: FineTuningSettings) -> None:
     if not settings.seeds:
         raise ValueError("--seeds: the list is empty; give at least one, such as [42]")
+    if len(set(settings.seeds)) < len(settings.seeds):
+        raise ValueError(f"--seeds: {settings.seeds} has a seed twice; give each once")
     for seed in settings.seeds:
         if not 0 <= seed < 2**32:
             raise ValueError(f"--seeds: {seed} must be at least 0 and below 2**32")
@@ -141,6 +149,21 @@ def _precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Literal[
     if wanted != "auto":
         return wanted
     return "bf16" if device == "auto" and torch.accelerator.is_available() else "fp32"
+
+
+def _saved(folder: str, name: str) -> Path:
+    """Where a fine-tuned model is saved; refuses (ValueError) a folder that holds something else."""
+    path = Path(folder).expanduser() / name
+    check_writable(path, "--save")
+    if path.exists() and not (path / "config.json").is_file():
+        raise ValueError(f"--save: {path} exists and holds no model; give another folder")
+    return path
+
+
+def slug(model: str) -> str:
+    """A file name for a model: ``runs/quickstart/student`` is runs-quickstart-student."""
+    parts = [part for part in model.replace(":", "/").split("/") if part not in ("", ".", "..", "~")]
+    return "-".join(parts) or Path(model).expanduser().resolve().name
 
 
 def _rows_digest(rows: datasets.Dataset) -> str:

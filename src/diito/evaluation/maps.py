@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from diito.alignment import AlignedPair
 
-SCORES = {"iia": 1, "effective_iia": 1, "counterfactual_kl": -1}
-"""What an alignment can be chosen by, and whether more of it is better (1) or less (-1)."""
+SCORES = {"iia": "IIA", "effective_iia": "effective IIA", "counterfactual_kl": "counterfactual KL"}
+"""What an alignment can be chosen by: more of the accuracies is better, less of the divergence."""
 
 
 def all_pairs(student_layers: int, teacher_layers: int) -> list[AlignedPair]:
@@ -34,17 +34,19 @@ def matrix(pairs: Sequence[dict[str, Any]], score: str, *, where: str = "unswapp
     return values
 
 
+def goodness(pairs: Sequence[dict[str, Any]], score: str) -> NDArray[np.float64]:
+    """One of :data:`SCORES` as [student layer, teacher layer], with the sign by which more is better."""
+    values = matrix(pairs, score)
+    return -values if score == "counterfactual_kl" else values
+
+
 def best_monotone(scores: NDArray[np.float64]) -> list[int]:
     """The teacher layer of each student layer with the highest sum of ``scores`` [student layer, teacher layer].
 
     Layers increase strictly where the teacher has as many as the student, else they never decrease. Of equal sums the one with
-    the lower layers is taken. Raises ValueError where a score is not a number.
+    the lower layers is taken. A pair whose score is not a number is not taken; raises ValueError where nothing else is left.
     """
-    if np.isnan(scores).any():
-        ours, theirs = np.argwhere(np.isnan(scores))[0]
-        raise ValueError(
-            f"--score: not defined for student layer {ours} and teacher layer {theirs}, where no prediction changed; choose iia"
-        )
+    scores = np.where(np.isnan(scores), -np.inf, scores)
     students, teachers = scores.shape
     step = 1 if teachers >= students else 0
     best = np.full((students, teachers), -np.inf)
@@ -52,6 +54,8 @@ def best_monotone(scores: NDArray[np.float64]) -> list[int]:
     for layer in range(1, students):
         for teacher in range(layer * step, teachers):
             best[layer, teacher] = scores[layer, teacher] + best[layer - 1, : teacher + 1 - step].max()
+    if best[-1].max() == -np.inf:
+        raise ValueError("--score: undefined for so many pairs of layers that no alignment is left; choose counterfactual_kl")
     path = [int(best[-1].argmax())]
     for layer in range(students - 2, -1, -1):
         path.append(int(best[layer, : path[-1] + 1 - step].argmax()))

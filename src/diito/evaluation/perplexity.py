@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from diito.evaluation.held_out import HeldOut, at_slots, rows_of_slots
 from diito.evaluation.intervals import bootstrap_interval, by_document
-from diito.layered import Layered
+from diito.layered import FAMILIES, Layered
 from diito.losses import masked_cross_entropy
 
 
@@ -63,7 +65,7 @@ def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1, p
     In eval mode; the model's mode is put back afterwards.
     """
     training = model.training
-    layered = Layered(model.eval())
+    model.eval()
     count = len(held_out.examples)
     losses, tokens = np.zeros((draws, count)), np.zeros((draws, count), dtype=np.int64)
     bar = tqdm(total=draws * count, desc="perplexity", unit=" blocks", disable=None if progress else True)
@@ -72,10 +74,8 @@ def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1, p
         done = 0
         for examples in drawn.batches():
             batch = drawn.masked(examples, device=model.device)
-            top = layered.depth - 1
-            _, states = layered.states(batch, [top])
             slots = batch["masked_positions"]
-            logits = layered.head(at_slots(layered.final(states[top]), slots))
+            logits = _logits(model, batch, slots)
             labels = batch["labels"].gather(1, slots.clamp(min=0))[slots >= 0]
             rows = done + rows_of_slots(slots)
             np.add.at(losses[draw], rows, masked_cross_entropy(logits, labels).double().cpu().numpy())
@@ -85,6 +85,16 @@ def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1, p
     bar.close()
     model.train(training)
     return TokenLosses(losses, tokens, held_out.documents.astype(np.int64))
+
+
+def _logits(model: PreTrainedModel, batch: Mapping[str, Tensor], slots: Tensor) -> Tensor:
+    """Logits at the used slots; of a family with a row in the table the head sees no other token."""
+    if model.config.model_type not in FAMILIES:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+        return at_slots(model(**inputs).logits, slots)
+    layered = Layered(model)
+    top = layered.depth - 1
+    return layered.head(at_slots(layered.final(layered.states(batch, [top])[1][top]), slots))
 
 
 def perplexity_numbers(sums: TokenLosses) -> dict[str, Any]:

@@ -7,8 +7,10 @@ renamed after each measurement.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ class Measurement:
 
     identity: dict[str, Any]
     """``kind``, ``task``, ``seed`` and everything else that determines the result."""
+    settings: dict[str, Any]
+    """What was asked for, names and all."""
     model: str
     """What the model was called."""
     result: dict[str, Any]
@@ -37,11 +41,9 @@ class ResultsFile:
     """The measurements in one file, which need not exist yet. Raises ValueError for a file of another kind."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self._measurements = list(self._read())
-        parent = next(folder for folder in self.path.absolute().parents if folder.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            raise ValueError(f"--output: cannot write in {parent}; give another file")
+        check_writable(self.path, "--output")
 
     def __iter__(self) -> Iterator[Measurement]:
         return iter(self._measurements)
@@ -58,11 +60,16 @@ class ResultsFile:
         """
         made = Measurement(**json.loads(json.dumps(asdict(measurement))))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+        with FileLock(self._lock()):
             self._measurements = [each for each in self._read() if each.identity != made.identity] + [made]
             aside = self.path.with_name(self.path.name + ".new")
             aside.write_text(_text(self._measurements), encoding="utf-8")
             os.replace(aside, self.path)
+
+    def _lock(self) -> Path:
+        """Not beside the file, where it would stay behind."""
+        name = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()
+        return Path(tempfile.gettempdir()) / f"diito-{name[:32]}.lock"
 
     def _read(self) -> Iterator[Measurement]:
         if not self.path.exists():
@@ -74,6 +81,13 @@ class ResultsFile:
             yield from (Measurement(**entry) for entry in content["measurements"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"--output: {self.path} exists and is no results file of diito; give another file") from error
+
+
+def check_writable(path: Path, flag: str) -> None:
+    """Refuse (ValueError), naming the flag, a file or folder that could not be made."""
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or str(parent).startswith(("/proc", "/sys")):
+        raise ValueError(f"{flag}: cannot write in {parent}; give another one")
 
 
 def _text(measurements: list[Measurement]) -> str:

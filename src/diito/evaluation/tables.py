@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from diito.evaluation.glue import glue_mean
-from diito.evaluation.maps import matrix
+from diito.evaluation.maps import SCORES, matrix
 from diito.evaluation.results import Measurement
 
 
@@ -68,27 +68,36 @@ def perplexity_table(measurements: Sequence[Measurement]) -> str:
 
 
 def interchange_table(measurement: Measurement) -> str:
-    """A line for the student and each reference, at unswapped and swapped tokens; of a map also the IIA of each pair."""
-    rows: list[Sequence[str]] = [("", "tokens", "IIA", "", "effective", "", "KL", "", "efficacy", "")]
+    """Of an alignment a line for the student, each reference and each pair; of a map a matrix for each score."""
+    models = measurement.result["models"]
+    if measurement.result["map"]:
+        return "\n\n".join(_map_table(models["student"]["pairs"], score) for score in SCORES)
+    rows: list[Sequence[str]] = [("", "tokens × pairs", "IIA", "", "effective", "", "KL", "", "efficacy", "")]
     for where in ("unswapped", "swapped"):
         rows.append((f"{where} tokens", *[""] * 9))
-        for name, numbers in measurement.result.items():
-            if not isinstance(numbers, dict):
-                continue
+        for name, numbers in models.items():
             cells = [f"{numbers[where]['tokens']:,}"]
             for score in ("iia", "effective_iia", "counterfactual_kl", "efficacy"):
                 value = numbers[where].get(score)
                 cells += ["–" if value is None else f"{value:.3f}", _interval(numbers[where].get(f"{score}_interval"), 3)]
             rows.append((f"  {name}", *cells))
-    text = table(rows)
-    if measurement.result["map"]:
-        text += "\n\nIIA at unswapped tokens\n" + _map_table(measurement.result["student"]["pairs"])
-    return text
+    layers = measurement.result["undistilled_layers"]
+    made = f"undistilled: the teacher's layers {layers}" if layers else "undistilled: none can be made of this teacher"
+    return f"{table(rows)}\n{made}\n\n{_pair_table(models['student']['pairs'])}"
 
 
-def _map_table(pairs: Sequence[dict[str, Any]]) -> str:
-    values = matrix(pairs, "iia")
-    rows: list[Sequence[str]] = [("", *(f"T{layer}" for layer in range(values.shape[1])))]
+def _pair_table(pairs: Sequence[dict[str, Any]]) -> str:
+    rows: list[Sequence[str]] = [("student → teacher, unswapped tokens", "IIA", "effective", "KL", "efficacy")]
+    for pair in pairs:
+        sides = (" ".join(map(str, pair[side])) for side in ("student", "teacher"))
+        values = (pair["unswapped"].get(score) for score in ("iia", "effective_iia", "counterfactual_kl", "efficacy"))
+        rows.append((" → ".join(sides), *("–" if value is None else f"{value:.3f}" for value in values)))
+    return table(rows)
+
+
+def _map_table(pairs: Sequence[dict[str, Any]], score: str) -> str:
+    values = matrix(pairs, score)
+    rows: list[Sequence[str]] = [(f"{SCORES[score]}, unswapped tokens", *(f"T{layer}" for layer in range(values.shape[1])))]
     rows += [
         (f"S{layer}", *("–" if math.isnan(value) else f"{value:.3f}" for value in row)) for layer, row in enumerate(values)
     ]
