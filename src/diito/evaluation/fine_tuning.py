@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
+    ProgressCallback,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -232,14 +233,22 @@ def _train(
         )
         arguments._n_gpu = min(arguments.n_gpu, 1)  # one model on one device: DataParallel would change the batch
         trainer = Trainer(model, arguments, train_dataset=train, data_collator=task.collator(tokenizer))
-        if arguments.disable_tqdm:
-            trainer.remove_callback(PrinterCallback)  # it would print Trainer's own summary
+        trainer.remove_callback(PrinterCallback if arguments.disable_tqdm else ProgressCallback)
+        if not arguments.disable_tqdm:
+            trainer.add_callback(_Bar())
         start = time.perf_counter()
         loss = trainer.train().training_loss
         seconds = time.perf_counter() - start
     if not math.isfinite(loss):
         raise FloatingPointError(f"{task.name}: the training loss is not finite; lower the learning rate")
     return trainer, seconds
+
+
+class _Bar(ProgressCallback):
+    """Trainer's progress bar, without the summary that Trainer would print."""
+
+    def on_log(self, *arguments: Any, **keywords: Any) -> None:
+        pass
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
