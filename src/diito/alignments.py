@@ -26,8 +26,11 @@ def _named_alignment(section: AlignmentSection, teacher_layers: int, student_lay
     if section.file is not None:
         if section.file.endswith(".nm"):
             return Alignment.from_nm(section.file)
-        section = read_section(AlignmentSection, section.file)
-        check_alignment(section, student_layers)
+        content = read_section(AlignmentSection, section.file)
+        if content.kind != "custom" or content.file is not None:
+            raise ValueError(f"alignment.file: {section.file} must hold the pairs of an alignment of kind custom")
+        check_alignment(content, student_layers)
+        section = content
     return Alignment(
         AlignedPair(pair.student, pair.teacher, pair.student_dimensions, pair.teacher_dimensions)
         for pair in section.pairs or ()

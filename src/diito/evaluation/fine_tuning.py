@@ -31,6 +31,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import TrainOutput
 
 from diito.draws import host_random
 from diito.evaluation.task import Scores, Task
@@ -105,9 +106,8 @@ def fine_tune(
         tokenizer = load_tokenizer(source)
         tokenizer.padding_side = "right"
         model = load_head(source, task.head, task.labels, **task.head_arguments)
-        train = encode(task, chosen_rows(task.splits["train"], how.examples), tokenizer, how.length)
-        trainer, seconds = _train(task, model, tokenizer, train, how, device)
-    used = len(task.splits["train"]) if how.examples is None else min(how.examples, len(task.splits["train"]))
+        train_rows = chosen_rows(task.splits["train"], how.examples)
+        trained, seconds = _train(task, model, tokenizer, encode(task, train_rows, tokenizer, how.length), how, device)
     scores, predicted, predicting = {}, 0, 0.0
     for name, rows in task.splits.items():
         if name == "train":
@@ -123,10 +123,10 @@ def fine_tune(
     return FineTuned(
         scores=scores,
         baselines={name: task.baseline(task.splits["train"], task.splits[name]) for name in scores},
-        train_rows=used,
-        steps=trainer.state.global_step,
-        train_loss=float(trainer.state.log_history[-1]["train_loss"]),
-        train_rows_per_second=used * how.epochs / seconds,
+        train_rows=len(train_rows),
+        steps=trained.global_step,
+        train_loss=trained.training_loss,
+        train_rows_per_second=len(train_rows) * how.epochs / seconds,
         predicted_features_per_second=predicted / predicting,
     )
 
@@ -206,8 +206,8 @@ def _train(
     train: datasets.Dataset,
     how: FineTuning,
     device: str,
-) -> tuple[Trainer, float]:
-    """The trainer after its last step, and the seconds that training took."""
+) -> tuple[TrainOutput, float]:
+    """What Trainer says of the training, and the seconds that it took."""
     has_accelerator = device == "auto" and torch.accelerator.is_available()
     with tempfile.TemporaryDirectory(prefix="diito-") as folder:  # nothing is saved there: save_strategy is "no"
         arguments = TrainingArguments(
@@ -237,11 +237,11 @@ def _train(
         if not arguments.disable_tqdm:
             trainer.add_callback(_Bar())
         start = time.perf_counter()
-        loss = trainer.train().training_loss
+        trained = trainer.train()
         seconds = time.perf_counter() - start
-    if not math.isfinite(loss):
+    if not math.isfinite(trained.training_loss):
         raise FloatingPointError(f"{task.name}: the training loss is not finite; lower the learning rate")
-    return trainer, seconds
+    return trained, seconds
 
 
 class _Bar(ProgressCallback):

@@ -25,12 +25,12 @@ def all_pairs(student_layers: int, teacher_layers: int) -> list[AlignedPair]:
     return [AlignedPair([ours], [theirs]) for ours in range(student_layers) for theirs in range(teacher_layers)]
 
 
-def matrix(pairs: Sequence[dict[str, Any]], score: str, *, where: str = "unswapped") -> NDArray[np.float64]:
-    """One score of a map's pairs as [student layer, teacher layer]; nan where it is not defined."""
+def matrix(pairs: Sequence[dict[str, Any]], score: str) -> NDArray[np.float64]:
+    """One score of a map's pairs at unswapped tokens as [student layer, teacher layer]; nan where it is not defined."""
     shape = tuple(1 + max(pair[side][0] for pair in pairs) for side in ("student", "teacher"))
     values = np.full(shape, math.nan)
     for pair in pairs:
-        values[pair["student"][0], pair["teacher"][0]] = pair[where].get(score, math.nan)
+        values[pair["student"][0], pair["teacher"][0]] = pair["unswapped"].get(score, math.nan)
     return values
 
 

@@ -175,7 +175,7 @@ def _check_custom(alignment: AlignmentSection, depth: int) -> None:
     if (alignment.pairs is None) == (alignment.file is None):
         raise ValueError("alignment.kind: custom needs exactly one of alignment.pairs and alignment.file")
     if alignment.file is not None and not os.path.isfile(alignment.file):
-        _refuse("alignment.file", repr(alignment.file), "is not a file; give the path of a .nm file")
+        _refuse("alignment.file", repr(alignment.file), "is not a file; give the path of a .nm or .yaml file")
     if alignment.pairs is not None and not alignment.pairs:
         raise ValueError("alignment.pairs: the list is empty; give at least one pair {student: [...], teacher: [...]}")
     for index, pair in enumerate(alignment.pairs or []):
