@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from diito import Alignment, build_student, cli, layered
+from diito.alignments import build_alignment
 from diito.evaluation import evaluate as evaluate_module
 from diito.evaluation.held_out_jobs import interchange_job
 from diito.evaluation.jobs import slug
@@ -438,3 +439,12 @@ def test_the_recipe_beside_a_student_says_which_layers_it_was_made_of(tmp_path):
     (entry,) = measurements(output)
     assert entry["result"]["undistilled_layers"] == entry["identity"]["undistilled"] == [1, 3]
     assert entry["settings"]["teacher"] == tiny.teacher()
+
+
+@pytest.mark.parametrize("content", ["kind: full", "{kind: custom, file: other.nm}"])
+def test_an_alignment_file_without_pairs_is_refused(tmp_path, content):
+    file = tmp_path / "alignment.yaml"
+    file.write_text(content)
+    section = AlignmentSection(kind="custom", file=str(file))
+    with pytest.raises(ValueError, match=r"^alignment\.file: .* must hold the pairs of an alignment of kind custom$"):
+        build_alignment(section, teacher_layers=4, student_layers=2, seed=0)

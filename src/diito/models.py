@@ -31,7 +31,7 @@ _CONTENT = (
     "vocab.json",
     "vocab.txt",
 )
-_NEEDED = "give a hub id or a local folder of a masked language model with safetensors weights"
+_NEEDED = "give a hub id or a local folder of a masked language model"
 
 
 @dataclass(frozen=True)
