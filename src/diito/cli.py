@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from diito import __version__
 from diito.evaluation.settings import KINDS, AlignSettings, EvaluateSettings
+from diito.experiments import grid as grids
 from diito.recipe import Recipe
 from diito.recipe.checks import check
 from diito.recipe.file import describe, from_flags, known_keys, read, unknown_key, write_value
@@ -40,6 +41,14 @@ EVALUATE = """Measure any Hugging Face model: print a table, and write the figur
   diito evaluate perplexity runs/quickstart/student --against google-bert/bert-base-uncased
   diito evaluate interchange runs/quickstart/student --teacher embedded:teacher-minilm-mlm --map true
   diito evaluate glue distilbert/distilbert-base-uncased --tasks '[rte, stsb]' --seeds '[1, 2, 3]'
+"""
+
+REPRODUCE = """Run every condition, seed and evaluation of a grid on Ray; what is done already is not run again.
+
+  diito reproduce grids/smoke.yaml
+  diito reproduce grids/paper.yaml --dry-run
+  diito reproduce grids/paper.yaml --address auto --only '[standard-6, full-6]' --training.precision bf16
+Any field of the recipes can be set for all conditions, as in diito distill.
 """
 
 
@@ -69,6 +78,8 @@ def _run(argv: list[str]) -> int:
     _add_distill(commands)
     _add_evaluate(commands)
     _add_align(commands)
+    _add_reproduce(commands)
+    _add_report(commands)
     if argv and not argv[0].startswith("-") and argv[0] not in commands.choices:
         raise ValueError(f"{argv[0]!r} is not a command{_nearest(argv[0], commands.choices)}")
     arguments, rest = parser.parse_known_args(argv)
@@ -116,6 +127,27 @@ def _align(arguments: argparse.Namespace) -> int:
     from diito.evaluation.align import align
 
     return align(arguments.teacher_model, arguments.student_model, settings, where)
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    """The sub-command ``reproduce``: read grid and flags, hand over."""
+    given = {key: value for key, value in vars(arguments).items() if key in known_keys(grids.Grid)}
+    recipes = {key: value for key, value in vars(arguments).items() if key in known_keys() and key not in given}
+    grid = grids.read(arguments.grid, given, recipes)
+    only = None if arguments.only is None else [name.strip() for name in arguments.only.strip("[]").split(",")]
+    _check_extra("experiments", ("matplotlib", "ray", "rich", "scipy", "seqeval", "sklearn", "torchmetrics"))
+    _prepare_threads()
+    from diito.experiments.reproduce import reproduce
+
+    return reproduce(grid, only=only, address=arguments.address, dry_run=arguments.dry_run)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    """The sub-command ``report``: hand over."""
+    _check_extra("evaluation", ("matplotlib", "scipy"))
+    from diito.report.report import report
+
+    return report(arguments.measured, arguments.output)
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Any, EvaluateSettings]:
@@ -173,6 +205,32 @@ def _add_align(commands: Any) -> None:
     _add_fields(parser, EvaluateSettings, "", title="the run")
 
 
+def _add_reproduce(commands: Any) -> None:
+    parser = commands.add_parser(
+        "reproduce",
+        help="run a grid of distillations and evaluations, from a laptop to a cluster",
+        usage="diito reproduce GRID [--dry-run] [--only '[CONDITION, ...]'] [--address ADDRESS] [--key VALUE ...]",
+        description=REPRODUCE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("grid", metavar="GRID", help="a YAML file, such as grids/small.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="list the jobs with tokens, FLOPs and hours, and stop")
+    parser.add_argument("--only", metavar="VALUE", help="the conditions and references to run now (a list of names)")
+    parser.add_argument("--address", metavar="VALUE", help="a running Ray cluster, such as auto; without it, this machine")
+    parser.set_defaults(run=_reproduce, settings=grids.Grid)
+    _add_fields(parser, grids.Grid, "", title="the grid")
+    _add_fields(parser, Recipe, "", without=[name for name in known_keys() if name in known_keys(grids.Grid)] + ["seed"])
+
+
+def _add_report(commands: Any) -> None:
+    text = "make the tables and figures of what a grid has measured, beside the paper's numbers; reads JSON only"
+    parser = commands.add_parser("report", help=text, description=text, allow_abbrev=False)
+    parser.add_argument("measured", metavar="MEASURED", help="a grid's folder, such as experiments/small, or a measurements.json")
+    parser.add_argument("--output", metavar="VALUE", help="folder of the report (default: report/ beside what is read)")
+    parser.set_defaults(run=_report)
+
+
 def _add_distill(commands: Any) -> None:
     parser = commands.add_parser(
         "distill",
@@ -219,6 +277,8 @@ def field_documents(section: type) -> dict[str, str]:
 
 
 def _help(document: str, kind: Any, field: dataclasses.Field[Any]) -> str:
+    if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        return f"{document} ({describe(kind)})".replace("%", "%%").replace("``", "")
     default = field.default_factory() if callable(field.default_factory) else field.default
     if isinstance(default, list):  # of sources, whose many nulls say nothing
         default = [_without_nulls(item) if dataclasses.is_dataclass(item) else item for item in default]

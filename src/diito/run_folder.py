@@ -71,7 +71,9 @@ class RunFolder:
             if self.path.exists():
                 shutil.rmtree(self.path)
             self.path.mkdir(parents=True)
-        self.recipe_file.write_text(dump(self.recipe), encoding="utf-8")
+        aside = self.recipe_file.with_suffix(".new")
+        aside.write_text(dump(self.recipe), encoding="utf-8")
+        os.replace(aside, self.recipe_file)
         write_json(self.path / "environment.json", environment())
 
     def newest_checkpoint(self) -> Path | None:
@@ -101,13 +103,18 @@ class RunFolder:
         os.replace(aside, self.student)
 
     def _check_same_run(self) -> None:
-        before, now = (_flat(dataclasses.asdict(recipe)) for recipe in (read(self.recipe_file), self.recipe))
+        before, now = (deciding_fields(recipe) for recipe in (read(self.recipe_file), self.recipe))
         for key, value in now.items():
-            if before.get(key) != value and not key.startswith(FREE_ON_RESUME):
+            if before.get(key) != value:
                 raise ValueError(
                     f"{key}: the run {self.path} was started with {before.get(key)}, not {value}; "
                     "resume with the same recipe, or start another run with --name"
                 )
+
+
+def deciding_fields(recipe: Recipe) -> dict[str, Any]:
+    """The fields of a recipe that decide the student, with their values: ``{"training.batch": 40, ...}``."""
+    return {key: value for key, value in _flat(dataclasses.asdict(recipe)).items() if not key.startswith(FREE_ON_RESUME)}
 
 
 def write_json(path: Path, content: Any) -> None:

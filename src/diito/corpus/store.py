@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Part of every cache key: raise it when the files or the rules that make them change."""
 _BATCH_TOKENS = 1 << 19  # written together: few large record batches are searched faster than many small ones
+_BATCH_ROWS = 1 << 14  # hashed together; part of the hash
 _ARROW, _STATISTICS, _COUNTS = "corpus.arrow", "statistics.json", "token_counts.npy"
 _LENGTHS, _DOCUMENTS = "lengths.npy", "documents.npy"
 
@@ -117,6 +118,15 @@ class Corpus(torch.utils.data.Dataset[dict[str, Tensor]]):
         ids = torch.from_numpy(column.flatten().to_numpy().astype(np.int64))
         sizes = column.value_lengths().to_pylist()
         return [{"input_ids": row} for row in torch.split(ids, sizes)]
+
+    def digest(self) -> str:
+        """A hash of all sequences, wherever the text came from and whoever tokenised it."""
+        total = hashlib.sha256()
+        for batch in self.dataset.iter(_BATCH_ROWS):
+            for column in batch["input_ids"].chunks:
+                total.update(column.value_lengths().to_numpy(zero_copy_only=False).astype("<i4").tobytes())
+                total.update(column.flatten().to_numpy().astype("<i4").tobytes())
+        return total.hexdigest()[:32]
 
 
 def collate(rows: Sequence[dict[str, Tensor]], *, pad_token_id: int | None) -> dict[str, Tensor]:

@@ -34,8 +34,10 @@ from diito.student import build_student, student_layers
 from diito.teacher import check_tokenizer, special_ids
 
 
-def perplexity_jobs(settings: PerplexitySettings, source: ModelSource, *, device: str, results: ResultsFile) -> list[Job]:
-    """A job for the model; with ``against`` one for the other model and one for their difference."""
+def perplexity_jobs(
+    settings: PerplexitySettings, source: ModelSource, *, device: str, results: ResultsFile | None = None
+) -> list[Job]:
+    """A job for the model; with ``against`` one for the other model and one for their difference, made from ``results``."""
     if settings.draws < 1:
         raise ValueError(f"--draws: {settings.draws} must be at least 1")
     first = _perplexity_job(settings, source, device)
@@ -49,6 +51,7 @@ def perplexity_jobs(settings: PerplexitySettings, source: ModelSource, *, device
         )
 
     def run() -> tuple[dict[str, Any], dict[str, Any]]:
+        assert results is not None
         found = [results.find(job.identity) for job in (first, second)]
         ours, other = (TokenLosses.from_json(each.examples) for each in found if each is not None)
         return {"against": settings.against, **perplexity_difference(ours, other)}, {}
@@ -78,8 +81,7 @@ def interchange_job(settings: InterchangeSettings, source: ModelSource, *, devic
     """The job of one alignment, or of the map of all pairs of layers."""
     if settings.teacher is None:
         raise ValueError("--teacher: interchange compares a student with its teacher; give the teacher's hub id or folder")
-    if not 0 < settings.share <= 1:
-        raise ValueError(f"--share: {settings.share} must be above 0 and at most 1")
+    _check_share(settings)
     if settings.figure is not None:
         check_writable(Path(settings.figure), "--figure")
         if Path(settings.figure).suffix not in (".png", ".pdf", ".svg"):
@@ -90,7 +92,9 @@ def interchange_job(settings: InterchangeSettings, source: ModelSource, *, devic
     if len(held_out.examples) < 3:
         raise ValueError("--blocks: interchange needs at least 3, to swap between and for a random donor")
     student_configuration, teacher_configuration = (models.load_configuration(each) for each in (source, teacher))
-    pairs = _pairs(settings, student_configuration, teacher_configuration)
+    configurations = (student_configuration, teacher_configuration)
+    depths, widths = ([getattr(each, name) for each in configurations] for name in ("num_hidden_layers", "hidden_size"))
+    pairs = _pairs(settings, *depths, *widths)
     undistilled = _undistilled_layers(settings, source, student_configuration, teacher_configuration)
     identity = {
         "kind": "interchange",
@@ -125,8 +129,33 @@ def interchange_job(settings: InterchangeSettings, source: ModelSource, *, devic
     return Job(identity, dataclasses.asdict(settings), title, source.name, run)
 
 
-def _pairs(settings: InterchangeSettings, student: Any, teacher: Any) -> list[AlignedPair]:
-    depth, teacher_depth = student.num_hidden_layers, teacher.num_hidden_layers
+def planned_interchange(settings: InterchangeSettings, teacher: ModelSource, *, student_depth: int) -> dict[str, Any]:
+    """What decides the result of :func:`interchange_job` for a student that is yet to be made of this teacher.
+
+    Refuses (ValueError) what that job would refuse.
+    """
+    _check_share(settings)
+    identity = _text_identity(settings, *_held_out(settings, teacher), teacher)
+    configuration = models.load_configuration(teacher)
+    depths = (student_depth, configuration.num_hidden_layers)
+    pairs = _pairs(settings, *depths, *[configuration.hidden_size] * 2)
+    return {
+        **identity,
+        "teacher": models.digest(teacher),
+        "positions": settings.positions,
+        "share": settings.share,
+        "pairs": [dataclasses.asdict(pair) for pair in pairs],
+    }
+
+
+def _check_share(settings: InterchangeSettings) -> None:
+    if not 0 < settings.share <= 1:
+        raise ValueError(f"--share: {settings.share} must be above 0 and at most 1")
+
+
+def _pairs(
+    settings: InterchangeSettings, depth: int, teacher_depth: int, student_width: int, teacher_width: int
+) -> list[AlignedPair]:
     if settings.map:
         return all_pairs(depth, teacher_depth)
     if depth > teacher_depth and settings.alignment.kind != "custom":
@@ -142,8 +171,8 @@ def _pairs(settings: InterchangeSettings, student: Any, teacher: Any) -> list[Al
     alignment.check(
         teacher_layers=teacher_depth,
         student_layers=depth,
-        teacher_width=teacher.hidden_size,
-        student_width=student.hidden_size,
+        teacher_width=teacher_width,
+        student_width=student_width,
     )
     return list(alignment.pairs)
 

@@ -50,9 +50,12 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe
     return recipe
 
 
-def read_section(section: type[Section], path: str | Path) -> Section:
-    """The same for any dataclass: what a YAML file holds, such as a section of a recipe that has a file of its own."""
-    filled: Section = _Reader(str(path), {}, section).fill(section, _parse_file(Path(path)), "")
+def read_section(
+    section: type[Section], path: str | Path, overrides: Mapping[str, Any] | None = None, *, what: str = "recipe"
+) -> Section:
+    """The same for any dataclass, such as a section of a recipe that has a file of its own. ``what``: its name in errors."""
+    nodes = {key: _override(key, value, section) for key, value in (overrides or {}).items()}
+    filled: Section = _Reader(str(path), nodes, section).fill(section, _parse_file(Path(path), what), "")
     return filled
 
 
@@ -216,23 +219,23 @@ class _Reader:
         return ValueError(f"{sentence} ({self.path}, line {mark.line + 1})")
 
 
-def _parse_file(path: Path) -> yaml.Node:
+def _parse_file(path: Path, what: str = "recipe") -> yaml.Node:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise ValueError(f"there is no recipe {path}") from None
+        raise ValueError(f"there is no {what} {path}") from None
     except IsADirectoryError:
-        raise ValueError(f"{path} is a folder; a recipe is a YAML file") from None
+        raise ValueError(f"{path} is a folder; a {what} is a YAML file") from None
     except OSError as error:
-        raise ValueError(f"the recipe {path} cannot be read: {error.strerror}") from None
+        raise ValueError(f"the {what} {path} cannot be read: {error.strerror}") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}, line {line}: a recipe must be UTF-8 text, and this byte is not") from None
+        raise ValueError(f"{path}, line {line}: a {what} must be UTF-8 text, and this byte is not") from None
     node = _compose(text, str(path))
     if node is None:
-        raise ValueError(f"{path}: the recipe is empty; see the recipes/ folder for complete ones")
+        raise ValueError(f"{path}: the {what} is empty; see the {what}s/ folder for complete ones")
     return node
 
 

@@ -1,0 +1,1 @@
+"""Grids of distillations and evaluations: ``diito reproduce``."""

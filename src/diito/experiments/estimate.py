@@ -1,0 +1,85 @@
+"""What a grid is going to do, in numbers: ``diito reproduce GRID --dry-run``."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from diito.evaluation.tables import table
+from diito.experiments.folders import JobFolder, read_json, read_lines
+from diito.experiments.grid import Evaluation, Resources
+from diito.experiments.jobs import Job
+
+
+def estimate(jobs: Sequence[Job], output: Path, resources: Resources) -> str:
+    """The jobs with tokens, FLOPs and hours. Hours are measured: of jobs that are done their own, of the others those of jobs
+    of their kind that are done in the same output folder (distillations by FLOPs); without any there are none."""
+    unique = list({job.hash: job for job in jobs}.values())
+    rate, hours_of_kind = _rates(unique, output)
+    rows = [("job", "folder", "tokens, M", "PFLOP", "hours", "")]
+    total = 0.0
+    unknown = 0
+    for job in unique:
+        done = read_json(JobFolder(output / "jobs" / job.hash).done)
+        numbers = job.numbers
+        if done:
+            hours = done["seconds"] / 3600
+        elif numbers is not None:
+            hours = None if rate is None else numbers.flops / rate / 3600
+        else:
+            hours = hours_of_kind.get(_kind(job))
+        if not done:
+            total, unknown = (total, unknown + 1) if hours is None else (total + hours, unknown)
+        rows.append(
+            (
+                job.what.title,
+                job.hash,
+                f"{numbers.tokens / 1e6:,.2f}" if numbers else "",
+                f"{numbers.flops / 1e15:,.3g}" if numbers else "",
+                "–" if hours is None else f"{hours:.2f}",
+                "done" if done else "",
+            )
+        )
+    lines = [table(rows), "", _summary(unique, jobs), f"to do: {total:,.1f} hours of jobs, one after another"]
+    if unknown:
+        lines.append(f"{unknown} jobs are not in that figure: no job of their kind is done in {output} yet")
+    lines += [f"a distillation takes {_takes(resources.distil)}, an evaluation {_takes(resources.evaluate)}"]
+    return "\n".join(lines)
+
+
+def _rates(jobs: Sequence[Job], output: Path) -> tuple[float | None, dict[tuple[str, str | None], float]]:
+    """FLOP/s of the distillations that are done, and the hours of each kind of evaluation, from medians."""
+    rates: list[float] = []
+    hours: dict[tuple[str, str | None], list[float]] = {}
+    for job in jobs:
+        folder = JobFolder(output / "jobs" / job.hash)
+        if not folder.is_done:
+            continue
+        if job.numbers is not None:
+            speeds = [line["tokens_per_second"] for line in read_lines(folder.run / "metrics.jsonl") if line.get("tokens_per_second")]
+            rates += [job.numbers.flops / job.numbers.tokens * statistics.median(speeds)] if speeds else []
+        else:
+            hours.setdefault(_kind(job), []).append(read_json(folder.done)["seconds"] / 3600)
+    medians = {kind: statistics.median(values) for kind, values in hours.items()}
+    return (statistics.median(rates) if rates else None), medians
+
+
+def _kind(job: Job) -> tuple[str, str | None]:
+    assert isinstance(job.what, Evaluation)
+    return job.kind, job.what.task
+
+
+def _summary(unique: Sequence[Job], jobs: Sequence[Job]) -> str:
+    students = [job for job in unique if job.numbers is not None]
+    tokens, flops = (sum(getattr(job.numbers, name) for job in students) for name in ("tokens", "flops"))
+    shared = f" ({len(jobs) - len(unique)} more are the same as one of these)" if len(jobs) > len(unique) else ""
+    return (
+        f"{len(unique):,} jobs{shared}: {len(students):,} distillations of {tokens / 1e6:,.1f} M tokens and "
+        f"{flops / 1e15:,.3g} PFLOP in all, {len(unique) - len(students):,} evaluations"
+    )
+
+
+def _takes(share: object) -> str:
+    values = vars(share)
+    return f"{values['cpus']:g} CPUs and {values['gpus']:g} GPUs"

@@ -1,0 +1,295 @@
+"""A grid, as data: the dataclasses behind ``grids/*.yaml``, and what they expand to.
+
+1. :func:`read` fills a :class:`Grid` from a YAML file and flags, and refuses what can never be right;
+2. :func:`distillations` are its conditions times its seeds, each with the complete recipe;
+3. :func:`evaluations` are what each student is measured on: once a kind on text, once a task and seed where it is fine-tuned.
+
+No torch here. What decides the result of a job, and so the name of its folder, is found out in ``jobs.py``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diito.evaluation.settings import AllSettings
+from diito.recipe import Recipe
+from diito.recipe.checks import check as check_recipe
+from diito.recipe.file import read as read_recipe
+from diito.recipe.file import read_section
+
+METHODS = {
+    "standard": "Standard",
+    "middle": "DIITO MIDDLE",
+    "late": "DIITO LATE",
+    "full": "DIITO FULL",
+    "full-random": "DIITO FULL+Random",
+    "full-masked": "DIITO FULL+Masked",
+    "full-cos": "DIITO FULL+Cos",
+    "equal-flops": "Standard, FLOPs of FULL",
+    "double-kl": "Standard, KL doubled",
+    "token-swap": "Token swap",
+    "shuffled": "Shuffled Π",
+    "other": "Other",
+}
+"""The methods that a grid compares, with their names in the tables; each has one colour in all figures."""
+
+KINDS = ("perplexity", "interchange", "glue", "ner", "squad")
+FINE_TUNED = ("glue", "ner", "squad")
+
+@dataclass
+class Condition:
+    """One way to distil."""
+
+    name: str
+    """Its name, once in the grid."""
+    method: str = "other"
+    """What it is, for the labels and colours of the report: one of standard, middle, late, full, full-random, full-masked,
+    full-cos, equal-flops, double-kl, token-swap, shuffled, other."""
+    label: str | None = None
+    """Its name in the tables; null takes the method's."""
+    group: str = ""
+    """The part of the table it stands in, such as ``6 layers``; it is compared with the standard condition there."""
+    paper: str | None = None
+    """The row of the paper that it re-makes, such as ``6/full``; see ``diito/report/paper.py``."""
+    recipe: str | None = None
+    """A recipe of its own; null takes the grid's."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Fields of the recipe, such as ``{alignment.kind: middle}``, on top of the grid's own overrides."""
+    parts: list[str] | None = None
+    """What its students are measured on, of the grid's ``evaluations.parts``; null takes all."""
+
+
+@dataclass
+class Reference:
+    """A model that is measured as it is, for comparison."""
+
+    name: str
+    """Its name, once in the grid."""
+    model: str
+    """Hub id, local folder, or ``embedded:teacher-minilm-mlm``."""
+    label: str | None = None
+    """Its name in the tables; null takes ``name``."""
+    group: str = ""
+    """The part of the table it stands in."""
+    paper: str | None = None
+    """The row of the paper that it re-makes."""
+    parts: list[str] | None = None
+    """What it is measured on; null takes all of ``evaluations.parts`` but interchange."""
+
+
+@dataclass
+class Share:
+    """What one job takes of a machine."""
+
+    cpus: float = 1
+    """Processor cores."""
+    gpus: float = 0
+    """Accelerators; a fraction lets jobs share one."""
+    processes: int = 1
+    """Processes of a distillation: more than one start under torchrun, and each takes the recipe's batch."""
+
+
+@dataclass
+class Resources:
+    """What the jobs take of a machine."""
+
+    distil: Share = field(default_factory=Share)
+    evaluate: Share = field(default_factory=Share)
+
+
+@dataclass
+class Grid:
+    """Conditions, seeds and evaluations."""
+
+    name: str
+    """``<output>/<name>/`` holds the list of jobs and the report."""
+    conditions: list[Condition]
+    """The ways to distil that are compared."""
+    recipe: str | None = None
+    """The recipe of the conditions that name none of their own; a path from the grid's file."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Fields of every recipe, such as ``{training.steps: 500}``."""
+    seeds: list[int] = field(default_factory=lambda: [42, 66, 88])
+    """Distillation seeds. Conditions of one seed share rows and masks, so their differences are paired."""
+    fine_tuning_seeds: list[int] = field(default_factory=lambda: [111, 222, 333, 444, 555])
+    """Seeds of every fine-tuning of every student."""
+    references: list[Reference] = field(default_factory=list)
+    """Models that are measured as they are."""
+    evaluations: AllSettings = field(default_factory=AllSettings)
+    """What every student is measured on. The seeds of the fine-tuning parts are ``fine_tuning_seeds``; interchange takes the
+    recipe's teacher."""
+    maps: list[str] = field(default_factory=list)
+    """Conditions of which, at the first seed, the map of all pairs of layers is measured too."""
+    resources: Resources = field(default_factory=Resources)
+    retries: int = 1
+    """How often a job that fails is started again."""
+    output: str = "experiments"
+    """Folder of the jobs, shared by all grids; on a cluster one that all machines see."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """One student to make."""
+
+    condition: Condition
+    seed: int
+    recipe: Recipe
+
+    @property
+    def title(self) -> str:
+        """For the screen."""
+        return f"{self.condition.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One measurement to make of a student or a reference."""
+
+    of: Distillation | Reference
+    kind: str
+    """One of :data:`KINDS`, or ``map``."""
+    settings: Any
+    task: str | None = None
+    """The fine-tuning task, where there is one."""
+    seed: int | None = None
+    """The fine-tuning seed."""
+
+    @property
+    def title(self) -> str:
+        """For the screen."""
+        name = self.of.name if isinstance(self.of, Reference) else self.of.title
+        measured = self.task or self.kind
+        return f"{name}: {measured}" + ("" if self.seed is None else f", seed {self.seed}")
+
+
+def read(path: str | Path, overrides: Mapping[str, Any] | None = None, recipe_overrides: Mapping[str, Any] | None = None) -> Grid:
+    """The grid in a YAML file, with overrides of its own fields and of every recipe on top. Raises ValueError."""
+    grid = read_section(Grid, path, overrides, what="grid")
+    for holder in (grid, *grid.conditions):
+        if holder.recipe is not None:  # beside the grid, wherever the command is given
+            holder.recipe = str(Path(path).parent / holder.recipe)
+    for condition in grid.conditions:
+        condition.overrides = {**grid.overrides, **condition.overrides, **(recipe_overrides or {})}
+    _check(grid)
+    return grid
+
+
+def distillations(grid: Grid, only: Sequence[str] | None = None) -> list[Distillation]:
+    """Every condition with every seed, all conditions of a seed together. ``only``: the names of the conditions to take.
+
+    Raises ValueError naming the condition whose recipe cannot be right.
+    """
+    for name in only or ():
+        if name not in (known := [each.name for each in (*grid.conditions, *grid.references)]):
+            raise ValueError(f"--only: {name!r} is no condition of the grid; it has {', '.join(known)}")
+    chosen = [each for each in grid.conditions if only is None or each.name in only]
+    return [Distillation(each, seed, _recipe(grid, each, seed)) for seed in grid.seeds for each in chosen]
+
+
+def evaluations(grid: Grid, students: Sequence[Distillation], only: Sequence[str] | None = None) -> list[Evaluation]:
+    """Everything that is measured of the references and of ``students``."""
+    references = [each for each in grid.references if only is None or each.name in only]
+    return [evaluation for each in (*references, *students) for evaluation in _evaluations_of(grid, each)]
+
+
+def _evaluations_of(grid: Grid, of: Distillation | Reference) -> Iterator[Evaluation]:
+    asked = of.parts if isinstance(of, Reference) else of.condition.parts
+    parts = [each for each in grid.evaluations.parts if asked is None or each in asked]
+    if isinstance(of, Reference) and asked is None:
+        parts = [each for each in parts if each != "interchange"]
+    for kind in KINDS:
+        if kind not in parts:
+            continue
+        settings = getattr(grid.evaluations, kind)
+        if kind == "interchange":
+            settings = dataclasses.replace(settings, teacher=_teacher(grid, of))
+        if kind not in FINE_TUNED:
+            yield Evaluation(of, kind, settings)
+            continue
+        if settings.precision == "auto":  # decided here, not by the machine that happens to plan
+            settings = dataclasses.replace(settings, precision="bf16" if grid.resources.evaluate.gpus else "fp32")
+        for task in settings.tasks if kind == "glue" else [kind]:
+            for seed in grid.fine_tuning_seeds:
+                only = {"tasks": [task]} if kind == "glue" else {}
+                yield Evaluation(of, kind, dataclasses.replace(settings, seeds=[seed], **only), task, seed)
+    if isinstance(of, Distillation) and of.condition.name in grid.maps and of.seed == grid.seeds[0]:
+        settings = dataclasses.replace(grid.evaluations.interchange, teacher=of.recipe.teacher.model, map=True)
+        yield Evaluation(of, "map", settings)
+
+
+def _teacher(grid: Grid, of: Distillation | Reference) -> str:
+    """The teacher that a student answers to; of a reference the one that the interchange settings name."""
+    if isinstance(of, Distillation):
+        return of.recipe.teacher.model
+    assert grid.evaluations.interchange.teacher is not None
+    return grid.evaluations.interchange.teacher
+
+
+def _recipe(grid: Grid, condition: Condition, seed: int) -> Recipe:
+    path = condition.recipe or grid.recipe
+    assert path is not None
+    try:
+        recipe = read_recipe(path, {**condition.overrides, "seed": seed})
+        check_recipe(recipe)
+    except ValueError as error:
+        raise ValueError(f"conditions, {condition.name}: {error}") from error
+    return recipe
+
+
+def _check(grid: Grid) -> None:
+    if grid.name.strip() != grid.name or grid.name in ("", ".", "..", "jobs") or "/" in grid.name:
+        raise ValueError(f"name: {grid.name!r} must be the plain name of a folder, and not 'jobs'")
+    names = [each.name for each in (*grid.conditions, *grid.references)]
+    if not names:
+        raise ValueError("conditions: the list is empty; name at least one, or a reference")
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"conditions: {name!r} is named twice; give each condition and reference a name of its own")
+    for field_name in ("seeds", "fine_tuning_seeds"):
+        _check_seeds(field_name, getattr(grid, field_name))
+    if grid.retries < 0:
+        raise ValueError(f"retries: {grid.retries} must be at least 0")
+    for condition in grid.conditions:
+        if condition.method not in METHODS:
+            raise ValueError(f"{condition.name}.method: {condition.method!r} is not one of {', '.join(METHODS)}")
+        if (condition.recipe or grid.recipe) is None:
+            raise ValueError(f"conditions, {condition.name}: no recipe; name one there, or one for the whole grid")
+    for name in grid.maps:
+        if name not in [each.name for each in grid.conditions]:
+            raise ValueError(f"maps: {name!r} is no condition of the grid")
+    _check_parts(grid)
+    for name, share in vars(grid.resources).items():
+        if share.cpus < 0 or share.gpus < 0 or share.cpus + share.gpus == 0:
+            raise ValueError(f"resources.{name}: a job must take something; give cpus or gpus above 0")
+        if share.processes < 1 or (name == "evaluate" and share.processes > 1):
+            raise ValueError(f"resources.{name}.processes: {share.processes} is not possible; give 1 or, to distil, more")
+
+
+def _check_parts(grid: Grid) -> None:
+    asked = [("evaluations.parts", grid.evaluations.parts)]
+    asked += [(f"{each.name}.parts", each.parts) for each in (*grid.conditions, *grid.references) if each.parts is not None]
+    for place, parts in asked:
+        for part in parts:
+            if part not in KINDS:
+                raise ValueError(f"{place}: {part!r} is not one of {', '.join(KINDS)}")
+    if "glue" in grid.evaluations.parts and not grid.evaluations.glue.tasks:
+        raise ValueError("evaluations.glue.tasks: name the tasks, such as [rte, stsb]")
+    if grid.evaluations.perplexity.against is not None:
+        raise ValueError("evaluations.perplexity.against: the report compares the conditions; leave it out")
+    if grid.evaluations.interchange.map:
+        raise ValueError("evaluations.interchange.map: name the conditions in `maps` instead")
+    for reference in grid.references:
+        if "interchange" in (reference.parts or ()) and grid.evaluations.interchange.teacher is None:
+            raise ValueError(f"{reference.name}.parts: interchange needs evaluations.interchange.teacher")
+
+
+def _check_seeds(name: str, seeds: Sequence[int]) -> None:
+    if not seeds:
+        raise ValueError(f"{name}: the list is empty; give at least one")
+    for seed in seeds:
+        if not 0 <= seed < 2**32 or seeds.count(seed) > 1:
+            raise ValueError(f"{name}: {seed} must be given once, at least 0 and below 2**32")

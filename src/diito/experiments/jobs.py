@@ -1,0 +1,181 @@
+"""Jobs: the distillations and evaluations of a grid, each in a folder named by all that decides its result.
+
+A job is known by its *identity*: for a distillation the recipe without what cannot change the student, digests of the
+teacher's weights and of the tokenised corpus, and a number that is raised when a change of the code changes results; for an
+evaluation its settings, digests of its data, and the hash of the student's own job. So a job that is finished is never run
+again, whichever grid asks for it, and a changed recipe is a new job.
+
+Making the jobs loads every model and corpus once, so everything that can be refused is refused before any work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diito import models
+from diito.alignments import build_alignment
+from diito.arguments import training_arguments
+from diito.evaluation.held_out_jobs import interchange_job, perplexity_jobs, planned_interchange
+from diito.evaluation.jobs import fine_tuning_jobs
+from diito.experiments.grid import Distillation, Evaluation, Reference, Resources
+from diito.models import ModelSource
+from diito.parts import prepare
+from diito.recipe import Recipe
+from diito.recipe.checks import student_depth
+from diito.run_folder import deciding_fields
+from diito.student import student_layers
+from diito.teacher import load_config
+
+VERSIONS = {"distil": 1, "perplexity": 1, "interchange": 1, "map": 1, "glue": 1, "ner": 1, "squad": 1}
+"""Part of every identity: raise a number when a change of the code changes that kind's results."""
+
+_PLACES = ("teacher.", "corpus.sources", "evaluation.sources", "alignment.file")
+"""Fields that say where something is; what it is stands in the identity instead."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a distillation is going to do."""
+
+    steps: int
+    tokens: float
+    flops: float
+    """Of matrix products."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One distillation or evaluation, and what names its folder."""
+
+    what: Distillation | Evaluation
+    identity: dict[str, Any]
+    student: str | None = None
+    """Of an evaluation: the hash of the distillation that makes the student; None for a reference."""
+    numbers: Numbers | None = None
+    """Of a distillation."""
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """The name of the folder."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:20]
+
+    @property
+    def kind(self) -> str:
+        """``distil``, or the kind of evaluation."""
+        return str(self.identity["kind"])
+
+
+def make_jobs(
+    students: Sequence[Distillation], measurements: Sequence[Evaluation], *, resources: Resources
+) -> list[Job]:
+    """The jobs, each student followed by its evaluations. Two that would give the same have the same hash.
+
+    Raises ValueError, naming the condition, for what the user must change.
+    """
+    maker = _Maker(resources)
+    jobs = []
+    references = {each.of.name: each.of for each in measurements if isinstance(each.of, Reference)}
+    for of in (*references.values(), *students):
+        try:
+            student = maker.distillation(of) if isinstance(of, Distillation) else None
+            jobs += [student] if student else []
+            jobs += [maker.evaluation(each, student) for each in measurements if each.of is of]
+        except ValueError as error:
+            name = of.condition.name if isinstance(of, Distillation) else of.name
+            raise ValueError(f"{name}: {error}") from error
+    return jobs
+
+
+class _Maker:
+    """Makes jobs, and remembers what several of them share."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        self._known: dict[str, Any] = {}
+
+    def distillation(self, what: Distillation) -> Job:
+        recipe = what.recipe
+        seed = recipe.seed if recipe.corpus.share < 1 else None  # else the corpus is the same for every seed
+        prepared = self._once(_prepare, dataclasses.replace(recipe, seed=seed or 0), self.resources.distil.processes)
+        identity = {
+            "kind": "distil",
+            "code": VERSIONS["distil"],
+            "recipe": {key: value for key, value in deciding_fields(recipe).items() if not key.startswith(_PLACES)},
+            "alignment": _alignment(recipe),
+            "processes": self.resources.distil.processes,
+            **prepared["digests"],
+        }
+        return Job(what, json.loads(json.dumps(identity)), numbers=prepared["numbers"])
+
+    def evaluation(self, what: Evaluation, student: Job | None) -> Job:
+        if isinstance(what.of, Distillation):
+            assert student is not None
+            teacher = what.of.recipe.teacher
+            model, depth = ModelSource(teacher.model, "teacher.model", teacher.revision), student_depth(what.of.recipe)
+        else:
+            model, depth = ModelSource(what.of.model, "model"), None
+        settings = what.settings
+        if what.seed is not None:  # the same data for every seed
+            settings = dataclasses.replace(settings, seeds=[0])
+        measured = self._once(_measured, what.kind, settings, model, depth)
+        identity = {
+            **measured,
+            "kind": what.kind,
+            "code": VERSIONS[what.kind],
+            "model": student.hash if student else measured["model"],
+        }
+        if what.seed is not None:
+            identity["seed"] = what.seed
+        return Job(what, json.loads(json.dumps(identity)), student=student.hash if student else None)
+
+    def _once(self, make: Any, *arguments: Any) -> Any:
+        key = repr((make.__name__, arguments))
+        if key not in self._known:
+            self._known[key] = make(*arguments)
+        return self._known[key]
+
+
+def _prepare(recipe: Recipe, processes: int) -> dict[str, Any]:
+    """Load all that the recipe names; what it is, and what the run is going to do."""
+    parts = prepare(recipe, training_arguments(recipe, output_dir=recipe.output))
+    plan = dataclasses.replace(parts.plan, processes=processes)
+    tokens = plan.steps * plan.tokens_per_step
+    section = recipe.teacher
+    tokenizer = section.tokenizer and models.digest(ModelSource(section.tokenizer, "teacher.tokenizer"))
+    return {
+        "digests": {
+            "teacher": models.digest(ModelSource(section.model, "teacher.model", section.revision)),
+            "tokenizer": tokenizer,
+            "corpus": parts.corpus.digest(),
+            "held out": parts.held_out and parts.held_out.digest(),
+        },
+        "numbers": Numbers(plan.steps, tokens, tokens * plan.cost.total),
+    }
+
+
+def _alignment(recipe: Recipe) -> list[dict[str, Any]]:
+    depth = load_config(recipe.teacher).num_hidden_layers
+    layers = {"teacher_layers": depth, "student_layers": len(student_layers(recipe.student.layers, depth))}
+    return [dataclasses.asdict(pair) for pair in build_alignment(recipe.alignment, **layers, seed=recipe.seed).pairs]
+
+
+def _measured(kind: str, settings: Any, model: ModelSource, depth: int | None) -> dict[str, Any]:
+    """What decides an evaluation's result beside the student, for which its teacher stands in where it is yet to be made."""
+    try:
+        if kind == "perplexity":
+            return perplexity_jobs(settings, model, device="cpu")[0].identity
+        if kind in ("interchange", "map") and depth is not None:
+            return planned_interchange(settings, model, student_depth=depth)
+        if kind == "interchange":
+            return interchange_job(settings, model, device="cpu").identity
+        return fine_tuning_jobs(kind, settings, model, device="cpu")[0].identity
+    except ValueError as error:
+        section = "interchange" if kind == "map" else kind
+        flag = str(error).startswith("--")  # which is a field of the grid here
+        raise ValueError(f"evaluations.{section}.{str(error)[2:]}" if flag else str(error)) from error

@@ -1,0 +1,197 @@
+"""The command ``diito reproduce``: a grid to jobs, jobs to finished folders, on Ray.
+
+1. the grid is expanded and every job is known by its hash (``jobs.py``); all refusals happen here;
+2. ``<output>/<grid>/grid.json`` says which job makes which cell of the report;
+3. jobs that are not done yet are handed to Ray, each evaluation after its student; Ray places them and starts failed ones again;
+4. the screen shows what is done, running, waiting and failed, from the jobs' folders;
+5. what failed is listed with the end of its log, and the exit code is 1.
+
+What it needs to resume: nothing but the same command. Finished jobs stay; a job that was interrupted goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diito.evaluation.evaluate import quieten
+from diito.evaluation.results import check_writable
+from diito.experiments.estimate import estimate
+from diito.experiments.folders import JobFolder, write_json
+from diito.experiments.grid import Distillation, Evaluation, Grid, Reference, distillations, evaluations
+from diito.experiments.jobs import Job, make_jobs
+from diito.experiments.screen import Screen
+from diito.experiments.work import JobFailed, Order, work
+from diito.recipe.checks import student_depth
+from diito.recipe.file import dump, write_value
+
+
+def reproduce(grid: Grid, *, only: Sequence[str] | None = None, address: str | None = None, dry_run: bool = False) -> int:
+    """Run what the grid asks for and is not done yet; the exit code. Raises ValueError for what the user must change."""
+    quieten()
+    students = distillations(grid, only)
+    measurements = evaluations(grid, students, only)
+    output = Path(grid.output).expanduser().absolute()
+    check_writable(output / grid.name / "grid.json", "--output")
+    print(f"{grid.name}: {len(students):,} distillations and {len(measurements):,} evaluations", flush=True)
+    jobs = make_jobs(students, measurements, resources=grid.resources)
+    if dry_run:
+        print(estimate(jobs, output, grid.resources))
+        return 0
+    unique = list({job.hash: job for job in jobs}.values())
+    for job in unique:
+        _prepare_folder(job, output, grid)
+    write_json(_made(output / grid.name) / "grid.json", _index(grid, jobs))
+    return _run(unique, grid, output, address)
+
+
+def _run(jobs: Sequence[Job], grid: Grid, output: Path, address: str | None) -> int:
+    screen = Screen(jobs, output)
+    try:
+        ray = _start_ray(address)
+    except ConnectionError as error:
+        raise ValueError(f"--address: there is no Ray cluster at {address}; start one with: ray start --head") from error
+    failed: dict[str, str] = {}
+    try:
+        references = _submit(ray, jobs, grid, output, screen.driver)
+        with screen:
+            waiting = {reference: job for job, reference in references}
+            while waiting:
+                ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=1)
+                for reference in ready:
+                    job = waiting.pop(reference)
+                    problem = _problem(ray, reference)
+                    if problem is not None:
+                        failed[job.hash] = "not run, since its student failed" if job.student in failed else problem
+                    screen.ended(job, failed.get(job.hash))
+                screen.show()
+    except KeyboardInterrupt:
+        print("diito: stopped; what is running saves and ends. Go on with the same command", file=sys.stderr, flush=True)
+        return 128 + signal.SIGINT
+    finally:
+        ray.shutdown()
+    for job in jobs:
+        if job.hash in failed:
+            print(f"\ndiito: {job.what.title}: {failed[job.hash]}", file=sys.stderr)
+    done = sum(JobFolder(output / "jobs" / job.hash).is_done for job in jobs)
+    print(f"{done} of {len(jobs)} jobs are done, {len(failed)} failed; the report: diito report {output / grid.name}")
+    return int(bool(failed))
+
+
+def _start_ray(address: str | None) -> Any:
+    """Ray: a cluster's, or one of this process on this machine."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_kill_child_processes_on_worker_exit", "0")  # they end by themselves, and save (child.py)
+    import ray
+
+    ray.init(address=address, log_to_driver=False, logging_level="error")
+    return ray
+
+
+def _submit(ray: Any, jobs: Sequence[Job], grid: Grid, output: Path, driver: str) -> list[tuple[Job, Any]]:
+    """Hand the jobs that are not done to Ray, evaluations with their student's as what they wait for."""
+    submitted: dict[str, Any] = {}
+    for job in jobs:
+        folder = JobFolder(output / "jobs" / job.hash)
+        if folder.is_done:
+            continue
+        share = grid.resources.distil if job.kind == "distil" else grid.resources.evaluate
+        task = ray.remote(work).options(
+            name=job.what.title,
+            num_cpus=share.cpus,
+            num_gpus=share.gpus,
+            max_retries=grid.retries,
+            retry_exceptions=[JobFailed],
+        )
+        threads = max(1, int(share.cpus) // share.processes)
+        order = Order(str(folder.path), driver, os.getcwd(), threads)
+        submitted[job.hash] = task.remote(order, submitted.get(job.student or ""))
+    by_hash = {job.hash: job for job in jobs}
+    return [(by_hash[name], reference) for name, reference in submitted.items()]
+
+
+def _problem(ray: Any, reference: Any) -> str | None:
+    """Why a task that has ended failed, if it did."""
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        return str(error.cause)
+    except ray.exceptions.RayError as error:  # the worker or its machine is gone
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return None
+
+
+def _prepare_folder(job: Job, output: Path, grid: Grid) -> None:
+    """What the process of a job reads."""
+    folder = JobFolder(_made(output / "jobs" / job.hash))
+    if folder.is_done:
+        return
+    if isinstance(job.what, Distillation):
+        recipe = dataclasses.replace(job.what.recipe, output=str(folder.path), name=folder.run.name)
+        folder.recipe.write_text(dump(recipe), encoding="utf-8")
+        arguments = ["distill", str(folder.recipe)]
+    else:
+        of = job.what.of
+        model = of.model if isinstance(of, Reference) else str(JobFolder(output / "jobs" / str(job.student)).student)
+        kind = "interchange" if job.kind == "map" else job.kind
+        arguments = ["evaluate", kind, model, "--output", str(folder.results), *_flags(job.what.settings)]
+    processes = grid.resources.distil.processes if job.kind == "distil" else 1
+    content = {"title": job.what.title, "arguments": arguments, "processes": processes, "identity": job.identity}
+    write_json(folder.job, content)
+
+
+def _flags(settings: Any, prefix: str = "--") -> list[str]:
+    """Settings as the flags that give them, without those that are defaults."""
+    flags = []
+    defaults = type(settings)()
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            flags += _flags(value, f"{prefix}{field.name}.")
+        elif value != getattr(defaults, field.name):
+            flags += [f"{prefix}{field.name}", value if isinstance(value, str) else write_value(value)]
+    return flags
+
+
+def _index(grid: Grid, jobs: Sequence[Job]) -> dict[str, Any]:
+    """What the report needs to know: the conditions, and which job makes which cell."""
+    depths = {each.what.condition.name: student_depth(each.what.recipe) for each in jobs if isinstance(each.what, Distillation)}
+    rows = [
+        {
+            "name": each.name,
+            "label": each.label,
+            "group": each.group,
+            "paper": each.paper,
+            "method": "reference" if isinstance(each, Reference) else each.method,
+            "layers": depths.get(each.name),
+        }
+        for each in (*grid.references, *grid.conditions)
+        if isinstance(each, Reference) or each.name in depths
+    ]
+    return {"name": grid.name, "rows": rows, "jobs": [_entry(job) for job in jobs]}
+
+
+def _entry(job: Job) -> dict[str, Any]:
+    of = job.what.of if isinstance(job.what, Evaluation) else job.what
+    is_reference = isinstance(of, Reference)
+    entry = {
+        "hash": job.hash,
+        "kind": job.kind,
+        "row": of.name if isinstance(of, Reference) else of.condition.name,
+        "seed": None if is_reference else of.seed,
+    }
+    if isinstance(job.what, Evaluation):
+        entry |= {"task": job.what.task, "fine_tuning_seed": job.what.seed}
+    if job.numbers is not None:
+        entry |= dataclasses.asdict(job.numbers)
+    return entry
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

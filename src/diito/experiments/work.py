@@ -1,0 +1,66 @@
+"""What a Ray worker does with one job: run it in a process of its own, and say in its folder that it is done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from diito.experiments.folders import JobFolder, write_json
+
+
+class JobFailed(RuntimeError):
+    """The job's process ended with an error; another try may help."""
+
+
+class JobRefused(RuntimeError):
+    """The job's process said that the user must change something (exit code 2): another try would not help."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """All that a worker needs to know about a job; its folder has the rest."""
+
+    folder: str
+    driver: str
+    """Which run of ``diito reproduce`` asks, so that it can tell its own workers' statuses from older ones."""
+    directory: str
+    """Where relative paths begin."""
+    threads: int
+    """Of one process."""
+
+
+def work(order: Order, after: Any = None) -> float:
+    """Run a job and return its seconds. ``after``: what it waited for.
+
+    Raises :class:`JobFailed` or :class:`JobRefused`.
+    """
+    folder = JobFolder(order.folder)
+    begun = time.time()
+    write_json(
+        folder.status, {"driver": order.driver, "since": begun, "host": socket.gethostname(), "process": os.getpid()}
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": str(order.threads), "PYTHONUNBUFFERED": "1"}
+    with folder.log.open("ab") as log:
+        ended = subprocess.run(
+            [sys.executable, "-m", "diito.experiments.child", str(folder.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=order.directory,
+            start_new_session=True,  # Ray and the terminal signal the group they know; one signal is enough
+            check=False,
+        )
+    if ended.returncode != 0:
+        kind = JobRefused if ended.returncode == 2 else JobFailed
+        raise kind(f"exit code {ended.returncode}; {folder.log} ends with:\n{folder.log_end()}")
+    shutil.rmtree(folder.run / "checkpoints", ignore_errors=True)  # what is finished is not resumed
+    if not folder.is_done:
+        write_json(folder.done, {"finished": time.time(), "seconds": time.time() - begun})
+    return time.time() - begun
