@@ -1,44 +1,45 @@
-"""``python -m diito.experiments.child FOLDER``: one job, in a process of its own.
+"""``python -m diito.experiments.child FOLDER``: watches over the process of one job.
 
-1. it ends with its parent (Linux): when the worker or the driver above it dies, it gets SIGTERM, as from Ctrl-C, so a
-   distillation finishes its step and saves;
-2. it waits for the job's lock and keeps it until its last process ends, so no job ever has two writers, even where a driver
-   was killed and started again at once;
-3. it becomes ``diito`` with the arguments in ``job.json``: a distillation that was begun is resumed.
+1. it waits for the job's lock, which it and the job's processes keep until the last of them ends, so no job ever has two writers, even
+   where a driver was killed and started again at once;
+2. it runs ``diito`` with the arguments in ``job.json``: a distillation that was begun is resumed;
+3. when the worker above it is gone, because the driver or the machine's Ray was stopped or killed, it sends SIGTERM, once, so that a
+   distillation finishes its step and saves.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 from diito.experiments.folders import JobFolder
 
-_PR_SET_PDEATHSIG = 1
+_LOOK_EVERY = 0.5
+"""Seconds."""
 
 
-def main(path: str) -> None:
-    """Become the job of that folder."""
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before it was asked for
-            sys.exit(143)
+def main(path: str) -> int:
+    """Run the job of that folder; its exit code."""
+    worker = os.getppid()
     folder = JobFolder(path)
-    lock = os.open(folder.lock, os.O_RDWR | os.O_CREAT)
-    os.set_inheritable(lock, True)  # the lock is held until the last process that has it ends
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    if folder.is_done:  # by whoever had the lock
-        return
-    job = json.loads(folder.job.read_text(encoding="utf-8"))
-    command = command_of(folder, job["arguments"], job["processes"])
-    print("$", *command[1:], flush=True)
-    os.execv(command[0], command)
+    with folder.lock.open("w") as lock:
+        while not _locked(lock.fileno()):
+            if os.getppid() != worker:
+                return 128 + signal.SIGTERM
+            time.sleep(_LOOK_EVERY)
+        if folder.is_done:  # by whoever had the lock
+            return 0
+        job = json.loads(folder.job.read_text(encoding="utf-8"))
+        command = command_of(folder, job["arguments"], job["processes"])
+        print("$", *command[1:], flush=True)
+        with subprocess.Popen(command, pass_fds=[lock.fileno()]) as process:
+            return _watch(process, worker)
 
 
 def command_of(folder: JobFolder, arguments: Sequence[str], processes: int) -> list[str]:
@@ -51,5 +52,33 @@ def command_of(folder: JobFolder, arguments: Sequence[str], processes: int) -> l
     return [*start, "diito", *arguments, *how]
 
 
+def _watch(process: subprocess.Popen[bytes], worker: int) -> int:
+    """Wait for the process, and tell it when the worker is gone or when we are told to stop."""
+    told = False
+
+    def tell(*_: object) -> None:
+        nonlocal told
+        if not told:  # a second signal would stop it before it has saved
+            told = True
+            process.terminate()
+
+    signal.signal(signal.SIGTERM, tell)
+    while True:
+        try:
+            code = process.wait(timeout=_LOOK_EVERY)
+            return code if code >= 0 else 128 - code
+        except subprocess.TimeoutExpired:
+            if os.getppid() != worker:
+                tell()
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(main(sys.argv[1]))

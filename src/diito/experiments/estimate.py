@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from diito.evaluation.tables import table
 from diito.experiments.folders import JobFolder, read_json, read_lines
 from diito.experiments.grid import Evaluation, Resources
 from diito.experiments.jobs import Job
 
+SHARE_OF_PEAK = 0.4
+"""Of the rate of a large matrix product, what training reaches: benchmarks/results has 35 to 53 % on the CPU."""
+
 
 def estimate(jobs: Sequence[Job], output: Path, resources: Resources) -> str:
-    """The jobs with tokens, FLOPs and hours. Hours are measured: of jobs that are done their own, of the others those of jobs
-    of their kind that are done in the same output folder (distillations by FLOPs); without any there are none."""
+    """The jobs with tokens, FLOPs and hours.
+
+    Hours of jobs that are done are their own. The others have those of their kind that are done in this grid, distillations by their
+    FLOPs. Before there are any, a distillation is taken to reach :data:`SHARE_OF_PEAK` of a matrix product on this machine, and an
+    evaluation's hours are not known.
+    """
     unique = list({job.hash: job for job in jobs}.values())
     rate, hours_of_kind = _rates(unique, output)
+    source = "the distillations that are done"
+    if rate is None:
+        peak = _matrix_product_rate()
+        rate = SHARE_OF_PEAK * peak
+        source = f"{SHARE_OF_PEAK:.0%} of a matrix product on this machine, {peak / 1e12:.2f} TFLOP/s"
     rows = [("job", "folder", "tokens, M", "PFLOP", "hours", "")]
     total = 0.0
     unknown = 0
@@ -26,7 +41,7 @@ def estimate(jobs: Sequence[Job], output: Path, resources: Resources) -> str:
         if done:
             hours = done["seconds"] / 3600
         elif numbers is not None:
-            hours = None if rate is None else numbers.flops / rate / 3600
+            hours = numbers.flops / rate / 3600
         else:
             hours = hours_of_kind.get(_kind(job))
         if not done:
@@ -41,9 +56,9 @@ def estimate(jobs: Sequence[Job], output: Path, resources: Resources) -> str:
                 "done" if done else "",
             )
         )
-    lines = [table(rows), "", _summary(unique, jobs), f"to do: {total:,.1f} hours of jobs, one after another"]
+    lines = [table(rows), "", _summary(unique, jobs), f"to do: {total:,.1f} hours of jobs, one after another (rate: {source})"]
     if unknown:
-        lines.append(f"{unknown} jobs are not in that figure: no job of their kind is done in {output} yet")
+        lines.append(f"{unknown:,} evaluations are not in that figure: none of their kind is done yet")
     lines += [f"a distillation takes {_takes(resources.distil)}, an evaluation {_takes(resources.evaluate)}"]
     return "\n".join(lines)
 
@@ -83,3 +98,16 @@ def _summary(unique: Sequence[Job], jobs: Sequence[Job]) -> str:
 def _takes(share: object) -> str:
     values = vars(share)
     return f"{values['cpus']:g} CPUs and {values['gpus']:g} GPUs"
+
+
+def _matrix_product_rate() -> float:
+    """FLOP/s of a large bf16 matrix product here, the median of five."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    size = 1024 if device is None or device.type == "cpu" else 8192
+    matrix = torch.ones(size, size, dtype=torch.bfloat16, device=device)
+    seconds = []
+    for _ in range(6):
+        began = time.perf_counter()
+        float((matrix @ matrix)[0, 0])  # waits for the device
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / statistics.median(seconds[1:])

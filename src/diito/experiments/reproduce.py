@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from diito.recipe.file import dump, write_value
 def reproduce(grid: Grid, *, only: Sequence[str] | None = None, address: str | None = None, dry_run: bool = False) -> int:
     """Run what the grid asks for and is not done yet; the exit code. Raises ValueError for what the user must change."""
     quieten()
+    _check_address(address)
     students = distillations(grid, only)
     measurements = evaluations(grid, students, only)
     output = Path(grid.output).expanduser().absolute()
@@ -52,10 +54,7 @@ def reproduce(grid: Grid, *, only: Sequence[str] | None = None, address: str | N
 
 def _run(jobs: Sequence[Job], grid: Grid, output: Path, address: str | None) -> int:
     screen = Screen(jobs, output)
-    try:
-        ray = _start_ray(address)
-    except ConnectionError as error:
-        raise ValueError(f"--address: there is no Ray cluster at {address}; start one with: ray start --head") from error
+    ray = _start_ray(address)
     failed: dict[str, str] = {}
     try:
         references = _submit(ray, jobs, grid, output, screen.driver)
@@ -83,34 +82,52 @@ def _run(jobs: Sequence[Job], grid: Grid, output: Path, address: str | None) -> 
     return int(bool(failed))
 
 
+def _check_address(address: str | None) -> None:
+    """Refuse (ValueError) an address at which nothing answers; Ray would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ValueError(
+            f"--address: nothing answers at {address} ({error}); start a cluster with: ray start --head, or leave it out for this "
+            "machine"
+        ) from error
+
+
 def _start_ray(address: str | None) -> Any:
     """Ray: a cluster's, or one of this process on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_kill_child_processes_on_worker_exit", "0")  # they end by themselves, and save (child.py)
     import ray
 
-    ray.init(address=address, log_to_driver=False, logging_level="error")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    except ConnectionError as error:
+        raise ValueError(f"--address: there is no Ray cluster at {address}; start one with: ray start --head") from error
     return ray
 
 
 def _submit(ray: Any, jobs: Sequence[Job], grid: Grid, output: Path, driver: str) -> list[tuple[Job, Any]]:
     """Hand the jobs that are not done to Ray, evaluations with their student's as what they wait for."""
+    task = ray.remote(work)  # one function, so that jobs start in this order
     submitted: dict[str, Any] = {}
     for job in jobs:
         folder = JobFolder(output / "jobs" / job.hash)
         if folder.is_done:
             continue
         share = grid.resources.distil if job.kind == "distil" else grid.resources.evaluate
-        task = ray.remote(work).options(
-            name=job.what.title,
-            num_cpus=share.cpus,
-            num_gpus=share.gpus,
-            max_retries=grid.retries,
-            retry_exceptions=[JobFailed],
-        )
+        options = {
+            "name": job.what.title,
+            "num_cpus": share.cpus,
+            "num_gpus": share.gpus,
+            "max_retries": grid.retries,
+            "retry_exceptions": [JobFailed],
+        }
         threads = max(1, int(share.cpus) // share.processes)
         order = Order(str(folder.path), driver, os.getcwd(), threads)
-        submitted[job.hash] = task.remote(order, submitted.get(job.student or ""))
+        submitted[job.hash] = task.options(**options).remote(order, submitted.get(job.student or ""))
     by_hash = {job.hash: job for job in jobs}
     return [(by_hash[name], reference) for name, reference in submitted.items()]
 

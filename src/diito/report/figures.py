@@ -1,0 +1,245 @@
+"""The figures of a report. A condition has one colour and one marker in all of them; colours are Okabe and Ito's, which colour-blind
+readers can tell apart, and the marker tells apart what shares a colour."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diito.evaluation.maps import draw_heat_map
+from diito.report.metrics import INTERCHANGE, METRICS, TABLE_1, Measured
+from diito.report.statistics import difference, summary
+from diito.report.tables import label
+
+_STYLE = {
+    "standard": ("#000000", "o"),
+    "full": ("#D55E00", "s"),
+    "full-cos": ("#CC79A7", "D"),
+    "full-random": ("#E69F00", "v"),
+    "full-masked": ("#E69F00", "^"),
+    "middle": ("#0072B2", "P"),
+    "late": ("#56B4E9", "X"),
+    "equal-flops": ("#000000", "x"),
+    "double-kl": ("#000000", "+"),
+    "token-swap": ("#009E73", "<"),
+    "shuffled": ("#009E73", ">"),
+    "other": ("#999999", "d"),
+    "reference": ("#999999", "*"),
+}
+"""Colour and marker of each method."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure, drawn."""
+
+    path: Path
+    title: str
+    text: str
+    """What is to be seen, for those who cannot see it and as the caption."""
+
+
+def figures(measured: Measured, folder: Path) -> list[Figure]:
+    """Draw every figure of which there is something to show, as PNG files in ``folder``."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    makers: list[Callable[[Measured, Path], Figure | None]] = [_perplexity, _differences, _low_resource, _depth, _curves]
+    made = [figure for make in makers if (figure := make(measured, folder)) is not None]
+    return made + [_map(measured, each, folder) for each in measured.maps()]
+
+
+def _perplexity(measured: Measured, folder: Path) -> Figure | None:
+    """Every run and the mean of every row, a panel a group."""
+    rows = [row for row in measured.rows if row["method"] != "reference" and measured.values(row["name"], "perplexity")]
+    return _dots(
+        measured,
+        rows,
+        folder / "perplexity.png",
+        "Perplexity",
+        "Perplexity of held-out text, less is better: a small mark is a distillation seed, a large one their mean.",
+    )
+
+
+def _low_resource(measured: Measured, folder: Path) -> Figure | None:
+    """The paper's Figure 2."""
+    rows = [row for row in measured.rows if "15 %" in row["group"] and measured.values(row["name"], "perplexity")]
+    text = "Perplexity of students that were distilled on 15 % of the corpus, less is better (the paper's Figure 2)."
+    return _dots(measured, rows, folder / "figure-2.png", "Low resource", text)
+
+
+def _dots(measured: Measured, rows: Sequence[dict[str, Any]], path: Path, title: str, text: str) -> Figure | None:
+    if not rows:
+        return None
+    import matplotlib.pyplot as plt
+
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    parts = [[row for row in rows if row["group"] == group] for group in groups]
+    figure, axes = plt.subplots(
+        len(groups),
+        1,
+        figsize=(7, 0.8 * len(groups) + 0.38 * len(rows) + 0.3),
+        gridspec_kw={"height_ratios": [len(part) + 0.6 for part in parts]},
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis, group, part in zip(axes[:, 0], groups, parts, strict=True):
+        for height, row in enumerate(reversed(part)):
+            colour, marker = _STYLE[row["method"]]
+            values = list(measured.values(row["name"], "perplexity").values())
+            axis.plot(values, [height] * len(values), marker, color=colour, markersize=4, alpha=0.55, linestyle="none")
+            axis.plot([statistics.fmean(values)], [height], marker, color=colour, markersize=9, linestyle="none")
+        axis.set_yticks(range(len(part)), [label(row) for row in reversed(part)])
+        axis.set_ylim(-0.7, len(part) - 0.3)
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_title(group, fontsize=10, loc="left")
+    axes[-1, 0].set_xlabel("perplexity of masked words (less is better)")
+    return _save(figure, path, title, text)
+
+
+def _differences(measured: Measured, folder: Path) -> Figure | None:
+    """Every condition minus standard distillation, with its interval, a panel a figure."""
+    panels = []
+    for metric in (*TABLE_1, *INTERCHANGE):
+        found = []
+        for row in measured.rows:
+            standard = measured.standard_of(row)
+            if standard is not None:
+                values = [measured.values(each["name"], metric) for each in (row, standard)]
+                if (each := difference(*values)) is not None:
+                    found.append((row, each))
+        if found:
+            panels.append((metric, found))
+    if not panels:
+        return None
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    several = len({row["group"] for _, found in panels for row, _ in found}) > 1
+    names = list(dict.fromkeys(row["name"] for _, found in panels for row, _ in found))
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    size = (2.2 + 3.1 * columns, lines * (1.1 + 0.3 * len(names)))
+    figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
+    texts = {row["name"]: label(row) + (f", {row['group']}" if several else "") for _, found in panels for row, _ in found}
+    for axis, (metric, found) in zip(axes.flat, panels, strict=False):
+        axis.axvline(0, color="black", linewidth=0.8)
+        for row, each in found:
+            height = len(names) - 1 - names.index(row["name"])
+            colour, marker = _STYLE[row["method"]]
+            if each.interval is not None:
+                axis.plot(each.interval, [height, height], color=colour, linewidth=1.4)
+            axis.plot([each.mean], [height], marker, color=colour, markersize=7)
+        axis.set_yticks(range(len(names)), [texts[name] for name in reversed(names)])
+        axis.set_ylim(-0.7, len(names) - 0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.grid(axis="x", alpha=0.3)
+        better = "more" if METRICS[metric].better > 0 else "less"
+        axis.set_xlabel(f"{METRICS[metric].name}, difference\n({better} is better)")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    text = "Every condition minus standard distillation, with the 95 % interval over distillation seeds (Student's t)."
+    return _save(figure, folder / "against-standard.png", "Against standard distillation", text)
+
+
+def _depth(measured: Measured, folder: Path) -> Figure | None:
+    """The paper's Figure 3: GLUE against the student's depth; perplexity where no GLUE was measured."""
+    metric = "glue" if measured.asks_for("glue") else "perplexity"
+    lines: dict[str, list[tuple[int, float, float]]] = {}
+    for row in measured.rows:
+        found = summary(measured.values(row["name"], metric).values())
+        if row["method"] in ("standard", "full") and "15 %" not in row["group"] and found is not None:
+            lines.setdefault(row["method"], []).append((row["layers"], found.mean, found.deviation or 0.0))
+    if not any(len({depth for depth, _, _ in points}) > 1 for points in lines.values()):
+        return None
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
+    for method, points in lines.items():
+        depths, means, deviations = zip(*sorted(points), strict=True)
+        colour, marker = _STYLE[method]
+        name = "DIITO FULL" if method == "full" else "Standard"
+        axis.errorbar(depths, means, deviations, color=colour, marker=marker, capsize=3, label=name)
+    axis.set_xticks(sorted({depth for points in lines.values() for depth, _, _ in points}))
+    axis.set_xlabel("layers of the student")
+    axis.set_ylabel("GLUE mean (more is better)" if metric == "glue" else "perplexity (less is better)")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    text = f"{METRICS[metric].name} against the depth of the student; bars are a standard deviation over the runs (the paper's Figure 3)."
+    return _save(figure, folder / "figure-3.png", "Depth", text)
+
+
+def _curves(measured: Measured, folder: Path) -> Figure | None:
+    """The losses of training, smoothed, mean over the seeds."""
+    curves = {row["name"]: _mean_curves(measured.students(row["name"])) for row in measured.rows}
+    losses = [name for name in ("mlm", "ce", "cos", "causal_ce", "causal_cos") if any(name in each for each in curves.values())]
+    if not losses:
+        return None
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    several = len({row["group"] for row in measured.rows if curves[row["name"]]}) > 1
+    columns = min(3, len(losses))
+    lines = -(-len(losses) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(4 * columns, 3.1 * lines + 0.9), layout="constrained", squeeze=False)
+    names = {"mlm": "masked words", "ce": "smoothed, with the teacher", "cos": "cosine distance of states"}
+    names |= {"causal_ce": "smoothed, interventions", "causal_cos": "cosine distance, interventions"}
+    for axis, loss in zip(axes.flat, losses, strict=False):
+        for row in measured.rows:
+            if loss in curves[row["name"]]:
+                tokens, values = curves[row["name"]][loss]
+                colour, marker = _STYLE[row["method"]]
+                name = label(row) + (f", {row['group']}" if several else "")
+                every = max(1, len(tokens) // 6)
+                axis.plot(tokens, values, color=colour, marker=marker, markevery=every, markersize=5, linewidth=1.1, label=name)
+        axis.set_title(f"{loss}: {names[loss]}", fontsize=10)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        axis.set_xlabel("tokens")
+        axis.set_ylabel("loss, nats" if "cos" not in loss else "loss")
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(losses) :]:
+        axis.set_axis_off()
+    handles = {text: handle for axis in axes.flat for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    text = "The losses on the training batches against tokens, a moving average over a tenth of the run, mean over the seeds."
+    return _save(figure, folder / "training-curves.png", "Training curves", text)
+
+
+def _mean_curves(students: Sequence[dict[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
+    """Loss -> (tokens, values), over the steps that all students have."""
+    if not students:
+        return {}
+    by_step = [{line["step"]: line for line in each["curve"]} for each in students]
+    steps = sorted(set.intersection(*(set(lines) for lines in by_step)))
+    tokens = [by_step[0][step]["tokens"] for step in steps]
+    losses = [name for name in by_step[0][steps[0]] if name not in ("step", "tokens", "loss")] if steps else []
+    return {
+        loss: (tokens, _smooth([statistics.fmean(lines[step][loss] for lines in by_step) for step in steps])) for loss in losses
+    }
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Each value averaged with those before it, over a tenth of all."""
+    width = max(1, len(values) // 10)
+    return [statistics.fmean(values[max(0, end - width) : end]) for end in range(1, len(values) + 1)]
+
+
+def _map(measured: Measured, found: dict[str, Any], folder: Path) -> Figure:
+    row = next(each for each in measured.rows if each["name"] == found["row"])
+    title = f"{label(row)}, seed {found['seed']}"
+    path = folder / f"map-{found['row']}.png"
+    draw_heat_map(found["result"]["pairs"], path, title=title)
+    return Figure(path, f"All pairs of layers: {title}", "Interchange interventions on every pair of layers, at unswapped tokens.")
+
+
+def _save(figure: Any, path: Path, title: str, text: str) -> Figure:
+    import matplotlib.pyplot as plt
+
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return Figure(path, title, text)

@@ -1,0 +1,100 @@
+"""From the folders of a grid's jobs to one file, ``measurements.json``, that holds all a report is made of.
+
+1. ``grid.json`` says which conditions there are and which job makes which cell;
+2. each job's folder says what became of it: results, training curve, cost, environment; one that is not done is left open;
+3. the file can be read in place of the folders, wherever they are.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diito.experiments.folders import JobFolder, read_json, read_lines
+
+FORMAT = 1
+_SPEEDS = ("tokens", "tokens_per_second", "step", "epoch", "grad_norm", "learning_rate")
+_ENVIRONMENT = ("diito", "commit", "python", "packages", "platform", "processors", "threads", "processes", "accelerator")
+
+
+def read(place: str | Path) -> dict[str, Any]:
+    """The measurements of a grid's folder, or those in a ``measurements.json``. Raises ValueError for anything else."""
+    path = Path(place).expanduser()
+    if path.is_file():
+        return _read_file(path)
+    if not (path / "grid.json").is_file():
+        raise ValueError(
+            f"MEASURED: {path} is no folder of a grid (it has no grid.json); give one that diito reproduce has made, such as "
+            "experiments/small, or a measurements.json"
+        )
+    grid = read_json(path / "grid.json")
+    students, evaluations = [], []
+    for job in grid["jobs"]:
+        folder = JobFolder(path.parent / "jobs" / job["hash"])
+        if job["kind"] == "distil":
+            students.append({**job, **(_student(folder) if folder.is_done else {"done": False})})
+        else:
+            evaluations.append({**job, **(_evaluation(folder, job) if folder.is_done else {"done": False})})
+    return {"format": FORMAT, "name": grid["name"], "rows": grid["rows"], "students": students, "evaluations": evaluations}
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        measured = json.loads(path.read_text(encoding="utf-8"))
+        if measured["format"] != FORMAT:
+            raise ValueError(f"format {measured['format']}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"MEASURED: {path} is no measurements.json of this version of diito ({error})") from error
+    return measured
+
+
+def _student(folder: JobFolder) -> dict[str, Any]:
+    """What a distillation left: held-out figures before and after, the losses of its steps, its cost."""
+    results = read_json(folder.run / "results.json")
+    lines = [line for line in read_lines(folder.run / "metrics.jsonl") if "loss" in line]
+    curve = [
+        {name: value for name, value in line.items() if name in ("step", "tokens") or name not in _SPEEDS} for line in lines
+    ]
+    timed = [line for line in lines if line.get("tokens_per_second")]
+    seconds = 0.0
+    for before, line in zip([{"tokens": 0}, *timed], timed, strict=False):
+        seconds += (line["tokens"] - before["tokens"]) / line["tokens_per_second"]
+    return {
+        "done": True,
+        "before": results.get("before"),
+        "after": results.get("after"),
+        "curve": curve,
+        "training_seconds": seconds,
+        "environment": _environment(read_json(folder.run / "environment.json")),
+    }
+
+
+def _evaluation(folder: JobFolder, job: dict[str, Any]) -> dict[str, Any]:
+    """What an evaluation found, without single examples."""
+    measured = read_json(folder.results)["measurements"][0]
+    result = measured["result"]
+    if job["kind"] == "map":
+        pairs = [
+            {
+                "student": pair["student"],
+                "teacher": pair["teacher"],
+                "unswapped": {name: value for name, value in pair["unswapped"].items() if not name.endswith("_interval")},
+            }
+            for pair in result["models"]["student"]["pairs"]
+        ]
+        result = {"pairs": pairs}
+    if job["kind"] == "interchange":
+        kept = {name: {where: numbers[where] for where in ("unswapped", "swapped")} for name, numbers in result["models"].items()}
+        result = {"models": kept}
+    return {
+        "done": True,
+        "result": result,
+        "seconds": read_json(folder.done)["seconds"],
+        "environment": _environment(measured["environment"]),
+    }
+
+
+def _environment(environment: dict[str, Any]) -> dict[str, Any]:
+    """Versions, commit and machine; not the command, which is full of one machine's paths."""
+    return {name: environment[name] for name in _ENVIRONMENT if name in environment}

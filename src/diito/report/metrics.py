@@ -1,0 +1,139 @@
+"""The figures of a report: which there are, and each run's value of them."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+GLUE = {
+    "cola": "CoLA",
+    "mnli": "MNLI",
+    "mrpc": "MRPC",
+    "qnli": "QNLI",
+    "qqp": "QQP",
+    "rte": "RTE",
+    "sst2": "SST-2",
+    "stsb": "STS-B",
+}
+"""The tasks of the paper's mean, in its order."""
+
+Run = tuple[int | None, int | None]
+"""Distillation seed (None of a reference), fine-tuning seed (None where nothing is fine-tuned)."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure."""
+
+    key: str
+    name: str
+    better: int
+    """1: more is better; -1: less is better."""
+    digits: int = 2
+
+
+METRICS = {
+    metric.key: metric
+    for metric in (
+        Metric("perplexity", "Perplexity", -1),
+        Metric("glue", "GLUE", 1),
+        Metric("ner accuracy", "CoNLL accuracy", 1),
+        Metric("ner f1", "CoNLL F1", 1),
+        Metric("squad em", "SQuAD EM", 1),
+        Metric("squad f1", "SQuAD F1", 1),
+        *(Metric(task, title, 1) for task, title in GLUE.items()),
+        Metric("iia", "IIA", 1, 3),
+        Metric("effective iia", "Effective IIA", 1, 3),
+        Metric("counterfactual kl", "Counterfactual KL, nats", -1, 3),
+    )
+}
+"""All figures, by key."""
+
+TABLE_1 = ("perplexity", "glue", "ner accuracy", "ner f1", "squad em", "squad f1")
+INTERCHANGE = ("iia", "effective iia", "counterfactual kl")
+
+
+class Measured:
+    """What ``measurements.json`` holds, asked by row and figure."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.content = content
+        self.name: str = content["name"]
+        self.rows: list[dict[str, Any]] = content["rows"]
+        self._evaluations: dict[str, list[dict[str, Any]]] = {}
+        for each in content["evaluations"]:
+            self._evaluations.setdefault(each["row"], []).append(each)
+
+    def tasks(self) -> list[str]:
+        """The GLUE tasks that the grid asks for, in the paper's order."""
+        asked = {each["task"] for each in self.content["evaluations"] if each["kind"] == "glue"}
+        return [task for task in GLUE if task in asked]
+
+    def values(self, row: str, metric: str) -> dict[Run, float]:
+        """The value of each run that has one. Of the GLUE mean those with all the tasks that the row is measured on."""
+        if metric == "glue":
+            asked = [task for task in self.tasks() if self.expected(row, task)]
+            by_task = [self.values(row, task) for task in asked]
+            runs = set.intersection(*(set(values) for values in by_task)) if by_task else set()
+            return {run: statistics.fmean(values[run] for values in by_task) for run in sorted(runs, key=_order)}
+        values = {_run(each): _value(each["result"], metric) for each in self._of(row, metric) if each["done"]}
+        return {run: value for run, value in values.items() if value is not None}
+
+    def expected(self, row: str, metric: str) -> int:
+        """How many runs the grid asks for."""
+        if metric == "glue":
+            return max((self.expected(row, task) for task in self.tasks()), default=0)
+        return len(self._of(row, metric))
+
+    def asks_for(self, metric: str) -> bool:
+        """Whether the grid asks for it of any row."""
+        return any(self.expected(row["name"], metric) for row in self.rows)
+
+    def students(self, row: str) -> list[dict[str, Any]]:
+        """The distillations of a row that are done."""
+        return [each for each in self.content["students"] if each["row"] == row and each["done"]]
+
+    def maps(self) -> list[dict[str, Any]]:
+        """The measured maps of all pairs of layers."""
+        return [each for each in self.content["evaluations"] if each["kind"] == "map" and each["done"]]
+
+    def interchange(self, row: str) -> list[dict[str, Any]]:
+        """The measured interchange results of a row, a seed each: ``{"student": {"unswapped": ...}, "no swap": ...}``."""
+        return [each["result"]["models"] for each in self._of(row, "iia") if each["done"]]
+
+    def standard_of(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """The standard condition that a row is compared with: that of its group."""
+        if row["method"] in ("standard", "reference"):
+            return None
+        return next((each for each in self.rows if each["method"] == "standard" and each["group"] == row["group"]), None)
+
+    def _of(self, row: str, metric: str) -> list[dict[str, Any]]:
+        kind, task = _measured_by(metric)
+        return [each for each in self._evaluations.get(row, []) if each["kind"] == kind and task in (None, each["task"])]
+
+
+def _measured_by(metric: str) -> tuple[str, str | None]:
+    """The kind of evaluation, and of GLUE the task, that measures a figure."""
+    if metric in GLUE:
+        return "glue", metric
+    if metric in INTERCHANGE:
+        return "interchange", None
+    return metric.split()[0], None
+
+
+def _value(result: dict[str, Any], metric: str) -> float | None:
+    if metric == "perplexity":
+        return result["perplexity"]
+    if metric in INTERCHANGE:
+        return result["models"]["student"]["unswapped"].get(metric.replace(" ", "_"))
+    scores = next(iter(result["scores"].values()))
+    return scores[result["headline"] if metric in GLUE else metric.split()[1]]
+
+
+def _run(evaluation: dict[str, Any]) -> Run:
+    return evaluation["seed"], evaluation["fine_tuning_seed"]
+
+
+def _order(run: Run) -> tuple[int, int]:
+    return tuple(-1 if seed is None else seed for seed in run)  # type: ignore[return-value]

@@ -1,0 +1,194 @@
+"""The tables of a report, as rows of text; ``formats.py`` writes them down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from diito.experiments.grid import METHODS
+from diito.report.metrics import GLUE, INTERCHANGE, METRICS, TABLE_1, Measured
+from diito.report.paper import PAPER
+from diito.report.statistics import Difference, Summary, difference, summary
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table."""
+
+    name: str
+    """The name of its files."""
+    title: str
+    note: str
+    header: Sequence[str]
+    groups: list[tuple[str, list[Sequence[str]]]] = field(default_factory=list)
+    """Rows under a heading each."""
+
+    def __bool__(self) -> bool:
+        return any(rows for _, rows in self.groups)
+
+
+def tables(measured: Measured) -> list[Table]:
+    """Every table of which the grid asks for something."""
+    made = [table_1(measured), table_2(measured), against_standard(measured), interchange(measured), cost(measured)]
+    return [table for table in made if table]
+
+
+def label(row: dict[str, Any]) -> str:
+    """The name of a condition or reference in tables and figures."""
+    return row["label"] or (row["name"] if row["method"] == "reference" else METHODS[row["method"]])
+
+
+def table_1(measured: Measured) -> Table:
+    """Perplexity, GLUE, CoNLL, SQuAD of every row."""
+    metrics = [metric for metric in TABLE_1 if measured.asks_for(metric)]
+    glue = _glue_name(measured)
+    header = ["", *(glue if metric == "glue" else METRICS[metric].name for metric in metrics)]
+    note = "Mean ± standard deviation over the runs. In brackets the paper's figure, where there is one for the row; "
+    note += f"{MISSING} is a cell without a finished run, and a count such as (2/3) says that runs are missing."
+    return Table("table-1", "All conditions (the paper's Table 1)", note, header, _grouped(measured, metrics))
+
+
+def table_2(measured: Measured) -> Table:
+    """The GLUE tasks one by one."""
+    tasks = measured.tasks()
+    metrics = [*tasks, "glue"] if tasks else []
+    header = ["", *(METRICS[task].name for task in tasks), f"{_glue_name(measured)}"]
+    note = "CoLA: Matthews correlation; MRPC, QQP: F1; STS-B: Spearman correlation; the others: accuracy; all × 100. "
+    note += "Mean ± standard deviation over all fine-tunings of all students. In brackets the paper's figure."
+    return Table("table-2", "GLUE by task (the paper's Table 2)", note, header, _grouped(measured, metrics))
+
+
+def against_standard(measured: Measured) -> Table:
+    """The difference of every condition from the standard one of its group."""
+    header = ["", "figure", "standard", "this", "difference", "relative", "95 % interval", "seeds"]
+    note = (
+        "Differences are taken within each distillation seed, over the fine-tuning seeds that both conditions have; the interval is "
+        "Student's t over distillation seeds. Perplexity and counterfactual KL: less is better."
+    )
+    table = Table("against-standard", "Against standard distillation", note, header)
+    keys = [*TABLE_1, *(task for task in GLUE if len(measured.tasks()) > 1), *INTERCHANGE]
+    for group in _groups(measured):
+        rows = []
+        for row in measured.rows:
+            standard = measured.standard_of(row)
+            if row["group"] != group or standard is None:
+                continue
+            for metric in keys:
+                ours, theirs = (measured.values(each["name"], metric) for each in (row, standard))
+                found = difference(ours, theirs)
+                if found is not None:
+                    means = [_number(summary(ours[run] for run in ours if run in theirs), metric)]
+                    means.insert(0, _number(summary(theirs[run] for run in ours if run in theirs), metric))
+                    rows.append((label(row), METRICS[metric].name, *means, *_difference_cells(found, metric)))
+        table.groups.append((group, rows))
+    return table
+
+
+def interchange(measured: Measured) -> Table:
+    """Interchange-intervention accuracy beside its references, at unswapped tokens."""
+    header = ["", "IIA", "no swap", "random donor", "Effective IIA", "no swap", "random donor", "Counterfactual KL", "no swap", "random donor"]
+    note = (
+        "At unswapped tokens of held-out text; mean ± standard deviation over the distillation seeds. The references beside each: the "
+        "same student without the swap, and with a random donor's states. An intervention is followed where the student is "
+        "better than both."
+    )
+    table = Table("interchange", "Interchange interventions", note, header)
+    for group in _groups(measured):
+        rows = []
+        for row in measured.rows:
+            if row["group"] != group or not measured.expected(row["name"], "iia"):
+                continue
+            cells = []
+            for metric in INTERCHANGE:
+                for model in ("student", "no swap", "random donor"):
+                    values = [each[model]["unswapped"].get(metric.replace(" ", "_")) for each in measured.interchange(row["name"])]
+                    known = [value for value in values if value is not None]
+                    found = summary(known)
+                    cells.append(_cell(found, METRICS[metric].digits) if model == "student" else _number(found, metric))
+            rows.append((label(row), *cells))
+        table.groups.append((group, rows))
+    return table
+
+
+def cost(measured: Measured) -> Table:
+    """What the distillations took."""
+    header = ["", "students", "steps", "tokens, M", "PFLOP", "tokens/s", "hours", "on"]
+    note = "A student each; tokens/s and hours of training alone, means over the students. Machines may have been shared with other work."
+    table = Table("cost", "Cost", note, header)
+    for group in _groups(measured):
+        rows = []
+        for row in measured.rows:
+            asked = [each for each in measured.content["students"] if each["row"] == row["name"]]
+            if row["group"] != group or not asked:
+                continue
+            done = measured.students(row["name"])
+            numbers = (f"{asked[0]['steps']:,}", f"{asked[0]['tokens'] / 1e6:,.2f}", f"{asked[0]['flops'] / 1e15:.3g}")
+            rows.append((label(row), f"{len(done)}/{len(asked)}", *numbers, *_speed(done)))
+        table.groups.append((group, rows))
+    return table
+
+
+def _speed(done: Sequence[dict[str, Any]]) -> tuple[str, str, str]:
+    if not done:
+        return MISSING, MISSING, MISSING
+    seconds = sum(each["training_seconds"] for each in done)
+    tokens = sum(each["tokens"] for each in done)
+    machines = {
+        each["environment"]["accelerator"] or f"CPU, {each['environment']['threads']} thread(s)" for each in done
+    }
+    return f"{tokens / seconds:,.0f}", f"{seconds / len(done) / 3600:.2f}", ", ".join(sorted(machines))
+
+
+def _grouped(measured: Measured, metrics: Sequence[str]) -> list[tuple[str, list[Sequence[str]]]]:
+    """A row for each condition that is measured on one of these figures."""
+    groups = []
+    for group in _groups(measured):
+        rows: list[Sequence[str]] = []
+        for row in measured.rows:
+            if row["group"] == group and any(measured.expected(row["name"], metric) for metric in metrics):
+                rows.append((label(row), *(_measured_cell(measured, row, metric) for metric in metrics)))
+        groups.append((group, rows))
+    return groups
+
+
+def _measured_cell(measured: Measured, row: dict[str, Any], metric: str) -> str:
+    """``13.6 ± 0.2 [13.59]``."""
+    values, expected = measured.values(row["name"], metric), measured.expected(row["name"], metric)
+    text = _cell(summary(values.values()), METRICS[metric].digits) if expected else ""
+    if values and len(values) < expected:
+        text += f" ({len(values)}/{expected})"
+    theirs = PAPER.get(row["paper"] or "", {}).get(metric)
+    if theirs is not None and (metric != "glue" or len(measured.tasks()) == len(GLUE)):
+        text += f" [{theirs[0]:.2f}" + ("" if theirs[1] is None else f" ± {theirs[1]:.2f}") + "]"
+    return text.strip()
+
+
+def _difference_cells(found: Difference, metric: str) -> tuple[str, ...]:
+    digits = METRICS[metric].digits
+    relative = MISSING if found.relative is None else f"{found.relative:+.2%}"
+    interval = f"[{found.interval[0]:+.{digits}f}, {found.interval[1]:+.{digits}f}]" if found.interval else MISSING
+    return f"{found.mean:+.{digits}f}", relative, interval, str(len(found.by_seed))
+
+
+def _cell(found: Summary | None, digits: int) -> str:
+    if found is None:
+        return MISSING
+    return f"{found.mean:.{digits}f}" + ("" if found.deviation is None else f" ± {found.deviation:.{digits}f}")
+
+
+def _number(found: Summary | None, metric: str) -> str:
+    return MISSING if found is None else f"{found.mean:.{METRICS[metric].digits}f}"
+
+
+def _glue_name(measured: Measured) -> str:
+    """GLUE, or which part of it was measured."""
+    count = len(measured.tasks())
+    return "GLUE" if count == len(GLUE) else f"GLUE ({count} of {len(GLUE)} tasks)"
+
+
+def _groups(measured: Measured) -> list[str]:
+    """The groups of rows, in the grid's order."""
+    return list(dict.fromkeys(row["group"] for row in measured.rows))

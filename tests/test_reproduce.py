@@ -1,0 +1,165 @@
+"""Grids on Ray: the smoke grid from end to end, a driver that is killed, a job that fails."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grids
+import pytest
+import tiny
+
+from diito import cli
+from diito.experiments.folders import JobFolder
+
+STANDARD = "name: standard, method: standard, overrides: {objective.weights.causal_ce: 0}"
+TWO = f"[{{{STANDARD}}}, {{name: full, method: full}}]"
+
+
+def reproduce(path, *flags, wait=True):
+    """``diito reproduce`` in a process of its own."""
+    command = [sys.executable, "-m", "diito", "reproduce", str(path), *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    if not wait:
+        return process
+    out, err = process.communicate(timeout=280)
+    return process.returncode, out, err
+
+
+def jobs(folder):
+    """Title -> folder of every job of the output folder."""
+    folders = [JobFolder(each) for each in (folder / "jobs").iterdir()]
+    return {json.loads(each.job.read_text())["title"]: each for each in folders}
+
+
+def wait_for(condition, seconds=200):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.1)
+
+
+def test_a_grid_from_end_to_end_and_again(tmp_path):
+    text = f"references: [{{name: teacher, model: {tiny.teacher()}, parts: [perplexity]}}]\nmaps: [full]"
+    conditions = f"[{{{STANDARD}, parts: [perplexity]}}, {{name: full, method: full}}]"
+    path = grids.write(tmp_path, conditions=conditions, text=text)
+    code, out, err = reproduce(path)
+    assert code == 0, err
+    assert "9 of 9 jobs are done, 0 failed" in out
+    found = jobs(tmp_path / "out")
+    assert len(found) == (1 + 1) + (1 + 4 + 1) + 1
+    student = found["full, seed 1"]
+    assert (student.student / "model.safetensors").is_file() and not (student.run / "checkpoints").exists()
+    index = json.loads((tmp_path / "out" / "g" / "grid.json").read_text())
+    assert {entry["hash"] for entry in index["jobs"]} == {each.path.name for each in found.values()}
+
+    done = {title: each.done.stat().st_mtime_ns for title, each in found.items()}
+    found["full, seed 1: perplexity"].done.unlink()
+    code, out, err = reproduce(path)
+    assert code == 0 and "8 of 9 jobs are done already" in err
+    again = {title: each.done.stat().st_mtime_ns for title, each in found.items()}
+    assert [title for title in done if done[title] != again[title]] == ["full, seed 1: perplexity"]
+
+    report = subprocess.run(
+        [sys.executable, "-m", "diito", "report", str(tmp_path / "out" / "g")], capture_output=True, text=True, check=False
+    )
+    assert report.returncode == 0, report.stderr
+    for name in ("report.html", "report.md", "table-1.tex", "against-standard.csv", "map-full.png", "perplexity.png"):
+        assert (tmp_path / "out" / "g" / "report" / name).is_file()
+    assert "GLUE (2 of 8 tasks)" in report.stdout and "DIITO FULL" in report.stdout
+
+
+def test_a_driver_that_is_killed_loses_nothing(tmp_path):
+    text = "evaluations: {parts: []}\nseeds: [1]\nfine_tuning_seeds: [1]\noverrides: {training.save_every: 1000}"
+    conditions = "[{name: quick, overrides: {training.steps: 2}}, {name: slow, overrides: {training.steps: 3000}}]"
+    path = grids.write(tmp_path, conditions=conditions, text=text)
+    driver = reproduce(path, wait=False)
+    wait_for(lambda: (tmp_path / "out" / "g" / "grid.json").is_file())
+    found = jobs(tmp_path / "out")
+    quick, slow = found["quick, seed 1"], found["slow, seed 1"]
+    wait_for(lambda: quick.is_done and slow.last_metrics().get("step", 0) > 5)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    wait_for(lambda: list(slow.run.glob("checkpoints/checkpoint-*/trainer_state.json")))  # its worker is told, and saves
+    (checkpoint,) = slow.run.glob("checkpoints/checkpoint-*")
+    steps = int(checkpoint.name.removeprefix("checkpoint-"))
+    assert 5 < steps < 3000
+    done = quick.done.stat().st_mtime_ns
+
+    recipe = json.loads(slow.job.read_text())
+    assert recipe["arguments"][0] == "distill"
+    driver = reproduce(path, wait=False)
+    wait_for(lambda: slow.last_metrics()["step"] > steps + 5)
+    driver.kill()
+    driver.communicate()
+    assert quick.done.stat().st_mtime_ns == done
+    assert "--resume" in slow.log.read_text()
+    seen = [line["step"] for line in tiny.metrics(slow.run) if "loss" in line]
+    assert seen == list(range(1, len(seen) + 1))  # went on where it was, no step twice
+
+
+def test_a_failing_job_is_tried_again_and_reported_while_the_others_finish(tmp_path):
+    # A loss that is not finite ends a distillation with exit code 1; what waits for it is not run.
+    broken = "{name: broken, overrides: {training.learning_rate: 1e30, training.clip: 0}}"
+    text = "evaluations:\n  parts: [perplexity]\n  perplexity: {sources: [%s], length: 16, draws: 1, workers: 1}\n" % tiny.corpus(20)
+    text += "seeds: [1]\nfine_tuning_seeds: [1]\nretries: 1"
+    path = grids.write(tmp_path, conditions=f"[{broken}, {{name: whole}}]", text=text)
+    code, out, err = reproduce(path)
+    found = jobs(tmp_path / "out")
+    assert code == 1
+    assert "2 of 4 jobs are done, 2 failed" in out
+    assert found["whole, seed 1"].is_done and found["whole, seed 1: perplexity"].is_done
+    assert "broken, seed 1: exit code 1" in err and "not finite" in err  # with the end of its log
+    assert "broken, seed 1: perplexity: not run, since its student failed" in err
+    assert found["broken, seed 1"].log.read_text().count("\n$ ") + 1 == 2  # tried twice
+    assert not found["broken, seed 1"].is_done
+
+
+def test_a_job_waits_for_the_process_that_has_its_lock(tmp_path):
+    folder = JobFolder(tmp_path)
+    folder.job.write_text(json.dumps({"arguments": ["--version"], "processes": 1}))
+    command = [sys.executable, "-m", "diito.experiments.child", str(tmp_path)]
+    with folder.lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.communicate(timeout=3)
+    out, _ = child.communicate(timeout=60)
+    assert "$ -m diito --version" in out and child.returncode == 0
+    folder.done.write_text("{}")
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""  # done by another: not run again
+
+
+def test_a_missing_cluster_is_refused(tmp_path, capsys):
+    path = grids.write(tmp_path, conditions=TWO, text="evaluations: {parts: []}\nseeds: [1]\nfine_tuning_seeds: [1]")
+    assert cli.main(["reproduce", str(path), "--address", "127.0.0.1:1"]) == 2
+    assert "diito: --address: nothing answers at 127.0.0.1:1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_writes_nothing(tmp_path):
+    path = grids.write(tmp_path, conditions=TWO)
+    code, out, err = reproduce(path, "--dry-run")
+    assert code == 0, err
+    assert "full, seed 1: stsb, seed 7" in out and "10 jobs: 2 distillations" in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_needs_no_torch_and_no_ray():
+    program = "import sys; from diito.cli import main; code = 0\ntry: main(['reproduce', '--help'])\nexcept SystemExit: pass\n"
+    program += "assert not {'torch', 'ray', 'transformers'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "--fine_tuning_seeds" in done.stdout and "--training.steps" in done.stdout
+
+
+def test_the_output_folder_must_be_writable(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    path = grids.write(tmp_path, conditions=TWO, text="evaluations: {parts: []}\nseeds: [1]\nfine_tuning_seeds: [1]")
+    assert cli.main(["reproduce", str(path), "--output", str(tmp_path / "file" / "out")]) == 2
+    assert "--output: cannot write in" in capsys.readouterr().err
+    assert Path(tmp_path / "file").read_text() == ""
