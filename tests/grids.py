@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def glue_folder(folder: Path) -> Path:
         (folder / "RTE" / f"{split}.tsv").write_text("\n".join(["index\tsentence1\tsentence2\tlabel", *lines]) + "\n")
         lines = [f"{row}\tg\tf\ty\t0\tn\tn\t{sentence()}\t{sentence()}\t{draws.uniform(0, 5):.3f}" for row in range(rows)]
         header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
-        (folder / "STS-B" / f"{split}.tsv").write_text("\n".join([header, *lines]) + "\n")
+        with gzip.open(folder / "STS-B" / f"{split}.tsv.gz", "wt") as stream:
+            stream.write("\n".join([header, *lines]) + "\n")
     return folder
 
 

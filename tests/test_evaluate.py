@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import random
 import shutil
 import subprocess
 import sys
@@ -15,6 +13,7 @@ import tiny
 import torch
 from transformers import AutoModelForMaskedLM
 
+import grids
 from diito import Alignment, build_student, cli, layered
 from diito.alignments import build_alignment
 from diito.evaluation import evaluate as evaluate_module
@@ -40,22 +39,8 @@ def student(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def glue_folder(tmp_path_factory) -> Path:
-    """RTE and STS-B in GLUE's layout, 24 training and 8 development rows each, in the words that the tokenizer knows."""
-    folder, draws = tmp_path_factory.mktemp("glue"), random.Random(0)
-
-    def sentence() -> str:
-        return " ".join(f"w{draws.randrange(tiny.WORDS)}" for _ in range(draws.randint(2, 6)))
-
-    (folder / "RTE").mkdir()
-    (folder / "STS-B").mkdir()
-    for split, rows in (("train", 24), ("dev", 8)):
-        lines = [f"{row}\t{sentence()}\t{sentence()}\t{draws.choice(['entailment', 'not_entailment'])}" for row in range(rows)]
-        (folder / "RTE" / f"{split}.tsv").write_text("\n".join(["index\tsentence1\tsentence2\tlabel", *lines]) + "\n")
-        lines = [f"{row}\tg\tf\ty\t0\tn\tn\t{sentence()}\t{sentence()}\t{draws.uniform(0, 5):.3f}" for row in range(rows)]
-        header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
-        with gzip.open(folder / "STS-B" / f"{split}.tsv.gz", "wt") as stream:
-            stream.write("\n".join([header, *lines]) + "\n")
-    return folder
+    """RTE and STS-B with made-up sentences."""
+    return grids.glue_folder(tmp_path_factory.mktemp("data") / "glue")
 
 
 @pytest.fixture(scope="module")

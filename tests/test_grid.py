@@ -74,14 +74,18 @@ def test_all_conditions_of_a_seed_stand_together_and_each_student_is_measured_al
     students, measurements = expand(grid)
     assert [each.title for each in students] == ["a, seed 1", "b, seed 1", "a, seed 2", "b, seed 2"]
     of_a = [each.title for each in measurements if each.of is students[0]]
-    assert of_a == ["a, seed 1: perplexity"] + [f"a, seed 1: {task}, seed {seed}" for task in ("rte", "cola") for seed in (7, 8)]
+    assert of_a == ["a, seed 1: perplexity"] + [
+        f"a, seed 1: {task}, seed {seed}" for task in ("rte", "cola") for seed in (7, 8)
+    ]
     assert [each.kind for each in measurements if each.of is students[1]] == ["perplexity"]
     assert all(each.settings.seeds == [each.seed] and each.settings.tasks == [each.task] for each in measurements if each.task)
 
 
 def test_overrides_go_from_the_grid_over_the_condition_to_the_command(tmp_path):
     conditions = "[{name: a, overrides: {training.batch: 2, training.steps: 3}}, {name: b}]"
-    grid = read(grid_file(tmp_path, "overrides: {training.batch: 3}\nseeds: [5]\n", conditions=conditions), {}, {"training.steps": "4"})
+    grid = read(
+        grid_file(tmp_path, "overrides: {training.batch: 3}\nseeds: [5]\n", conditions=conditions), {}, {"training.steps": "4"}
+    )
     a, b = (each.recipe for each in distillations(grid))
     assert (a.training.batch, a.training.steps, b.training.batch, b.training.steps, a.seed) == (2, 4, 3, 4, 5)
 

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import grids
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+import grids
 from diito.experiments import jobs as made
 from diito.experiments.estimate import estimate
 from diito.experiments.grid import distillations, evaluations, read
@@ -88,7 +88,9 @@ def test_other_weights_or_text_or_code_are_another_student(path, tmp_path, monke
     teacher = shutil.copytree(tiny.teacher(), tmp_path / "teacher")
     weights = load_file(teacher / "model.safetensors")
     first = next(iter(weights))
-    weights[first] = weights[first] + torch.eye(*weights[first].shape) * 1e-6 if weights[first].ndim == 2 else weights[first] + 1e-6
+    weights[first] = (
+        weights[first] + torch.eye(*weights[first].shape) * 1e-6 if weights[first].ndim == 2 else weights[first] + 1e-6
+    )
     save_file(weights, teacher / "model.safetensors", metadata={"format": "pt"})
     assert not before & set(hashes(path, {}, {"teacher.model": str(teacher)}).values())
     text = tmp_path / "text.txt"
@@ -130,10 +132,13 @@ def test_conditions_that_are_the_same_share_their_jobs(tmp_path):
 
 
 def test_a_reference_is_known_by_its_weights(tmp_path):
-    text = "references: [{name: teacher, model: %s, parts: [perplexity]}]" % tiny.teacher()
+    text = f"references: [{{name: teacher, model: {tiny.teacher()}, parts: [perplexity]}}]"
     path = grids.write(tmp_path, conditions=CONDITION, text=text)
     before = hashes(path)["teacher: perplexity"]
-    assert hashes(path, {"references": f"[{{name: t, model: {tiny.teacher(layers=3)}, parts: [perplexity]}}]"})["t: perplexity"] != before
+    assert (
+        hashes(path, {"references": f"[{{name: t, model: {tiny.teacher(layers=3)}, parts: [perplexity]}}]"})["t: perplexity"]
+        != before
+    )
 
 
 def test_what_does_not_fit_is_refused_while_the_jobs_are_made(path):
@@ -157,16 +162,22 @@ def test_the_estimate_counts_tokens_and_flops_and_takes_hours_from_what_is_done(
     assert [job.numbers.tokens for job in jobs if job.numbers] == [6 * 8 * 16] * 2  # steps × rows × tokens
     text = estimate(jobs, tmp_path, grid.resources)
     assert "4 jobs: 2 distillations of 0.0 M tokens" in text and "2 evaluations" in text
-    assert "2 evaluations are not in that figure" in text and "of a matrix product on this machine" in text  # evaluations of a kind that was never run
+    assert (
+        "2 evaluations are not in that figure" in text and "of a matrix product on this machine" in text
+    )  # evaluations of a kind that was never run
     first, measured = jobs[0], jobs[1]
     folder = tmp_path / "jobs"
     (folder / first.hash / "run").mkdir(parents=True)
     (folder / measured.hash).mkdir()
-    (folder / first.hash / "run" / "metrics.jsonl").write_text(json.dumps({"step": 6, "tokens": 768, "tokens_per_second": 0.32}) + "\n")
+    (folder / first.hash / "run" / "metrics.jsonl").write_text(
+        json.dumps({"step": 6, "tokens": 768, "tokens_per_second": 0.32}) + "\n"
+    )
     for job, seconds in ((first, 3000), (measured, 1800)):
         (folder / job.hash / "done.json").write_text(json.dumps({"seconds": seconds}))
     lines = {line.split("  ")[0]: line.split() for line in estimate(jobs, tmp_path, grid.resources).splitlines()}
     assert lines["a, seed 1"][-2:] == ["0.83", "done"] and lines["a, seed 1: perplexity"][-2:] == ["0.50", "done"]
     assert lines["a, seed 2"][-1] == "0.67"  # 768 tokens at 0.32 a second are 2,400 seconds
     assert lines["a, seed 2: perplexity"][-1] == "0.50"
-    assert "to do: 1.2 hours of jobs, one after another (rate: the distillations that are done)" in estimate(jobs, tmp_path, grid.resources)
+    assert "to do: 1.2 hours of jobs, one after another (rate: the distillations that are done)" in estimate(
+        jobs, tmp_path, grid.resources
+    )

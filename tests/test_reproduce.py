@@ -1,6 +1,7 @@
 """Grids on Ray: the smoke grid from end to end, a driver that is killed, a job that fails."""
 
 import fcntl
+import io
 import json
 import os
 import signal
@@ -9,12 +10,16 @@ import sys
 import time
 from pathlib import Path
 
-import grids
 import pytest
 import tiny
+from rich.console import Console
 
+import grids
 from diito import cli
 from diito.experiments.folders import JobFolder
+from diito.experiments.grid import Condition, Distillation, Evaluation
+from diito.experiments.jobs import Job, Numbers
+from diito.experiments.screen import Screen
 
 STANDARD = "name: standard, method: standard, overrides: {objective.weights.causal_ce: 0}"
 TWO = f"[{{{STANDARD}}}, {{name: full, method: full}}]"
@@ -27,7 +32,7 @@ def reproduce(path, *flags, wait=True):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     if not wait:
         return process
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 
@@ -37,43 +42,61 @@ def jobs(folder):
     return {json.loads(each.job.read_text())["title"]: each for each in folders}
 
 
-def wait_for(condition, seconds=200):
+def wait_for(condition, seconds=400):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.1)
 
 
-def test_a_grid_from_end_to_end_and_again(tmp_path):
-    text = f"references: [{{name: teacher, model: {tiny.teacher()}, parts: [perplexity]}}]\nmaps: [full]"
-    conditions = f"[{{{STANDARD}, parts: [perplexity]}}, {{name: full, method: full}}]"
-    path = grids.write(tmp_path, conditions=conditions, text=text)
-    code, out, err = reproduce(path)
+@pytest.mark.timeout(900)
+def test_the_smoke_grid_from_end_to_end_and_again(tmp_path):
+    path = Path(__file__).parent.parent / "grids" / "smoke.yaml"
+    text, cache = f"[{tiny.corpus(20)}]", str(tmp_path / "cache")
+    flags = {
+        "output": str(tmp_path / "out"),
+        "seeds": "[42]",
+        "references": f"[{{name: teacher, model: {tiny.teacher()}, label: Teacher, parts: [perplexity]}}]",
+        "evaluations.parts": "[perplexity, glue]",
+        "evaluations.perplexity.sources": text,
+        "evaluations.perplexity.length": "16",
+        "evaluations.interchange.sources": text,
+        "evaluations.interchange.length": "16",
+        "evaluations.interchange.blocks": "6",
+        "evaluations.glue": f"{{data: {grids.glue_folder(tmp_path / 'glue')}, tasks: [rte], epochs: 1, batch: 8, length: 16}}",
+        "teacher.model": tiny.teacher(),
+        "student.layers": "2",
+        "corpus": f"{{sources: [{tiny.corpus()}], length: 16, workers: 1, cache: {cache}}}",
+        "evaluation": f"{{sources: {text}, length: 16, blocks: 4}}",
+    }
+    flags = [part for name, value in flags.items() for part in (f"--{name}", value)]
+    code, out, err = reproduce(path, *flags)
     assert code == 0, err
-    assert "9 of 9 jobs are done, 0 failed" in out
+    assert "8 of 8 jobs are done, 0 failed" in out
     found = jobs(tmp_path / "out")
-    assert len(found) == (1 + 1) + (1 + 4 + 1) + 1
-    student = found["full, seed 1"]
+    assert len(found) == 1 + (1 + 2) + (1 + 2 + 1)  # the teacher; standard; full with its map
+    student = found["full, seed 42"]
     assert (student.student / "model.safetensors").is_file() and not (student.run / "checkpoints").exists()
-    index = json.loads((tmp_path / "out" / "g" / "grid.json").read_text())
+    index = json.loads((tmp_path / "out" / "smoke" / "grid.json").read_text())
     assert {entry["hash"] for entry in index["jobs"]} == {each.path.name for each in found.values()}
 
     done = {title: each.done.stat().st_mtime_ns for title, each in found.items()}
-    found["full, seed 1: perplexity"].done.unlink()
-    code, out, err = reproduce(path)
-    assert code == 0 and "8 of 9 jobs are done already" in err
+    found["full, seed 42: perplexity"].done.unlink()
+    code, out, err = reproduce(path, *flags)
+    assert code == 0 and "7 of 8 jobs are done already" in err
     again = {title: each.done.stat().st_mtime_ns for title, each in found.items()}
-    assert [title for title in done if done[title] != again[title]] == ["full, seed 1: perplexity"]
+    assert [title for title in done if done[title] != again[title]] == ["full, seed 42: perplexity"]
 
     report = subprocess.run(
-        [sys.executable, "-m", "diito", "report", str(tmp_path / "out" / "g")], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "diito", "report", str(tmp_path / "out" / "smoke")], capture_output=True, text=True, check=False
     )
     assert report.returncode == 0, report.stderr
     for name in ("report.html", "report.md", "table-1.tex", "against-standard.csv", "map-full.png", "perplexity.png"):
-        assert (tmp_path / "out" / "g" / "report" / name).is_file()
-    assert "GLUE (2 of 8 tasks)" in report.stdout and "DIITO FULL" in report.stdout
+        assert (tmp_path / "out" / "smoke" / "report" / name).is_file()
+    assert "GLUE (1 of 8 tasks)" in report.stdout and "DIITO FULL" in report.stdout
 
 
+@pytest.mark.timeout(900)
 def test_a_driver_that_is_killed_loses_nothing(tmp_path):
     text = "evaluations: {parts: []}\nseeds: [1]\nfine_tuning_seeds: [1]\noverrides: {training.save_every: 1000}"
     conditions = "[{name: quick, overrides: {training.steps: 2}}, {name: slow, overrides: {training.steps: 3000}}]"
@@ -103,11 +126,12 @@ def test_a_driver_that_is_killed_loses_nothing(tmp_path):
     assert seen == list(range(1, len(seen) + 1))  # went on where it was, no step twice
 
 
+@pytest.mark.timeout(900)
 def test_a_failing_job_is_tried_again_and_reported_while_the_others_finish(tmp_path):
     # A loss that is not finite ends a distillation with exit code 1; what waits for it is not run.
     broken = "{name: broken, overrides: {training.learning_rate: 1e30, training.clip: 0}}"
-    text = "evaluations:\n  parts: [perplexity]\n  perplexity: {sources: [%s], length: 16, draws: 1, workers: 1}\n" % tiny.corpus(20)
-    text += "seeds: [1]\nfine_tuning_seeds: [1]\nretries: 1"
+    held_out = f"{{sources: [{tiny.corpus(20)}], length: 16, draws: 1, workers: 1}}"
+    text = f"evaluations: {{parts: [perplexity], perplexity: {held_out}}}\nseeds: [1]\nfine_tuning_seeds: [1]\nretries: 1"
     path = grids.write(tmp_path, conditions=f"[{broken}, {{name: whole}}]", text=text)
     code, out, err = reproduce(path)
     found = jobs(tmp_path / "out")
@@ -163,3 +187,59 @@ def test_the_output_folder_must_be_writable(tmp_path, capsys):
     assert cli.main(["reproduce", str(path), "--output", str(tmp_path / "file" / "out")]) == 2
     assert "--output: cannot write in" in capsys.readouterr().err
     assert Path(tmp_path / "file").read_text() == ""
+
+
+def a_job(name, seed, kind="distil"):
+    """A job that was never made: what the screen needs of one."""
+    student = Distillation(Condition(name=name), seed, tiny.recipe(Path("runs")))
+    what = student if kind == "distil" else Evaluation(student, kind, None)
+    numbers = Numbers(steps=500, tokens=1e6, flops=1e9) if kind == "distil" else None
+    return Job(what, {"kind": kind, "name": name, "seed": seed}, numbers=numbers)
+
+
+def test_the_live_table(tmp_path):
+    jobs = [a_job("standard", 1), a_job("standard", 1, "perplexity"), a_job("full", 1), a_job("full", 2), a_job("full", 3)]
+    folders = [JobFolder(tmp_path / "jobs" / job.hash) for job in jobs]
+    for folder in folders:
+        folder.run.mkdir(parents=True)
+    folders[0].done.write_text(json.dumps({"seconds": 61}))
+    out = io.StringIO()
+    screen = Screen(jobs, tmp_path, Console(file=out, force_terminal=True, width=100, color_system=None))
+    folders[2].status.write_text(json.dumps({"driver": screen.driver, "since": time.time() - 75}))
+    (folders[2].run / "metrics.jsonl").write_text('{"step": 120, "loss": 1.5}\n{"step": 130, "lo')  # a line being written
+    folders[3].status.write_text(json.dumps({"driver": "an earlier one", "since": 0}))
+    with screen:
+        screen.ended(jobs[4], "exit code 1; and so on")
+        screen.show()
+    text = out.getvalue()
+    rows = {
+        line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:-1]]
+        for line in text.splitlines()
+        if "│" in line
+    }
+    assert rows["standard"] == ["1/1", "0/1", "0", "1", "0"]  # students, evaluations, running, waiting, failed
+    assert rows["full"] == ["0/3", "0/0", "1", "1", "1"]
+    assert "full, seed 1  1:15  step 120/500  loss 1.500" in text
+
+
+def test_without_a_terminal_there_is_a_line_an_event(tmp_path):
+    jobs = [a_job("full", 1), a_job("full", 2)]
+    folders = [JobFolder(tmp_path / "jobs" / job.hash) for job in jobs]
+    for folder in folders:
+        folder.path.mkdir(parents=True)
+    out = io.StringIO()
+    screen = Screen(jobs, tmp_path, Console(file=out, width=100))
+    with screen:
+        folders[0].status.write_text(json.dumps({"driver": screen.driver, "since": time.time()}))
+        screen.show()
+        screen.show()
+        folders[0].done.write_text(json.dumps({"seconds": 3725}))
+        screen.ended(jobs[0], None)
+        screen.ended(jobs[1], "exit code 1; the log ends with:\nboom")
+    lines = [line.split("  ", 1)[1] for line in out.getvalue().splitlines()]
+    assert lines == [
+        "0 of 2 jobs are done already",
+        "running    full, seed 1",
+        "done       full, seed 1 (1:02:05; 1 of 2)",
+        "failed     full, seed 2: exit code 1; the log ends with:",
+    ]

@@ -226,7 +226,9 @@ def _add_reproduce(commands: Any) -> None:
 def _add_report(commands: Any) -> None:
     text = "make the tables and figures of what a grid has measured, beside the paper's numbers; reads JSON only"
     parser = commands.add_parser("report", help=text, description=text, allow_abbrev=False)
-    parser.add_argument("measured", metavar="MEASURED", help="a grid's folder, such as experiments/small, or a measurements.json")
+    parser.add_argument(
+        "measured", metavar="MEASURED", help="a grid's folder, such as experiments/small, or a measurements.json"
+    )
     parser.add_argument("--output", metavar="VALUE", help="folder of the report (default: report/ beside what is read)")
     parser.set_defaults(run=_report)
 

@@ -1,10 +1,10 @@
 """``python -m diito.experiments.child FOLDER``: watches over the process of one job.
 
-1. it waits for the job's lock, which it and the job's processes keep until the last of them ends, so no job ever has two writers, even
-   where a driver was killed and started again at once;
+1. it waits for the job's lock, which it and the job's processes keep until the last of them ends, so no job ever has two
+   writers, even where a driver was killed and started again at once;
 2. it runs ``diito`` with the arguments in ``job.json``: a distillation that was begun is resumed;
-3. when the worker above it is gone, because the driver or the machine's Ray was stopped or killed, it sends SIGTERM, once, so that a
-   distillation finishes its step and saves.
+3. when the worker above it is gone, because the driver or the machine's Ray was stopped or killed, it sends SIGTERM, once,
+   so that a distillation finishes its step and saves.
 """
 
 from __future__ import annotations

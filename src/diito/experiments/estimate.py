@@ -21,9 +21,9 @@ SHARE_OF_PEAK = 0.4
 def estimate(jobs: Sequence[Job], output: Path, resources: Resources) -> str:
     """The jobs with tokens, FLOPs and hours.
 
-    Hours of jobs that are done are their own. The others have those of their kind that are done in this grid, distillations by their
-    FLOPs. Before there are any, a distillation is taken to reach :data:`SHARE_OF_PEAK` of a matrix product on this machine, and an
-    evaluation's hours are not known.
+    Hours of jobs that are done are their own. The others have those of their kind that are done in this grid, distillations by
+    their FLOPs. Before there are any, a distillation is taken to reach :data:`SHARE_OF_PEAK` of a matrix product on this
+    machine, and an evaluation's hours are not known.
     """
     unique = list({job.hash: job for job in jobs}.values())
     rate, hours_of_kind = _rates(unique, output)
@@ -72,7 +72,9 @@ def _rates(jobs: Sequence[Job], output: Path) -> tuple[float | None, dict[tuple[
         if not folder.is_done:
             continue
         if job.numbers is not None:
-            speeds = [line["tokens_per_second"] for line in read_lines(folder.run / "metrics.jsonl") if line.get("tokens_per_second")]
+            speeds = [
+                line["tokens_per_second"] for line in read_lines(folder.run / "metrics.jsonl") if line.get("tokens_per_second")
+            ]
             rates += [job.numbers.flops / job.numbers.tokens * statistics.median(speeds)] if speeds else []
         else:
             hours.setdefault(_kind(job), []).append(read_json(folder.done)["seconds"] / 3600)

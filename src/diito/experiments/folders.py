@@ -1,8 +1,8 @@
 """The folder of a job: ``<output>/jobs/<hash>/``.
 
-``job.json`` what it is, ``log.txt`` what its processes printed, ``status.json`` who runs it since when, ``done.json`` that it is
-finished; of a distillation ``recipe.yaml`` and ``run/`` (as ``diito distill`` leaves it, without its checkpoints once it is
-done), of an evaluation ``results.json`` (as ``diito evaluate`` writes it). No torch here.
+``job.json`` what it is, ``log.txt`` what its processes printed, ``status.json`` who runs it since when, ``done.json`` that
+it is finished; of a distillation ``recipe.yaml`` and ``run/`` (as ``diito distill`` leaves it, without its checkpoints once
+it is done), of an evaluation ``results.json`` (as ``diito evaluate`` writes it). No torch here.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 1. :func:`read` fills a :class:`Grid` from a YAML file and flags, and refuses what can never be right;
 2. :func:`distillations` are its conditions times its seeds, each with the complete recipe;
-3. :func:`evaluations` are what each student is measured on: once a kind on text, once a task and seed where it is fine-tuned.
+3. :func:`evaluations` are what each student is measured on: once a kind on text, once a task and seed where it is
+   fine-tuned.
 
 No torch here. What decides the result of a job, and so the name of its folder, is found out in ``jobs.py``.
 """
@@ -40,45 +41,42 @@ METHODS = {
 KINDS = ("perplexity", "interchange", "glue", "ner", "squad")
 FINE_TUNED = ("glue", "ner", "squad")
 
-@dataclass
-class Condition:
-    """One way to distil."""
+
+@dataclass(kw_only=True)
+class Row:
+    """A row of the tables."""
 
     name: str
     """Its name, once in the grid."""
+    label: str | None = None
+    """Its name in the tables; null takes the method's, or ``name`` of a reference."""
+    group: str = ""
+    """The part of the table it stands in, such as ``6 layers``; a condition is compared with the standard one there."""
+    paper: str | None = None
+    """The row of the paper that it re-makes, such as ``6/full``; see ``diito/report/paper.py``."""
+    parts: list[str] | None = None
+    """What it is measured on, of the grid's ``evaluations.parts``; null takes all, of a reference all but interchange."""
+
+
+@dataclass(kw_only=True)
+class Condition(Row):
+    """One way to distil."""
+
     method: str = "other"
     """What it is, for the labels and colours of the report: one of standard, middle, late, full, full-random, full-masked,
     full-cos, equal-flops, double-kl, token-swap, shuffled, other."""
-    label: str | None = None
-    """Its name in the tables; null takes the method's."""
-    group: str = ""
-    """The part of the table it stands in, such as ``6 layers``; it is compared with the standard condition there."""
-    paper: str | None = None
-    """The row of the paper that it re-makes, such as ``6/full``; see ``diito/report/paper.py``."""
     recipe: str | None = None
     """A recipe of its own; null takes the grid's."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields of the recipe, such as ``{alignment.kind: middle}``, on top of the grid's own overrides."""
-    parts: list[str] | None = None
-    """What its students are measured on, of the grid's ``evaluations.parts``; null takes all."""
 
 
-@dataclass
-class Reference:
+@dataclass(kw_only=True)
+class Reference(Row):
     """A model that is measured as it is, for comparison."""
 
-    name: str
-    """Its name, once in the grid."""
     model: str
     """Hub id, local folder, or ``embedded:teacher-minilm-mlm``."""
-    label: str | None = None
-    """Its name in the tables; null takes ``name``."""
-    group: str = ""
-    """The part of the table it stands in."""
-    paper: str | None = None
-    """The row of the paper that it re-makes."""
-    parts: list[str] | None = None
-    """What it is measured on; null takes all of ``evaluations.parts`` but interchange."""
 
 
 @dataclass
@@ -130,6 +128,11 @@ class Grid:
     output: str = "experiments"
     """Folder of the jobs, shared by all grids; on a cluster one that all machines see."""
 
+    @property
+    def rows(self) -> list[Row]:
+        """References and conditions."""
+        return [*self.references, *self.conditions]
+
 
 @dataclass(frozen=True)
 class Distillation:
@@ -166,13 +169,14 @@ class Evaluation:
         return f"{name}: {measured}" + ("" if self.seed is None else f", seed {self.seed}")
 
 
-def read(path: str | Path, overrides: Mapping[str, Any] | None = None, recipe_overrides: Mapping[str, Any] | None = None) -> Grid:
+def read(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, recipe_overrides: Mapping[str, Any] | None = None
+) -> Grid:
     """The grid in a YAML file, with overrides of its own fields and of every recipe on top. Raises ValueError."""
     grid = read_section(Grid, path, overrides, what="grid")
-    for holder in (grid, *grid.conditions):
-        if holder.recipe is not None:  # beside the grid, wherever the command is given
-            holder.recipe = str(Path(path).parent / holder.recipe)
     for condition in grid.conditions:
+        if (recipe := condition.recipe or grid.recipe) is not None:  # beside the grid, wherever the command is given
+            condition.recipe = str(Path(path).parent / recipe)
         condition.overrides = {**grid.overrides, **condition.overrides, **(recipe_overrides or {})}
     _check(grid)
     return grid
@@ -184,16 +188,17 @@ def distillations(grid: Grid, only: Sequence[str] | None = None) -> list[Distill
     Raises ValueError naming the condition whose recipe cannot be right.
     """
     for name in only or ():
-        if name not in (known := [each.name for each in (*grid.conditions, *grid.references)]):
+        if name not in (known := [each.name for each in grid.rows]):
             raise ValueError(f"--only: {name!r} is no condition of the grid; it has {', '.join(known)}")
     chosen = [each for each in grid.conditions if only is None or each.name in only]
-    return [Distillation(each, seed, _recipe(grid, each, seed)) for seed in grid.seeds for each in chosen]
+    return [Distillation(each, seed, _recipe(each, seed)) for seed in grid.seeds for each in chosen]
 
 
 def evaluations(grid: Grid, students: Sequence[Distillation], only: Sequence[str] | None = None) -> list[Evaluation]:
     """Everything that is measured of the references and of ``students``."""
     references = [each for each in grid.references if only is None or each.name in only]
-    return [evaluation for each in (*references, *students) for evaluation in _evaluations_of(grid, each)]
+    measured: list[Distillation | Reference] = [*references, *students]
+    return [evaluation for each in measured for evaluation in _evaluations_of(grid, each)]
 
 
 def _evaluations_of(grid: Grid, of: Distillation | Reference) -> Iterator[Evaluation]:
@@ -229,11 +234,10 @@ def _teacher(grid: Grid, of: Distillation | Reference) -> str:
     return grid.evaluations.interchange.teacher
 
 
-def _recipe(grid: Grid, condition: Condition, seed: int) -> Recipe:
-    path = condition.recipe or grid.recipe
-    assert path is not None
+def _recipe(condition: Condition, seed: int) -> Recipe:
+    assert condition.recipe is not None
     try:
-        recipe = read_recipe(path, {**condition.overrides, "seed": seed})
+        recipe = read_recipe(condition.recipe, {**condition.overrides, "seed": seed})
         check_recipe(recipe)
     except ValueError as error:
         raise ValueError(f"conditions, {condition.name}: {error}") from error
@@ -243,7 +247,7 @@ def _recipe(grid: Grid, condition: Condition, seed: int) -> Recipe:
 def _check(grid: Grid) -> None:
     if grid.name.strip() != grid.name or grid.name in ("", ".", "..", "jobs") or "/" in grid.name:
         raise ValueError(f"name: {grid.name!r} must be the plain name of a folder, and not 'jobs'")
-    names = [each.name for each in (*grid.conditions, *grid.references)]
+    names = [each.name for each in grid.rows]
     if not names:
         raise ValueError("conditions: the list is empty; name at least one, or a reference")
     for name in names:
@@ -256,7 +260,7 @@ def _check(grid: Grid) -> None:
     for condition in grid.conditions:
         if condition.method not in METHODS:
             raise ValueError(f"{condition.name}.method: {condition.method!r} is not one of {', '.join(METHODS)}")
-        if (condition.recipe or grid.recipe) is None:
+        if condition.recipe is None:
             raise ValueError(f"conditions, {condition.name}: no recipe; name one there, or one for the whole grid")
     for name in grid.maps:
         if name not in [each.name for each in grid.conditions]:
@@ -271,7 +275,7 @@ def _check(grid: Grid) -> None:
 
 def _check_parts(grid: Grid) -> None:
     asked = [("evaluations.parts", grid.evaluations.parts)]
-    asked += [(f"{each.name}.parts", each.parts) for each in (*grid.conditions, *grid.references) if each.parts is not None]
+    asked += [(f"{each.name}.parts", each.parts) for each in grid.rows if each.parts is not None]
     for place, parts in asked:
         for part in parts:
             if part not in KINDS:

@@ -71,17 +71,16 @@ class Job:
         return str(self.identity["kind"])
 
 
-def make_jobs(
-    students: Sequence[Distillation], measurements: Sequence[Evaluation], *, resources: Resources
-) -> list[Job]:
+def make_jobs(students: Sequence[Distillation], measurements: Sequence[Evaluation], *, resources: Resources) -> list[Job]:
     """The jobs, each student followed by its evaluations. Two that would give the same have the same hash.
 
     Raises ValueError, naming the condition, for what the user must change.
     """
     maker = _Maker(resources)
-    jobs = []
+    jobs: list[Job] = []
     references = {each.of.name: each.of for each in measurements if isinstance(each.of, Reference)}
-    for of in (*references.values(), *students):
+    measured: list[Distillation | Reference] = [*references.values(), *students]
+    for of in measured:
         try:
             student = maker.distillation(of) if isinstance(of, Distillation) else None
             jobs += [student] if student else []

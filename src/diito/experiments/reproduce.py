@@ -2,11 +2,13 @@
 
 1. the grid is expanded and every job is known by its hash (``jobs.py``); all refusals happen here;
 2. ``<output>/<grid>/grid.json`` says which job makes which cell of the report;
-3. jobs that are not done yet are handed to Ray, each evaluation after its student; Ray places them and starts failed ones again;
+3. jobs that are not done yet are handed to Ray, each evaluation after its student; Ray places them and starts failed ones
+   again;
 4. the screen shows what is done, running, waiting and failed, from the jobs' folders;
 5. what failed is listed with the end of its log, and the exit code is 1.
 
-What it needs to resume: nothing but the same command. Finished jobs stay; a job that was interrupted goes on from its checkpoint.
+What it needs to resume: nothing but the same command. Finished jobs stay; a job that was interrupted goes on from its
+checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from diito.evaluation.evaluate import quieten
 from diito.evaluation.results import check_writable
 from diito.experiments.estimate import estimate
 from diito.experiments.folders import JobFolder, write_json
-from diito.experiments.grid import Distillation, Evaluation, Grid, Reference, distillations, evaluations
+from diito.experiments.grid import Condition, Distillation, Evaluation, Grid, Reference, distillations, evaluations
 from diito.experiments.jobs import Job, make_jobs
 from diito.experiments.screen import Screen
 from diito.experiments.work import JobFailed, Order, work
@@ -91,8 +93,8 @@ def _check_address(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise ValueError(
-            f"--address: nothing answers at {address} ({error}); start a cluster with: ray start --head, or leave it out for this "
-            "machine"
+            f"--address: nothing answers at {address} ({error}); start a cluster with: ray start --head, or leave the flag out "
+            "for this machine"
         ) from error
 
 
@@ -184,10 +186,10 @@ def _index(grid: Grid, jobs: Sequence[Job]) -> dict[str, Any]:
             "label": each.label,
             "group": each.group,
             "paper": each.paper,
-            "method": "reference" if isinstance(each, Reference) else each.method,
+            "method": each.method if isinstance(each, Condition) else "reference",
             "layers": depths.get(each.name),
         }
-        for each in (*grid.references, *grid.conditions)
+        for each in grid.rows
         if isinstance(each, Reference) or each.name in depths
     ]
     return {"name": grid.name, "rows": rows, "jobs": [_entry(job) for job in jobs]}
@@ -195,12 +197,11 @@ def _index(grid: Grid, jobs: Sequence[Job]) -> dict[str, Any]:
 
 def _entry(job: Job) -> dict[str, Any]:
     of = job.what.of if isinstance(job.what, Evaluation) else job.what
-    is_reference = isinstance(of, Reference)
-    entry = {
+    entry: dict[str, Any] = {
         "hash": job.hash,
         "kind": job.kind,
         "row": of.name if isinstance(of, Reference) else of.condition.name,
-        "seed": None if is_reference else of.seed,
+        "seed": None if isinstance(of, Reference) else of.seed,
     }
     if isinstance(job.what, Evaluation):
         entry |= {"task": job.what.task, "fine_tuning_seed": job.what.seed}

@@ -23,7 +23,7 @@ _RUNNING_LINES = 12
 class Screen:
     """What has become of the jobs of one run of ``diito reproduce``."""
 
-    def __init__(self, jobs: Sequence[Job], output: Path) -> None:
+    def __init__(self, jobs: Sequence[Job], output: Path, console: Console | None = None) -> None:
         self.driver = uuid.uuid4().hex
         """This run's name: a job's status that bears another is of an earlier run."""
         self.jobs = jobs
@@ -31,7 +31,7 @@ class Screen:
         self.done = {job.hash for job in jobs if self.folders[job.hash].is_done}
         self.failed: set[str] = set()
         self._started: set[str] = set()
-        self._console = Console(stderr=True)
+        self._console = console or Console(stderr=True)
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
 
     def __enter__(self) -> Screen:
@@ -40,9 +40,7 @@ class Screen:
         self._say(f"{len(self.done)} of {len(self.jobs)} jobs are done already")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._live is not None:
             self._live.stop()
 

@@ -42,9 +42,7 @@ def work(order: Order, after: Any = None) -> float:
     """
     folder = JobFolder(order.folder)
     begun = time.time()
-    write_json(
-        folder.status, {"driver": order.driver, "since": begun, "host": socket.gethostname(), "process": os.getpid()}
-    )
+    write_json(folder.status, {"driver": order.driver, "since": begun, "host": socket.gethostname(), "process": os.getpid()})
     environment = {**os.environ, "OMP_NUM_THREADS": str(order.threads), "PYTHONUNBUFFERED": "1"}
     with folder.log.open("ab") as log:
         ended = subprocess.run(

@@ -1,5 +1,6 @@
-"""The figures of a report. A condition has one colour and one marker in all of them; colours are Okabe and Ito's, which colour-blind
-readers can tell apart, and the marker tells apart what shares a colour."""
+"""The figures of a report. A condition has one colour and one marker in all of them; colours are Okabe and Ito's, which
+colour-blind readers can tell apart, and the marker tells apart what shares a colour.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +122,7 @@ def _differences(measured: Measured, folder: Path) -> Figure | None:
 
     several = len({row["group"] for _, found in panels for row, _ in found}) > 1
     names = list(dict.fromkeys(row["name"] for _, found in panels for row, _ in found))
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
     lines = -(-len(panels) // columns)
     size = (2.2 + 3.1 * columns, lines * (1.1 + 0.3 * len(names)))
     figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
@@ -136,6 +137,7 @@ def _differences(measured: Measured, folder: Path) -> Figure | None:
             axis.plot([each.mean], [height], marker, color=colour, markersize=7)
         axis.set_yticks(range(len(names)), [texts[name] for name in reversed(names)])
         axis.set_ylim(-0.7, len(names) - 0.3)
+        axis.margins(x=0.08)
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.grid(axis="x", alpha=0.3)
         better = "more" if METRICS[metric].better > 0 else "less"
@@ -169,13 +171,17 @@ def _depth(measured: Measured, folder: Path) -> Figure | None:
     axis.set_ylabel("GLUE mean (more is better)" if metric == "glue" else "perplexity (less is better)")
     axis.grid(alpha=0.3)
     axis.legend()
-    text = f"{METRICS[metric].name} against the depth of the student; bars are a standard deviation over the runs (the paper's Figure 3)."
+    text = f"{METRICS[metric].name} against the depth of the student; bars are a standard deviation over the runs "
+    text += "(the paper's Figure 3)."
     return _save(figure, folder / "figure-3.png", "Depth", text)
 
 
 def _curves(measured: Measured, folder: Path) -> Figure | None:
     """The losses of training, smoothed, mean over the seeds."""
-    curves = {row["name"]: _mean_curves(measured.students(row["name"])) for row in measured.rows}
+    students = {row["name"]: measured.students(row["name"]) for row in measured.rows}
+    seeds = [{each["seed"] for each in found} for found in students.values() if found]
+    shared = set.intersection(*seeds) if seeds else set()  # curves of other seeds would differ by their rows and masks
+    curves = {name: _mean_curves([each for each in found if each["seed"] in shared]) for name, found in students.items()}
     losses = [name for name in ("mlm", "ce", "cos", "causal_ce", "causal_cos") if any(name in each for each in curves.values())]
     if not losses:
         return None
@@ -206,7 +212,8 @@ def _curves(measured: Measured, folder: Path) -> Figure | None:
         axis.set_axis_off()
     handles = {text: handle for axis in axes.flat for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    text = "The losses on the training batches against tokens, a moving average over a tenth of the run, mean over the seeds."
+    text = "The losses on the training batches against tokens, a moving average over a tenth of the run, mean over the seeds "
+    text += "that all have."
     return _save(figure, folder / "training-curves.png", "Training curves", text)
 
 
@@ -234,7 +241,9 @@ def _map(measured: Measured, found: dict[str, Any], folder: Path) -> Figure:
     title = f"{label(row)}, seed {found['seed']}"
     path = folder / f"map-{found['row']}.png"
     draw_heat_map(found["result"]["pairs"], path, title=title)
-    return Figure(path, f"All pairs of layers: {title}", "Interchange interventions on every pair of layers, at unswapped tokens.")
+    return Figure(
+        path, f"All pairs of layers: {title}", "Interchange interventions on every pair of layers, at unswapped tokens."
+    )
 
 
 def _save(figure: Any, path: Path, title: str, text: str) -> Figure:

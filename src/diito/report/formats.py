@@ -11,7 +11,12 @@ from diito.report.tables import Table
 
 def markdown(table: Table) -> str:
     """With its title as a heading and its note below."""
-    lines = [f"### {table.title}", "", _line(table.header), "|" + "---|" * len(table.header)]
+    lines = [
+        f"### {table.title}",
+        "",
+        _line(table.header),
+        "|" + "|".join("---" if column in table.texts else "--:" for column in range(len(table.header))) + "|",
+    ]
     for group, rows in table.groups:
         if rows and group:
             lines.append(_line([f"**{group}**", *[""] * (len(table.header) - 1)]))
@@ -22,8 +27,14 @@ def markdown(table: Table) -> str:
 def latex(table: Table) -> str:
     """A ``table`` environment with the rules of booktabs."""
     columns = len(table.header)
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_tex(table.title)}. {_tex(table.note)}}}", rf"\label{{tab:{table.name}}}"]
-    lines += [rf"\begin{{tabular}}{{l{'r' * (columns - 1)}}}", r"\toprule", _tex_line(table.header), r"\midrule"]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_tex(table.title)}. {_tex(table.note)}}}",
+        rf"\label{{tab:{table.name}}}",
+    ]
+    kinds = "".join("l" if column in table.texts else "r" for column in range(columns))
+    lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", _tex_line(table.header), r"\midrule"]
     shown = [(group, rows) for group, rows in table.groups if rows]
     for number, (group, rows) in enumerate(shown):
         if number:
@@ -46,16 +57,18 @@ def comma_separated(table: Table) -> str:
 
 def hypertext(table: Table) -> str:
     """A ``section`` with heading, table and note."""
-    head = "".join(f"<th scope='col'>{html.escape(cell)}</th>" for cell in table.header)
+    kinds = [" class='text'" if column in table.texts else "" for column in range(len(table.header))]
+    head = "".join(f"<th scope='col'{kind}>{html.escape(cell)}</th>" for cell, kind in zip(table.header, kinds, strict=True))
     body = []
     for group, rows in table.groups:
         if rows and group:
             body.append(f"<tr class='group'><th scope='rowgroup' colspan='{len(table.header)}'>{html.escape(group)}</th></tr>")
         for first, *cells in rows:
-            texts = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+            texts = "".join(f"<td{kind}>{html.escape(cell)}</td>" for cell, kind in zip(cells, kinds[1:], strict=True))
             body.append(f"<tr><th scope='row'>{html.escape(first)}</th>{texts}</tr>")
     return (
-        f"<section id='{table.name}'><h2>{html.escape(table.title)}</h2>\n<div class='scroll'><table><thead><tr>{head}</tr></thead>\n"
+        f"<section id='{table.name}'><h2>{html.escape(table.title)}</h2>\n"
+        f"<div class='scroll'><table><thead><tr>{head}</tr></thead>\n"
         f"<tbody>{''.join(body)}</tbody></table></div>\n<p class='note'>{html.escape(table.note)}</p></section>"
     )
 

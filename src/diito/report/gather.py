@@ -85,7 +85,9 @@ def _evaluation(folder: JobFolder, job: dict[str, Any]) -> dict[str, Any]:
         ]
         result = {"pairs": pairs}
     if job["kind"] == "interchange":
-        kept = {name: {where: numbers[where] for where in ("unswapped", "swapped")} for name, numbers in result["models"].items()}
+        kept = {
+            name: {where: numbers[where] for where in ("unswapped", "swapped")} for name, numbers in result["models"].items()
+        }
         result = {"models": kept}
     return {
         "done": True,

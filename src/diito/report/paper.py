@@ -1,7 +1,7 @@
 """What the paper reports: mean and, where it is known, standard deviation.
 
-Source: Wu et al. 2022, Tables 1 and 2, Figure 2, and the README of the authors' repository (frankaging/Causal-Distill). Cells that
-could not be recovered are left out. Of a row of Table 2 the GLUE mean stands in Table 1 too.
+Source: Wu et al. 2022, Tables 1 and 2, Figure 2, and the README of the authors' repository (frankaging/Causal-Distill).
+Cells that could not be recovered are left out. Of a row of Table 2 the GLUE mean stands in Table 1 too.
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ PAPER: dict[str, dict[str, Number]] = {
     "6/full": _row((13.59, 0.25), (71.96, 81.33), (98.53, 92.35)),
     "6/full-random": _row((13.95, 0.18), None, (98.54, 92.41)),
     "6/full-masked": _row((13.99, 0.16), None, (98.55, 92.45)),
-    "6/full-cos": _row(
-        (13.45, 0.19), None, (98.54, 92.35), (45.17, 79.68, 88.18, 85.83, 85.31, 60.94, 90.32, 81.69, 77.14)
-    ),
+    "6/full-cos": _row((13.45, 0.19), None, (98.54, 92.35), (45.17, 79.68, 88.18, 85.83, 85.31, 60.94, 90.32, 81.69, 77.14)),
     "3/standard": _row((29.51, 0.32)),
     "3/middle": _row((26.04, 0.93)),
     "3/late": _row((25.97, 0.63)),

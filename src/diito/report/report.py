@@ -1,6 +1,7 @@
 """The command ``diito report``: JSON to tables, figures, verdicts, and one page that holds them all.
 
-1. the measurements are gathered (``gather.py``), and kept as ``measurements.json``, from which all of this can be made again;
+1. the measurements are gathered (``gather.py``), and kept as ``measurements.json``, from which all of this can be made
+   again;
 2. tables (``tables.py``) are written as Markdown, LaTeX and CSV, figures (``figures.py``) as PNG;
 3. the paper's claims get their verdicts (``claims.py``);
 4. ``report.md`` and ``report.html`` hold it all; the page needs no other file.
@@ -23,12 +24,14 @@ from diito.report.metrics import Measured
 from diito.report.tables import Table, tables
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
+body { background: #fff; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25rem 0.75rem; text-align: right; white-space: nowrap; } th:first-child, td.text { text-align: left; }
-td.text { white-space: normal; min-width: 16rem; }
-thead th { border-bottom: 2px solid #333; border-top: 2px solid #333; } tbody tr:last-child > * { border-bottom: 2px solid #333; }
+th, td { padding: 0.25rem 0.75rem; text-align: right; white-space: nowrap; } tbody th, .text { text-align: left; }
+#claims .text, #claims th { white-space: normal; }
+thead th { border-bottom: 2px solid #333; border-top: 2px solid #333; }
+tbody tr:last-child > * { border-bottom: 2px solid #333; }
 tr.group th { padding-top: 0.75rem; } tbody th { font-weight: normal; } tr.group th, thead th { font-weight: 600; }
 .note, figcaption { color: #555; font-size: 0.875rem; } figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; }
 """
@@ -52,18 +55,21 @@ def report(place: str, output: str | None) -> int:
     (folder / "report.md").write_text(text, encoding="utf-8")
     (folder / "report.html").write_text(_page(asked, made, drawn), encoding="utf-8")
     print("\n".join(formats.markdown(table) for table in made))
-    print(f"written    {folder}: report.html, report.md, {len(made)} tables (.tex, .csv), {len(drawn)} figures, measurements.json")
+    print(
+        f"written    {folder}: report.html, report.md, {len(made)} tables (.tex, .csv), {len(drawn)} figures, measurements.json"
+    )
     return 0
 
 
 def _claims(measured: Measured) -> Table:
     header = ["claim", "verdict", "evidence"]
     note = (
-        "Confirmed: every comparison's 95 % interval is on the claimed side of 0; refuted: one is on the other side; undecided: an "
-        "interval holds 0, or there is one seed; untested: runs are missing. At the scale of this grid, not the paper's."
+        "Confirmed: every comparison's 95 % interval is on the claimed side of 0; refuted: one is on the other side; "
+        "undecided: an interval holds 0, or there is one seed; untested: runs are missing. At the scale of this grid, not the "
+        "paper's."
     )
-    rows = [(each.claim, each.verdict, each.evidence) for each in verdicts(measured)]
-    return Table("claims", "The claims, at this scale", note, header, [("", rows)])
+    rows: list[Sequence[str]] = [(each.claim, each.verdict, each.evidence) for each in verdicts(measured)]
+    return Table("claims", "The claims, at this scale", note, header, [("", rows)], texts=(0, 1, 2))
 
 
 def _summary(measured: Measured) -> str:
@@ -72,7 +78,11 @@ def _summary(measured: Measured) -> str:
         for name, text in (("students", "distillations"), ("evaluations", "evaluations"))
     ]
     commits = {each["environment"].get("commit") for each in measured.content["students"] if each["done"]}
-    by = f"; students made with diito at {', '.join(sorted(commit[:10] for commit in commits if commit))}" if any(commits) else ""
+    by = (
+        f"; students made with diito at {', '.join(sorted(commit[:10] for commit in commits if commit))}"
+        if any(commits)
+        else ""
+    )
     return f"The grid {measured.name}: {' and '.join(parts)} are done{by}."
 
 
@@ -105,5 +115,8 @@ def _compact(measured: dict[str, Any]) -> str:
     """JSON with a line for each student and evaluation."""
     lists = {name: measured[name] for name in ("rows", "students", "evaluations")}
     head = json.dumps({name: value for name, value in measured.items() if name not in lists})[:-1]
-    parts = [f' "{name}": [\n' + ",\n".join(json.dumps(each, ensure_ascii=False) for each in entries) + "\n]" for name, entries in lists.items()]
+    parts = [
+        f' "{name}": [\n' + ",\n".join(json.dumps(each, ensure_ascii=False) for each in entries) + "\n]"
+        for name, entries in lists.items()
+    ]
     return head + ",\n" + ",\n".join(parts) + "\n}\n"

@@ -1,8 +1,8 @@
 """Means, and differences from the standard condition whose intervals respect how runs are nested.
 
-Fine-tuning seeds stand within distillation seeds: the five fine-tunings of one student share what its distillation was given by
-chance, so they are not five independent looks at the method. The independent unit is the distillation seed. Conditions of one seed
-share rows and masks, so they are compared in pairs:
+Fine-tuning seeds stand within distillation seeds: the five fine-tunings of one student share what its distillation was
+given by chance, so they are not five independent looks at the method. The independent unit is the distillation seed.
+Conditions of one seed share rows and masks, so they are compared in pairs:
 
 1. for each distillation seed, the difference of the two conditions is taken, averaged over the fine-tuning seeds both have;
 2. the interval is Student's t of those differences, with one degree of freedom fewer than there are distillation seeds.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ class Table:
     header: Sequence[str]
     groups: list[tuple[str, list[Sequence[str]]]] = field(default_factory=list)
     """Rows under a heading each."""
+    texts: Collection[int] = (0,)
+    """Columns of words, which stand to the left; figures stand to the right."""
 
     def __bool__(self) -> bool:
         return any(rows for _, rows in self.groups)
@@ -65,13 +67,13 @@ def against_standard(measured: Measured) -> Table:
     """The difference of every condition from the standard one of its group."""
     header = ["", "figure", "standard", "this", "difference", "relative", "95 % interval", "seeds"]
     note = (
-        "Differences are taken within each distillation seed, over the fine-tuning seeds that both conditions have; the interval is "
-        "Student's t over distillation seeds. Perplexity and counterfactual KL: less is better."
+        "Differences are taken within each distillation seed, over the fine-tuning seeds that both conditions have; the "
+        "interval is Student's t over distillation seeds. Perplexity and counterfactual KL: less is better."
     )
-    table = Table("against-standard", "Against standard distillation", note, header)
+    table = Table("against-standard", "Against standard distillation", note, header, texts=(0, 1))
     keys = [*TABLE_1, *(task for task in GLUE if len(measured.tasks()) > 1), *INTERCHANGE]
     for group in _groups(measured):
-        rows = []
+        rows: list[Sequence[str]] = []
         for row in measured.rows:
             standard = measured.standard_of(row)
             if row["group"] != group or standard is None:
@@ -89,37 +91,47 @@ def against_standard(measured: Measured) -> Table:
 
 def interchange(measured: Measured) -> Table:
     """Interchange-intervention accuracy beside its references, at unswapped tokens."""
-    header = ["", "IIA", "no swap", "random donor", "Effective IIA", "no swap", "random donor", "Counterfactual KL", "no swap", "random donor"]
+    header = ["", *(METRICS[metric].name for metric in INTERCHANGE)]
     note = (
-        "At unswapped tokens of held-out text; mean ± standard deviation over the distillation seeds. The references beside each: the "
-        "same student without the swap, and with a random donor's states. An intervention is followed where the student is "
-        "better than both."
+        "At unswapped tokens of held-out text; mean ± standard deviation over the distillation seeds. In parentheses the "
+        "references: the same student without the swap, with a random donor's states, and the undistilled student. An "
+        "intervention is followed where the student is better than all of them."
     )
     table = Table("interchange", "Interchange interventions", note, header)
     for group in _groups(measured):
-        rows = []
-        for row in measured.rows:
-            if row["group"] != group or not measured.expected(row["name"], "iia"):
-                continue
-            cells = []
-            for metric in INTERCHANGE:
-                for model in ("student", "no swap", "random donor"):
-                    values = [each[model]["unswapped"].get(metric.replace(" ", "_")) for each in measured.interchange(row["name"])]
-                    known = [value for value in values if value is not None]
-                    found = summary(known)
-                    cells.append(_cell(found, METRICS[metric].digits) if model == "student" else _number(found, metric))
-            rows.append((label(row), *cells))
+        rows: list[Sequence[str]] = [
+            (label(row), *(_beside_references(measured, row["name"], metric) for metric in INTERCHANGE))
+            for row in measured.rows
+            if row["group"] == group and measured.expected(row["name"], "iia")
+        ]
         table.groups.append((group, rows))
     return table
+
+
+def _beside_references(measured: Measured, row: str, metric: str) -> str:
+    """``0.494 ± 0.002 (0.493, 0.489, 0.386)``."""
+    found = measured.interchange(row)
+    if not found:
+        return MISSING
+    known = {
+        model: [
+            value
+            for each in found
+            if model in each and (value := each[model]["unswapped"].get(metric.replace(" ", "_"))) is not None
+        ]
+        for model in ("student", "no swap", "random donor", "undistilled")
+    }
+    references = ", ".join(_number(summary(values), metric) for model, values in known.items() if model != "student")
+    return f"{_cell(summary(known['student']), METRICS[metric].digits)} ({references})"
 
 
 def cost(measured: Measured) -> Table:
     """What the distillations took."""
     header = ["", "students", "steps", "tokens, M", "PFLOP", "tokens/s", "hours", "on"]
-    note = "A student each; tokens/s and hours of training alone, means over the students. Machines may have been shared with other work."
+    note = "A student each; tokens/s and hours of training alone, means over the students. Other work may have run beside it."
     table = Table("cost", "Cost", note, header)
     for group in _groups(measured):
-        rows = []
+        rows: list[Sequence[str]] = []
         for row in measured.rows:
             asked = [each for each in measured.content["students"] if each["row"] == row["name"]]
             if row["group"] != group or not asked:
@@ -136,9 +148,7 @@ def _speed(done: Sequence[dict[str, Any]]) -> tuple[str, str, str]:
         return MISSING, MISSING, MISSING
     seconds = sum(each["training_seconds"] for each in done)
     tokens = sum(each["tokens"] for each in done)
-    machines = {
-        each["environment"]["accelerator"] or f"CPU, {each['environment']['threads']} thread(s)" for each in done
-    }
+    machines = {each["environment"]["accelerator"] or f"CPU, {each['environment']['threads']} thread(s)" for each in done}
     return f"{tokens / seconds:,.0f}", f"{seconds / len(done) / 3600:.2f}", ", ".join(sorted(machines))
 
 
