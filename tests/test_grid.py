@@ -7,14 +7,15 @@ import pytest
 import tiny
 
 from diito import cli
-from diito.experiments.grid import METHODS, Evaluation, distillations, evaluations, read
+from diito.experiments.grid import Evaluation, distillations, evaluations, read
+from diito.report.metrics import METHODS
 
 GRIDS = Path(__file__).parent.parent / "grids"
 
 
-def expand(grid, only=None):
-    students = distillations(grid, only)
-    return students, evaluations(grid, students, only)
+def expand(grid):
+    students = distillations(grid)
+    return students, evaluations(grid, students)
 
 
 def grid_file(tmp_path, text="", *, conditions="[{name: a, method: standard}]"):
@@ -56,7 +57,7 @@ def test_the_papers_grid_distils_what_the_paper_says():
 def test_the_small_grid_has_the_seven_conditions_and_the_four_controls():
     grid = read(GRIDS / "small.yaml")
     students, measurements = expand(grid)
-    assert {each.method for each in grid.conditions} == set(METHODS) - {"other"}
+    assert {each.method for each in grid.conditions} == set(METHODS)
     assert len(students) == 11 * 3
     assert len(measurements) == 33 * (1 + 1 + 2) + 1 + 2  # two tasks, one seed; the teacher; two maps
     recipes = {each.condition.name: each.recipe for each in students if each.seed == 42}
@@ -90,14 +91,12 @@ def test_overrides_go_from_the_grid_over_the_condition_to_the_command(tmp_path):
     assert (a.training.batch, a.training.steps, b.training.batch, b.training.steps, a.seed) == (2, 4, 3, 4, 5)
 
 
-def test_only_takes_the_named_conditions_and_references(tmp_path):
-    path = grid_file(tmp_path, "references: [{name: r, model: x}, {name: s, model: x}]\n", conditions="[{name: a}, {name: b}]")
-    grid = read(path, {"evaluations.parts": "[perplexity]"})
-    students, measurements = expand(grid, ["b", "r"])
-    assert {each.condition.name for each in students} == {"b"}
-    assert {each.title for each in measurements if not each.title.startswith("b")} == {"r: perplexity"}
-    with pytest.raises(ValueError, match="--only: 'c' is no condition of the grid; it has a, b, r, s"):
-        distillations(grid, ["c"])
+def test_a_section_on_top_replaces_single_fields_below(tmp_path):
+    path = grid_file(tmp_path, "overrides: {objective.weights.mlm: 0.5, training.steps: 3}\nseeds: [5]\n")
+    (only,) = distillations(read(path, {}, {"objective.weights": "{ce: 0.7}"}))
+    assert (only.recipe.objective.weights.mlm, only.recipe.objective.weights.ce, only.recipe.training.steps) == (0.25, 0.7, 3)
+    (only,) = distillations(read(path, {}, {"objective.weights.ce": "0.7"}))
+    assert (only.recipe.objective.weights.mlm, only.recipe.objective.weights.ce) == (0.5, 0.7)
 
 
 def test_precision_is_decided_by_the_grid_and_not_by_the_machine_that_plans(tmp_path):
@@ -123,6 +122,9 @@ REFUSED = {
     "resources: {evaluate: {processes: 2}}": "resources.evaluate.processes: 2 is not possible",
     "override: {}": "override: unknown key; did you mean overrides?",
     "overrides: {training.step: 3}": "conditions, a: training.step: unknown key; did you mean training.steps?",
+    "overrides: {seed: 3}": "a.overrides: seed is the grid's to give",
+    "evaluations: {parts: [glue], glue: {tasks: [wnli]}}": "evaluations.glue.tasks: 'wnli' is not one of the paper's, cola,",
+    "resources: {distil: {cpus: 1, gpus: 1, processes: 2}}": "resources.distil.processes: 2 is not possible",
     "overrides: {training.steps: 0}": "conditions, a: training.steps: 0",
 }
 
@@ -141,6 +143,8 @@ def test_refused_conditions(tmp_path):
     for conditions, sentence in {
         "[]": "conditions: the list is empty",
         "[{name: a}, {name: a}]": "conditions: 'a' is named twice",
+        "[{name: a b}]": "conditions: 'a b' is no name",
+        "[{name: a, paper: 6/ful}]": "a.paper: '6/ful' is not one of 6/standard, ",
         "[{name: a, method: ful}]": "a.method: 'ful' is not one of standard, middle",
         "[{name: a, recipe: nowhere.yaml}]": "conditions, a: there is no recipe",
         "[{method: full}]": r"conditions\[0\].name: missing",

@@ -17,8 +17,8 @@ from diito.report.tables import Table, against_standard, cost, interchange, tabl
 ENVIRONMENT = {"commit": "0123456789abcdef", "accelerator": None, "threads": 2}
 
 
-def row(name, method, *, group="6 layers", paper=None, layers=6, label=None):
-    return {"name": name, "method": method, "group": group, "paper": paper, "layers": layers, "label": label}
+def row(name, method, *, group="6 layers", paper=None, layers=6, label=None, share=1.0):
+    return {"name": name, "method": method, "group": group, "paper": paper, "layers": layers, "label": label, "share": share}
 
 
 def evaluation(row_name, kind, result, *, seed=1, task=None, tuned=None, done=True):
@@ -147,7 +147,9 @@ def test_interchange_stands_beside_its_references():
 def student(name, seed, *, done=True):
     entry = {"row": name, "seed": seed, "steps": 500, "tokens": 512_000.0, "flops": 3.6e13, "done": done}
     curve = [{"step": step, "tokens": step * 1000, "loss": 2.0, "mlm": 5.0 / step, "ce": 1.0} for step in range(1, 12)]
-    return entry | ({"training_seconds": 400.0, "environment": ENVIRONMENT, "curve": curve} if done else {})
+    return entry | (
+        {"training_seconds": 400.0, "trained_tokens": 512_000, "environment": ENVIRONMENT, "curve": curve} if done else {}
+    )
 
 
 def test_cost():
@@ -156,11 +158,13 @@ def test_cost():
 
 
 def test_verdicts():
-    rows = [STANDARD, FULL, row("m", "middle"), row("t", "token-swap"), row("e", "equal-flops")]
+    rows = [STANDARD, FULL, row("m", "middle"), row("l", "late"), row("t", "token-swap"), row("e", "equal-flops")]
     evaluations = (
         perplexities("s", 16.0, 16.1, 16.2) + perplexities("f", 14.0, 14.1, 14.3) + perplexities("m", 15.0, 15.1, 15.2)
     )
-    evaluations += perplexities("t", 14.1, 14.0, 14.2) + perplexities("e", 13.0, 13.2, 13.1)
+    evaluations += (
+        perplexities("l", 15.0, 15.1, 15.1) + perplexities("t", 14.1, 14.0, 14.2) + perplexities("e", 13.0, 13.2, 13.1)
+    )
     found = {each.claim: each for each in verdicts(measured(rows, evaluations))}
 
     def verdict(start):
@@ -176,12 +180,37 @@ def test_verdicts():
     assert verdict("Small batches").verdict == "untested"
 
 
-def test_a_verdict_needs_every_run_and_more_than_one_seed():
-    rows = [STANDARD, FULL, row("m", "middle")]
-    evaluations = perplexities("s", 16.0) + perplexities("f", 14.0)
-    assert verdicts(measured(rows, evaluations + perplexities("m", None)))[0].verdict == "untested"
-    one = verdicts(measured(rows[:2], evaluations))[0]
-    assert (one.verdict, one.evidence) == ("undecided", "DIITO FULL: -2.00, 1 seed")
+def test_a_verdict_needs_every_condition_and_run_and_more_than_one_seed():
+    rows = [STANDARD, FULL, row("m", "middle"), row("l", "late")]
+    whole = perplexities("s", 16.0) + perplexities("f", 14.0) + perplexities("l", 14.5)
+    part = verdicts(measured(rows, whole + perplexities("m", None)))[0]
+    assert part.verdict == "untested"
+    assert part.evidence == "DIITO FULL: -2.00, 1 seed; DIITO LATE: -1.50, 1 seed; runs are missing: DIITO MIDDLE"
+    one = verdicts(measured(rows, whole + perplexities("m", 15.0)))[0]
+    assert one.verdict == "undecided"
+    without = verdicts(measured(rows[:2], whole))[0]
+    assert (without.verdict, without.evidence) == ("untested", "DIITO FULL: -2.00, 1 seed; the grid has no MIDDLE, LATE")
+
+
+def test_the_papers_own_figures_confirm_its_97_percent():
+    rows = [
+        row("c", "full-cos"),
+        row("d", "reference", paper="distilbert", label="DistilBERT", group="", layers=None, share=None),
+    ]
+    tasks = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
+    runs = [(seed, tuned) for seed in (1, 2, 3) for tuned in (7, 8)]
+    evaluations = []
+    for task in tasks:
+        mean = PAPER["6/full-cos"][task][0]
+        evaluations += scores("c", task, {(seed, tuned): mean + 0.1 * (seed - 2) for seed, tuned in runs})
+        evaluations += scores("d", task, {(None, tuned): PAPER["distilbert"][task][0] for tuned in (7, 8)})
+    found = next(each for each in verdicts(measured(rows, evaluations)) if each.claim.startswith("97 %"))
+    assert found.verdict == "confirmed" and found.evidence.startswith("DIITO FULL+Cos − DistilBERT × 0.965: +0.34")
+
+
+def test_rows_of_one_name_are_told_apart():
+    found = measured([row("a", "full"), row("b", "full"), row("c", "other"), row("d", "full", group="3 layers")], [])
+    assert [each["title"] for each in found.rows] == ["DIITO FULL (a)", "DIITO FULL (b)", "c", "DIITO FULL"]
 
 
 def test_the_smallest_student_gains_most():
@@ -225,8 +254,7 @@ def test_hypertext_escapes_what_it_must():
 def file(tmp_path):
     """A measurements.json with something for every figure."""
     low = [
-        row("sl", "standard", group="3 layers, 15 % of the corpus", layers=3),
-        row("fl", "full", group="3 layers, 15 % of the corpus", layers=3),
+        row(name, method, group="low resource", layers=3, share=0.15) for name, method in (("sl", "standard"), ("fl", "full"))
     ]
     rows = [STANDARD, FULL, row("s3", "standard", group="3", layers=3), row("f3", "full", group="3", layers=3), *low]
     evaluations = [each for name in ("s", "f", "s3", "f3", "sl", "fl") for each in perplexities(name, 16.0, 17.0 + len(name))]

@@ -4,6 +4,7 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,14 +115,15 @@ def test_a_driver_that_is_killed_loses_nothing(tmp_path):
     assert 5 < steps < 3000
     done = quick.done.stat().st_mtime_ns
 
-    recipe = json.loads(slow.job.read_text())
-    assert recipe["arguments"][0] == "distill"
-    driver = reproduce(path, wait=False)
+    moved = str(shutil.copytree(tiny.teacher(), tmp_path / "moved"))  # what a job is made of may lie somewhere else by now
+    driver = reproduce(path, "--teacher.model", moved, "--only", "[slow]", wait=False)
     wait_for(lambda: slow.last_metrics()["step"] > steps + 5)
     driver.kill()
     driver.communicate()
     assert quick.done.stat().st_mtime_ns == done
     assert "--resume" in slow.log.read_text()
+    index = json.loads((tmp_path / "out" / "g" / "grid.json").read_text())
+    assert [row["name"] for row in index["rows"]] == ["quick", "slow"]  # also those that were not asked for now
     seen = [line["step"] for line in tiny.metrics(slow.run) if "loss" in line]
     assert seen == list(range(1, len(seen) + 1))  # went on where it was, no step twice
 
@@ -164,6 +166,20 @@ def test_a_missing_cluster_is_refused(tmp_path, capsys):
     assert cli.main(["reproduce", str(path), "--address", "127.0.0.1:1"]) == 2
     assert "diito: --address: nothing answers at 127.0.0.1:1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_no_machine_has_is_refused(tmp_path):
+    path = grids.write(tmp_path, conditions=TWO, text="evaluations: {parts: []}\nseeds: [1]\nfine_tuning_seeds: [1]")
+    code, _, err = reproduce(path, "--resources.distil.cpus", "4096")
+    assert code == 2 and "diito: resources.distil: a job takes 4096 CPUs and 0 GPUs, and no machine has them" in err
+
+
+def test_only_takes_the_named_rows(tmp_path):
+    path = grids.write(tmp_path, conditions=TWO)
+    code, out, err = reproduce(path, "--dry-run", "--only", "[full]")
+    assert code == 0 and "5 jobs: 1 distillations" in out and "standard, seed" not in out, err
+    code, _, err = reproduce(path, "--only", "[ful]")
+    assert code == 2 and "--only: 'ful' is no condition of the grid; it has standard, full" in err
 
 
 def test_dry_run_writes_nothing(tmp_path):

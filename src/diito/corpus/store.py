@@ -120,7 +120,7 @@ class Corpus(torch.utils.data.Dataset[dict[str, Tensor]]):
         return [{"input_ids": row} for row in torch.split(ids, sizes)]
 
     def digest(self) -> str:
-        """A hash of all sequences, wherever the text came from and whoever tokenised it."""
+        """A hash of all sequences (and of how the file batches them), wherever the text came from."""
         total = hashlib.sha256()
         for batch in self.dataset.iter(_BATCH_ROWS):
             for column in batch["input_ids"].chunks:

@@ -86,11 +86,10 @@ def interchange_job(settings: InterchangeSettings, source: ModelSource, *, devic
         check_writable(Path(settings.figure), "--figure")
         if Path(settings.figure).suffix not in (".png", ".pdf", ".svg"):
             raise ValueError(f"--figure: {settings.figure} must end in .png, .pdf or .svg")
-    teacher = ModelSource(settings.teacher, "--teacher")
+    teacher = ModelSource(settings.teacher, "--teacher", settings.teacher_revision)
     held_out, tokenizer = _held_out(settings, source)
     _check_teacher(settings, source, tokenizer, teacher)
-    if len(held_out.examples) < 3:
-        raise ValueError("--blocks: interchange needs at least 3, to swap between and for a random donor")
+    _check_blocks(held_out)
     student_configuration, teacher_configuration = (models.load_configuration(each) for each in (source, teacher))
     configurations = (student_configuration, teacher_configuration)
     depths, widths = ([getattr(each, name) for each in configurations] for name in ("num_hidden_layers", "hidden_size"))
@@ -132,10 +131,14 @@ def interchange_job(settings: InterchangeSettings, source: ModelSource, *, devic
 def planned_interchange(settings: InterchangeSettings, teacher: ModelSource, *, student_depth: int) -> dict[str, Any]:
     """What decides the result of :func:`interchange_job` for a student that is yet to be made of this teacher.
 
-    Refuses (ValueError) what that job would refuse.
+    Refuses (ValueError) text, share and alignment that the job would refuse.
     """
     _check_share(settings)
-    identity = _text_identity(settings, *_held_out(settings, teacher), teacher)
+    held_out, tokenizer = _held_out(settings, teacher)
+    _check_blocks(held_out)
+    identity = _text_identity(settings, held_out, tokenizer, teacher)
+    if settings.student_layers is not None:
+        identity["undistilled"] = settings.student_layers
     configuration = models.load_configuration(teacher)
     depths = (student_depth, configuration.num_hidden_layers)
     pairs = _pairs(settings, *depths, *[configuration.hidden_size] * 2)
@@ -146,6 +149,11 @@ def planned_interchange(settings: InterchangeSettings, teacher: ModelSource, *, 
         "share": settings.share,
         "pairs": [dataclasses.asdict(pair) for pair in pairs],
     }
+
+
+def _check_blocks(held_out: HeldOut) -> None:
+    if len(held_out.examples) < 3:
+        raise ValueError("--blocks: interchange needs at least 3, to swap between and for a random donor")
 
 
 def _check_share(settings: InterchangeSettings) -> None:

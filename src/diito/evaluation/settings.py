@@ -70,6 +70,8 @@ class InterchangeSettings(HeldOutSettings):
     """How many blocks or lines, spread evenly over the text; null takes all."""
     teacher: str | None = None
     """The teacher: hub id, folder, or embedded:teacher-minilm-mlm."""
+    teacher_revision: str | None = None
+    """Hub revision (branch, tag or commit) of the teacher."""
     map: bool = False
     """true measures every pair of a student layer and a teacher layer, instead of an alignment, and draws a heat map."""
     alignment: AlignmentSection = field(default_factory=AlignmentSection)

@@ -1,7 +1,7 @@
 """``python -m diito.experiments.child FOLDER``: watches over the process of one job.
 
-1. it waits for the job's lock, which it and the job's processes keep until the last of them ends, so no job ever has two
-   writers, even where a driver was killed and started again at once;
+1. it waits for the job's lock and keeps it until the job's process (under torchrun the launcher) has ended too, so no job
+   has two writers, even where a driver was killed and started again at once;
 2. it runs ``diito`` with the arguments in ``job.json``: a distillation that was begun is resumed;
 3. when the worker above it is gone, because the driver or the machine's Ray was stopped or killed, it sends SIGTERM, once,
    so that a distillation finishes its step and saves.
@@ -12,13 +12,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
-from diito.experiments.folders import JobFolder
+from diito.experiments.folders import JobFolder, read_lines, write_json, write_text
 
 _LOOK_EVERY = 0.5
 """Seconds."""
@@ -36,10 +37,17 @@ def main(path: str) -> int:
         if folder.is_done:  # by whoever had the lock
             return 0
         job = json.loads(folder.job.read_text(encoding="utf-8"))
+        if folder.is_begun:  # what lies somewhere else by now is found there; all else is the same, by the folder's name
+            write_text(folder.run / "recipe.yaml", folder.recipe.read_text(encoding="utf-8"))
         command = command_of(folder, job["arguments"], job["processes"])
         print("$", *command[1:], flush=True)
+        began = time.time()
         with subprocess.Popen(command, pass_fds=[lock.fileno()]) as process:
-            return _watch(process, worker)
+            code = _watch(process, worker)
+        folder.add_attempt({"began": began, "seconds": time.time() - began, "code": code})
+        if code == 0:
+            finish(folder)
+        return code
 
 
 def command_of(folder: JobFolder, arguments: Sequence[str], processes: int) -> list[str]:
@@ -47,9 +55,15 @@ def command_of(folder: JobFolder, arguments: Sequence[str], processes: int) -> l
     start = [sys.executable, "-m"]
     if processes > 1:
         start += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    begun = (folder.run / "recipe.yaml").is_file()
-    how = [] if arguments[0] != "distill" else ["--resume"] if begun else ["--overwrite"]
+    how = [] if arguments[0] != "distill" else ["--resume"] if folder.is_begun else ["--overwrite"]
     return [*start, "diito", *arguments, *how]
+
+
+def finish(folder: JobFolder) -> None:
+    """Say that the job is done, and then remove what only an unfinished one needs."""
+    seconds = sum(attempt["seconds"] for attempt in read_lines(folder.attempts))
+    write_json(folder.done, {"finished": time.time(), "seconds": seconds})
+    shutil.rmtree(folder.run / "checkpoints", ignore_errors=True)
 
 
 def _watch(process: subprocess.Popen[bytes], worker: int) -> int:

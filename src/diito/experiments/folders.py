@@ -1,6 +1,7 @@
 """The folder of a job: ``<output>/jobs/<hash>/``.
 
-``job.json`` what it is, ``log.txt`` what its processes printed, ``status.json`` who runs it since when, ``done.json`` that
+``job.json`` what it is, ``log.txt`` what its processes printed, ``attempts.jsonl`` how long each try took,
+``status.json`` who runs it since when, ``done.json`` that
 it is finished; of a distillation ``recipe.yaml`` and ``run/`` (as ``diito distill`` leaves it, without its checkpoints once
 it is done), of an evaluation ``results.json`` (as ``diito evaluate`` writes it). No torch here.
 """
@@ -22,6 +23,7 @@ class JobFolder:
         self.log = self.path / "log.txt"
         self.lock = self.path / "lock"
         self.status = self.path / "status.json"
+        self.attempts = self.path / "attempts.jsonl"
         self.done = self.path / "done.json"
         self.recipe = self.path / "recipe.yaml"
         self.run = self.path / "run"
@@ -32,6 +34,16 @@ class JobFolder:
     def is_done(self) -> bool:
         """Whether the job is finished: the last thing that is written says so."""
         return self.done.is_file()
+
+    def add_attempt(self, attempt: dict[str, Any]) -> None:
+        """Note what one try took and how it ended."""
+        with self.attempts.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(attempt) + "\n")
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a distillation has a run that can be resumed."""
+        return (self.run / "recipe.yaml").is_file()
 
     def log_end(self, lines: int = 15) -> str:
         """The last lines of the log."""
@@ -66,7 +78,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON aside and rename it; two processes may do so at once."""
+    """Write JSON aside and rename it."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text aside and rename it; two processes may do so at once."""
     aside = path.with_name(f"{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    aside.write_text(text, encoding="utf-8")
     os.replace(aside, path)

@@ -11,32 +11,19 @@ No torch here. What decides the result of a job, and so the name of its folder, 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diito.evaluation.settings import AllSettings
+from diito.evaluation.settings import AllSettings, InterchangeSettings
 from diito.recipe import Recipe
 from diito.recipe.checks import check as check_recipe
 from diito.recipe.file import read as read_recipe
 from diito.recipe.file import read_section
-
-METHODS = {
-    "standard": "Standard",
-    "middle": "DIITO MIDDLE",
-    "late": "DIITO LATE",
-    "full": "DIITO FULL",
-    "full-random": "DIITO FULL+Random",
-    "full-masked": "DIITO FULL+Masked",
-    "full-cos": "DIITO FULL+Cos",
-    "equal-flops": "Standard, FLOPs of FULL",
-    "double-kl": "Standard, KL doubled",
-    "token-swap": "Token swap",
-    "shuffled": "Shuffled Π",
-    "other": "Other",
-}
-"""The methods that a grid compares, with their names in the tables; each has one colour in all figures."""
+from diito.report.metrics import GLUE, METHODS
+from diito.report.paper import PAPER
 
 KINDS = ("perplexity", "interchange", "glue", "ner", "squad")
 FINE_TUNED = ("glue", "ner", "squad")
@@ -177,27 +164,22 @@ def read(
     for condition in grid.conditions:
         if (recipe := condition.recipe or grid.recipe) is not None:  # beside the grid, wherever the command is given
             condition.recipe = str(Path(path).parent / recipe)
-        condition.overrides = {**grid.overrides, **condition.overrides, **(recipe_overrides or {})}
+        condition.overrides = _merged(grid.overrides, condition.overrides, recipe_overrides or {})
     _check(grid)
     return grid
 
 
-def distillations(grid: Grid, only: Sequence[str] | None = None) -> list[Distillation]:
-    """Every condition with every seed, all conditions of a seed together. ``only``: the names of the conditions to take.
+def distillations(grid: Grid) -> list[Distillation]:
+    """Every condition with every seed, all conditions of a seed together.
 
     Raises ValueError naming the condition whose recipe cannot be right.
     """
-    for name in only or ():
-        if name not in (known := [each.name for each in grid.rows]):
-            raise ValueError(f"--only: {name!r} is no condition of the grid; it has {', '.join(known)}")
-    chosen = [each for each in grid.conditions if only is None or each.name in only]
-    return [Distillation(each, seed, _recipe(each, seed)) for seed in grid.seeds for each in chosen]
+    return [Distillation(each, seed, _recipe(each, seed)) for seed in grid.seeds for each in grid.conditions]
 
 
-def evaluations(grid: Grid, students: Sequence[Distillation], only: Sequence[str] | None = None) -> list[Evaluation]:
+def evaluations(grid: Grid, students: Sequence[Distillation]) -> list[Evaluation]:
     """Everything that is measured of the references and of ``students``."""
-    references = [each for each in grid.references if only is None or each.name in only]
-    measured: list[Distillation | Reference] = [*references, *students]
+    measured: list[Distillation | Reference] = [*grid.references, *students]
     return [evaluation for each in measured for evaluation in _evaluations_of(grid, each)]
 
 
@@ -211,7 +193,7 @@ def _evaluations_of(grid: Grid, of: Distillation | Reference) -> Iterator[Evalua
             continue
         settings = getattr(grid.evaluations, kind)
         if kind == "interchange":
-            settings = dataclasses.replace(settings, teacher=_teacher(grid, of))
+            settings = _with_teacher(settings, of)
         if kind not in FINE_TUNED:
             yield Evaluation(of, kind, settings)
             continue
@@ -222,16 +204,24 @@ def _evaluations_of(grid: Grid, of: Distillation | Reference) -> Iterator[Evalua
                 only = {"tasks": [task]} if kind == "glue" else {}
                 yield Evaluation(of, kind, dataclasses.replace(settings, seeds=[seed], **only), task, seed)
     if isinstance(of, Distillation) and of.condition.name in grid.maps and of.seed == grid.seeds[0]:
-        settings = dataclasses.replace(grid.evaluations.interchange, teacher=of.recipe.teacher.model, map=True)
-        yield Evaluation(of, "map", settings)
+        yield Evaluation(of, "map", dataclasses.replace(_with_teacher(grid.evaluations.interchange, of), map=True))
 
 
-def _teacher(grid: Grid, of: Distillation | Reference) -> str:
-    """The teacher that a student answers to; of a reference the one that the interchange settings name."""
-    if isinstance(of, Distillation):
-        return of.recipe.teacher.model
-    assert grid.evaluations.interchange.teacher is not None
-    return grid.evaluations.interchange.teacher
+def _with_teacher(settings: InterchangeSettings, of: Distillation | Reference) -> InterchangeSettings:
+    """With the teacher that a student answers to; of a reference it is the one that the settings name."""
+    if isinstance(of, Reference):
+        return settings
+    teacher = of.recipe.teacher
+    return dataclasses.replace(settings, teacher=teacher.model, teacher_revision=teacher.revision)
+
+
+def _merged(*levels: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides of several levels, the last one on top: a section there replaces single fields of it below."""
+    merged: dict[str, Any] = {}
+    for level in levels:
+        merged = {key: value for key, value in merged.items() if not any(key.startswith(f"{section}.") for section in level)}
+        merged |= level
+    return merged
 
 
 def _recipe(condition: Condition, seed: int) -> Recipe:
@@ -257,9 +247,17 @@ def _check(grid: Grid) -> None:
         _check_seeds(field_name, getattr(grid, field_name))
     if grid.retries < 0:
         raise ValueError(f"retries: {grid.retries} must be at least 0")
+    for row in grid.rows:
+        if not re.fullmatch(r"[\w.+-]+", row.name):
+            raise ValueError(f"conditions: {row.name!r} is no name; give letters, digits and . _ + - only, such as full-6")
+        if row.paper is not None and row.paper not in PAPER:
+            raise ValueError(f"{row.name}.paper: {row.paper!r} is not one of {', '.join(PAPER)}")
     for condition in grid.conditions:
-        if condition.method not in METHODS:
-            raise ValueError(f"{condition.name}.method: {condition.method!r} is not one of {', '.join(METHODS)}")
+        if condition.method not in (*METHODS, "other"):
+            raise ValueError(f"{condition.name}.method: {condition.method!r} is not one of {', '.join(METHODS)}, other")
+        for key in ("seed", "name", "output"):
+            if key in condition.overrides:
+                raise ValueError(f"{condition.name}.overrides: {key} is the grid's to give; see seeds, name and output there")
         if condition.recipe is None:
             raise ValueError(f"conditions, {condition.name}: no recipe; name one there, or one for the whole grid")
     for name in grid.maps:
@@ -269,8 +267,10 @@ def _check(grid: Grid) -> None:
     for name, share in vars(grid.resources).items():
         if share.cpus < 0 or share.gpus < 0 or share.cpus + share.gpus == 0:
             raise ValueError(f"resources.{name}: a job must take something; give cpus or gpus above 0")
-        if share.processes < 1 or (name == "evaluate" and share.processes > 1):
-            raise ValueError(f"resources.{name}.processes: {share.processes} is not possible; give 1 or, to distil, more")
+        if share.processes < 1 or (name == "evaluate" and share.processes > 1) or 0 < share.gpus < share.processes > 1:
+            raise ValueError(
+                f"resources.{name}.processes: {share.processes} is not possible; give 1 or, to distil, more (with a GPU each)"
+            )
 
 
 def _check_parts(grid: Grid) -> None:
@@ -280,8 +280,12 @@ def _check_parts(grid: Grid) -> None:
         for part in parts:
             if part not in KINDS:
                 raise ValueError(f"{place}: {part!r} is not one of {', '.join(KINDS)}")
-    if "glue" in grid.evaluations.parts and not grid.evaluations.glue.tasks:
+    tasks = grid.evaluations.glue.tasks or []
+    if "glue" in grid.evaluations.parts and not tasks:
         raise ValueError("evaluations.glue.tasks: name the tasks, such as [rte, stsb]")
+    for task in tasks:
+        if task not in GLUE:
+            raise ValueError(f"evaluations.glue.tasks: {task!r} is not one of the paper's, {', '.join(GLUE)}")
     if grid.evaluations.perplexity.against is not None:
         raise ValueError("evaluations.perplexity.against: the report compares the conditions; leave it out")
     if grid.evaluations.interchange.map:

@@ -110,12 +110,19 @@ class _Maker:
             "processes": self.resources.distil.processes,
             **prepared["digests"],
         }
+        if recipe.training.arguments:
+            identity["arguments"] = recipe.training.arguments
         return Job(what, json.loads(json.dumps(identity)), numbers=prepared["numbers"])
 
     def evaluation(self, what: Evaluation, student: Job | None) -> Job:
         if isinstance(what.of, Distillation):
             assert student is not None
             teacher = what.of.recipe.teacher
+            if teacher.tokenizer is not None:
+                raise ValueError(
+                    "teacher.tokenizer: evaluations are planned with the teacher's own tokenizer; save it in the teacher's "
+                    "folder and leave this out"
+                )
             model, depth = ModelSource(teacher.model, "teacher.model", teacher.revision), student_depth(what.of.recipe)
         else:
             model, depth = ModelSource(what.of.model, "model"), None

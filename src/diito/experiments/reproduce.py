@@ -25,8 +25,8 @@ from typing import Any
 from diito.evaluation.evaluate import quieten
 from diito.evaluation.results import check_writable
 from diito.experiments.estimate import estimate
-from diito.experiments.folders import JobFolder, write_json
-from diito.experiments.grid import Condition, Distillation, Evaluation, Grid, Reference, distillations, evaluations
+from diito.experiments.folders import JobFolder, write_json, write_text
+from diito.experiments.grid import Condition, Distillation, Evaluation, Grid, Reference, Row, distillations, evaluations
 from diito.experiments.jobs import Job, make_jobs
 from diito.experiments.screen import Screen
 from diito.experiments.work import JobFailed, Order, work
@@ -38,16 +38,18 @@ def reproduce(grid: Grid, *, only: Sequence[str] | None = None, address: str | N
     """Run what the grid asks for and is not done yet; the exit code. Raises ValueError for what the user must change."""
     quieten()
     _check_address(address)
-    students = distillations(grid, only)
-    measurements = evaluations(grid, students, only)
+    students = distillations(grid)
+    measurements = evaluations(grid, students)
+    wanted = _wanted(grid, only)
     output = Path(grid.output).expanduser().absolute()
     check_writable(output / grid.name / "grid.json", "--output")
     print(f"{grid.name}: {len(students):,} distillations and {len(measurements):,} evaluations", flush=True)
     jobs = make_jobs(students, measurements, resources=grid.resources)
+    chosen = [job for job in jobs if _row_of(job).name in wanted]
     if dry_run:
-        print(estimate(jobs, output, grid.resources))
+        print(estimate(chosen, output, grid.resources))
         return 0
-    unique = list({job.hash: job for job in jobs}.values())
+    unique = list({job.hash: job for job in chosen}.values())
     for job in unique:
         _prepare_folder(job, output, grid)
     write_json(_made(output / grid.name) / "grid.json", _index(grid, jobs))
@@ -55,8 +57,8 @@ def reproduce(grid: Grid, *, only: Sequence[str] | None = None, address: str | N
 
 
 def _run(jobs: Sequence[Job], grid: Grid, output: Path, address: str | None) -> int:
+    ray = _start_ray(address, grid)
     screen = Screen(jobs, output)
-    ray = _start_ray(address)
     failed: dict[str, str] = {}
     try:
         references = _submit(ray, jobs, grid, output, screen.driver)
@@ -98,16 +100,39 @@ def _check_address(address: str | None) -> None:
         ) from error
 
 
-def _start_ray(address: str | None) -> Any:
+def _wanted(grid: Grid, only: Sequence[str] | None) -> list[str]:
+    """The names of the rows that are run now."""
+    known = [row.name for row in grid.rows]
+    for name in only or ():
+        if name not in known:
+            raise ValueError(f"--only: {name!r} is no condition of the grid; it has {', '.join(known)}")
+    return known if only is None else list(only)
+
+
+def _row_of(job: Job) -> Row:
+    of = job.what.of if isinstance(job.what, Evaluation) else job.what
+    return of.condition if isinstance(of, Distillation) else of
+
+
+def _start_ray(address: str | None, grid: Grid) -> Any:
     """Ray: a cluster's, or one of this process on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_kill_child_processes_on_worker_exit", "0")  # they end by themselves, and save (child.py)
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
+        ray.init(address=address or "local", log_to_driver=False, logging_level="error")
     except ConnectionError as error:
         raise ValueError(f"--address: there is no Ray cluster at {address}; start one with: ray start --head") from error
+    machines = [(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
+    for name, share in vars(grid.resources).items():
+        if not any(cpus >= share.cpus and gpus >= share.gpus for cpus, gpus in machines):
+            ray.shutdown()
+            have = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in machines)
+            raise ValueError(
+                f"resources.{name}: a job takes {share.cpus:g} CPUs and {share.gpus:g} GPUs, and no machine has them (there is "
+                f"one with {have}); give less"
+            )
     return ray
 
 
@@ -139,9 +164,9 @@ def _problem(ray: Any, reference: Any) -> str | None:
     try:
         ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        return str(error.cause)
+        return str(error.cause) or type(error.cause).__name__
     except ray.exceptions.RayError as error:  # the worker or its machine is gone
-        return (str(error).splitlines() or [type(error).__name__])[0]
+        return next(iter(str(error).splitlines()), type(error).__name__)
     return None
 
 
@@ -152,7 +177,7 @@ def _prepare_folder(job: Job, output: Path, grid: Grid) -> None:
         return
     if isinstance(job.what, Distillation):
         recipe = dataclasses.replace(job.what.recipe, output=str(folder.path), name=folder.run.name)
-        folder.recipe.write_text(dump(recipe), encoding="utf-8")
+        write_text(folder.recipe, dump(recipe))
         arguments = ["distill", str(folder.recipe)]
     else:
         of = job.what.of
@@ -179,7 +204,7 @@ def _flags(settings: Any, prefix: str = "--") -> list[str]:
 
 def _index(grid: Grid, jobs: Sequence[Job]) -> dict[str, Any]:
     """What the report needs to know: the conditions, and which job makes which cell."""
-    depths = {each.what.condition.name: student_depth(each.what.recipe) for each in jobs if isinstance(each.what, Distillation)}
+    recipes = {each.what.condition.name: each.what.recipe for each in jobs if isinstance(each.what, Distillation)}
     rows = [
         {
             "name": each.name,
@@ -187,10 +212,10 @@ def _index(grid: Grid, jobs: Sequence[Job]) -> dict[str, Any]:
             "group": each.group,
             "paper": each.paper,
             "method": each.method if isinstance(each, Condition) else "reference",
-            "layers": depths.get(each.name),
+            "layers": student_depth(recipes[each.name]) if each.name in recipes else None,
+            "share": recipes[each.name].corpus.share if each.name in recipes else None,
         }
         for each in grid.rows
-        if isinstance(each, Reference) or each.name in depths
     ]
     return {"name": grid.name, "rows": rows, "jobs": [_entry(job) for job in jobs]}
 
@@ -200,7 +225,7 @@ def _entry(job: Job) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "hash": job.hash,
         "kind": job.kind,
-        "row": of.name if isinstance(of, Reference) else of.condition.name,
+        "row": _row_of(job).name,
         "seed": None if isinstance(of, Reference) else of.seed,
     }
     if isinstance(job.what, Evaluation):

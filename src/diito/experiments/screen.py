@@ -51,7 +51,7 @@ class Screen:
             seconds = read_json(self.folders[job.hash].done).get("seconds", 0)
             self._say(f"done       {job.what.title} ({_duration(seconds)}; {len(self.done)} of {len(self.jobs)})")
         else:
-            self._say(f"failed     {job.what.title}: {problem.splitlines()[0]}")
+            self._say(f"failed     {job.what.title}: {next(iter(problem.splitlines()), '')}")
 
     def show(self) -> None:
         """Bring the screen up to date."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -35,14 +34,16 @@ class Order:
     """Of one process."""
 
 
-def work(order: Order, after: Any = None) -> float:
-    """Run a job and return its seconds. ``after``: what it waited for.
+def work(order: Order, after: Any = None) -> None:
+    """Run a job. ``after``: what it waited for.
 
     Raises :class:`JobFailed` or :class:`JobRefused`.
     """
     folder = JobFolder(order.folder)
-    begun = time.time()
-    write_json(folder.status, {"driver": order.driver, "since": begun, "host": socket.gethostname(), "process": os.getpid()})
+    write_json(
+        folder.status,
+        {"driver": order.driver, "since": time.time(), "host": socket.gethostname(), "process": os.getpid()},
+    )
     environment = {**os.environ, "OMP_NUM_THREADS": str(order.threads), "PYTHONUNBUFFERED": "1"}
     with folder.log.open("ab") as log:
         ended = subprocess.run(
@@ -58,7 +59,3 @@ def work(order: Order, after: Any = None) -> float:
     if ended.returncode != 0:
         kind = JobRefused if ended.returncode == 2 else JobFailed
         raise kind(f"exit code {ended.returncode}; {folder.log} ends with:\n{folder.log_end()}")
-    shutil.rmtree(folder.run / "checkpoints", ignore_errors=True)  # what is finished is not resumed
-    if not folder.is_done:
-        write_json(folder.done, {"finished": time.time(), "seconds": time.time() - begun})
-    return time.time() - begun

@@ -1,23 +1,31 @@
 """The paper's claims, held against what was measured at this scale.
 
 *confirmed*: every comparison that the claim makes has its 95 % interval on the claimed side of 0; *refuted*: one of them
-has it on the other side; *undecided*: it was measured, and an interval holds 0 (or there is one seed and so no interval);
-*untested*: a run that it needs is missing.
+has it on the other side; *undecided*: an interval holds 0, or there is one distillation seed and so no interval;
+*untested*: the grid lacks a condition that the claim is about, or not all of its runs are done. What there is of a comparison
+stands in the evidence all the same.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diito.report.metrics import METRICS, Measured
+from diito.report.metrics import GLUE, METRICS, Measured, Run
 from diito.report.statistics import Difference, difference, summary
-from diito.report.tables import label
 
-_ALIGNMENTS = ("middle", "late", "full", "full-random", "full-masked", "full-cos")
-_CONTROLS = ("equal-flops", "double-kl", "token-swap", "shuffled")
+_ALIGNMENTS = ("middle", "late", "full")
+_VARIANTS = (*_ALIGNMENTS, "full-random", "full-masked", "full-cos")
+_CONTROLS = {
+    "equal-flops": "standard distillation with as many FLOPs",
+    "double-kl": "standard distillation with the KL weight doubled",
+    "token-swap": "token swap",
+    "shuffled": "a shuffled alignment",
+}
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,129 +39,151 @@ class Verdict:
     """The comparisons it rests on."""
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """One thing that a claim says is better than another."""
+
+    name: str
+    found: Difference | None
+    done: bool
+    """Whether all runs of both are there."""
+
+
 def verdicts(measured: Measured) -> list[Verdict]:
-    """A verdict on each claim."""
-    low = [row for row in measured.rows if "15 %" in row["group"]]
+    """A verdict on each claim of the paper, and on each control."""
+    low = [row for row in measured.rows if row["share"] is not None and row["share"] < 1]
     rest = [row for row in measured.rows if row not in low]
+    beats = "DIITO beats standard distillation on"
     return [
-        _against_standard(
-            measured, "Every alignment beats standard distillation (perplexity)", rest, _ALIGNMENTS, "perplexity"
-        ),
+        _against_standard(measured, "Every alignment beats standard distillation (perplexity)", rest),
         _richest(measured, rest),
-        _against_standard(measured, "The gains hold with 15 % of the corpus (perplexity)", low, _ALIGNMENTS, "perplexity"),
+        _against_standard(measured, "The gains hold with 15 % of the corpus (perplexity)", low),
         _smallest(measured, rest),
-        _against_standard(measured, "DIITO beats standard distillation on GLUE (paper: +1.77 %)", rest, ("full-cos",), "glue"),
-        _against_standard(
-            measured, "DIITO beats standard distillation on CoNLL F1 (paper: MIDDLE +0.38 %)", rest, ("middle",), "ner f1"
+        _on_a_task(measured, f"{beats} GLUE (paper: FULL+Cos +1.77 %)", rest, "full-cos", "glue"),
+        _on_a_task(measured, f"{beats} CoNLL F1 (paper: MIDDLE +0.38 %)", rest, "middle", "ner f1"),
+        _on_a_task(measured, f"{beats} SQuAD EM (paper: FULL +2.46 %)", rest, "full", "squad em"),
+        _reaches(
+            measured, "A DIITO student reaches BERT-base on CoNLL F1 (paper: MIDDLE, +0.05 %)", "middle", "ner f1", "bert"
         ),
-        _against_standard(
-            measured, "DIITO beats standard distillation on SQuAD EM (paper: +2.46 %)", rest, ("full",), "squad em"
-        ),
-        _better_than_bert(measured),
-        _share_of_distilbert(measured),
+        _reaches(measured, "97 % of DistilBERT's GLUE with 97 % less data", "full-cos", "glue", "distilbert", share=0.965),
         Verdict("Small batches work better on small corpora", "untested", "no grid varies the batch"),
-        *(_beats_control(measured, rest, control) for control in _CONTROLS),
+        *(_beats_control(measured, rest, method, name) for method, name in _CONTROLS.items()),
     ]
 
 
-def _against_standard(
-    measured: Measured, claim: str, rows: Sequence[dict[str, Any]], methods: Sequence[str], metric: str
-) -> Verdict:
-    """Whether every row of these methods that the grid has beats the standard row of its group."""
-    found: list[tuple[str, Difference | None]] = []
-    for row in rows:
-        standard = measured.standard_of(row)
-        if row["method"] in methods and standard is not None and measured.expected(row["name"], metric):
-            values = (measured.values(each["name"], metric) for each in (row, standard))
-            found.append((label(row), difference(*values)))
-    return _judge(claim, found, metric)
+def _against_standard(measured: Measured, claim: str, rows: Sequence[Row]) -> Verdict:
+    """Whether every row with an alignment beats the standard row of its group, and the three alignments are there."""
+    found = [
+        _compared(measured, row["title"], row, standard, "perplexity")
+        for row in rows
+        if row["method"] in _VARIANTS and (standard := measured.standard_of(row)) is not None
+    ]
+    there = {row["method"] for row in rows}
+    missing = [method.upper() for method in _ALIGNMENTS if method not in there]
+    return _judge(claim, found, "perplexity", missing=missing)
 
 
-def _richest(measured: Measured, rows: Sequence[dict[str, Any]]) -> Verdict:
+def _richest(measured: Measured, rows: Sequence[Row]) -> Verdict:
     """Whether FULL beats MIDDLE and LATE."""
     found = [
-        (f"FULL − {label(other)}", difference(*(measured.values(each["name"], "perplexity") for each in (full, other))))
-        for full in rows
-        if full["method"] == "full"
-        for other in rows
-        if other["group"] == full["group"] and other["method"] in ("middle", "late")
+        _compared(measured, f"FULL − {other['title']}", full, other, "perplexity")
+        for full, other in _pairs(rows, "full", ("middle", "late"))
     ]
-    return _judge("The richest alignment is best (perplexity: FULL before MIDDLE and LATE)", found, "perplexity")
+    there = {row["method"] for row in rows}
+    missing = [method.upper() for method in _ALIGNMENTS if method not in there]
+    return _judge(
+        "The richest alignment is best (perplexity: FULL before MIDDLE and LATE)", found, "perplexity", missing=missing
+    )
 
 
-def _smallest(measured: Measured, rows: Sequence[dict[str, Any]]) -> Verdict:
+def _smallest(measured: Measured, rows: Sequence[Row]) -> Verdict:
     """Whether FULL's gain is larger in the shallower of two students."""
-    claim = "The smallest students gain most (GLUE, FULL against standard)"
-    gains: list[tuple[int, dict[Any, float]]] = []
-    for row in rows:
-        standard = measured.standard_of(row)
-        if row["method"] == "full" and standard is not None:
-            ours, theirs = (measured.values(each["name"], "glue") for each in (row, standard))
-            gains.append((row["layers"], {run: ours[run] - theirs[run] for run in ours if run in theirs}))
+    gains: list[tuple[int, dict[Run, float], bool]] = []
+    for full, standard in _pairs(rows, "full", ("standard",)):
+        ours, theirs = (measured.values(row["name"], "glue") for row in (full, standard))
+        gain = {run: ours[run] - theirs[run] for run in ours if run in theirs}
+        gains.append((full["layers"], gain, all(_is_whole(measured, row, "glue") for row in (full, standard))))
     gains.sort(key=lambda gain: gain[0])
     found = [
-        (f"gain of {small} − gain of {large} layers", difference(ours, theirs))
-        for (small, ours), (large, theirs) in itertools.pairwise(gains)
+        Comparison(f"gain of {small} − gain of {large} layers", difference(ours, theirs), done and also)
+        for (small, ours, done), (large, theirs, also) in itertools.pairwise(gains)
     ]
-    return _judge(claim, found, "glue")
+    missing = [] if found else ["students of two depths"]
+    return _judge("The smallest students gain most (GLUE, FULL against standard)", found, "glue", measured, missing=missing)
 
 
-def _better_than_bert(measured: Measured) -> Verdict:
-    """CoNLL F1 of the best student against BERT's, by means: BERT has no distillation seeds to pair with."""
-    claim = "A DIITO student reaches BERT-base on CoNLL F1 (paper: +0.05 %)"
-    return _by_means(measured, claim, "ner f1", "bert", share=1.0)
-
-
-def _share_of_distilbert(measured: Measured) -> Verdict:
-    claim = "97 % of DistilBERT's GLUE with 97 % less data"
-    return _by_means(measured, claim, "glue", "distilbert", share=0.97)
-
-
-def _by_means(measured: Measured, claim: str, metric: str, reference: str, *, share: float) -> Verdict:
-    other = next((row for row in measured.rows if row["paper"] == reference), None)
-    target = summary(measured.values(other["name"], metric).values()) if other else None
-    means = [
-        (found.mean, label(row))
-        for row in measured.rows
-        if row["method"] in _ALIGNMENTS
-        and row["layers"] == 6
-        and (found := summary(measured.values(row["name"], metric).values()))
-    ]
-    if target is None or not means:
-        return Verdict(claim, "untested", "not all runs that it needs are there")
-    best, name = max(means)
-    evidence = f"{name} {best:.2f}, {reference} {target.mean:.2f}: {best / target.mean:.1%} (means; no interval)"
-    return Verdict(claim, "confirmed" if best >= share * target.mean else "refuted", evidence)
-
-
-def _beats_control(measured: Measured, rows: Sequence[dict[str, Any]], control: str) -> Verdict:
-    """Ours, not the paper's: whether the gain is more than what comes with an intervention."""
-    names = {
-        "equal-flops": "standard distillation with as many FLOPs",
-        "double-kl": "standard distillation with the KL weight doubled",
-        "token-swap": "token swap",
-        "shuffled": "a shuffled alignment",
-    }
+def _on_a_task(measured: Measured, claim: str, rows: Sequence[Row], method: str, metric: str) -> Verdict:
+    """Whether the method beats the standard row of its group."""
     found = [
-        (f"FULL − {label(other)}", difference(*(measured.values(each["name"], "perplexity") for each in (full, other))))
-        for full in rows
-        if full["method"] == "full"
-        for other in rows
-        if other["group"] == full["group"] and other["method"] == control
+        _compared(measured, row["title"], row, standard, metric)
+        for row, standard in _pairs(rows, method, ("standard",))
+        if measured.expected(row["name"], metric)
     ]
-    return _judge(f"Control: DIITO FULL beats {names[control]} (perplexity)", found, "perplexity")
+    return _judge(claim, found, metric, measured)
 
 
-def _judge(claim: str, found: Iterable[tuple[str, Difference | None]], metric: str) -> Verdict:
-    found = list(found)
-    if not found or any(each is None for _, each in found):
-        missing = [name for name, each in found if each is None]
-        return Verdict(claim, "untested", f"no run of {', '.join(missing)}" if missing else "no such rows in the grid")
-    digits = METRICS[metric].digits
-    signs = [each.sign(METRICS[metric].better) for _, each in found if each is not None]
-    evidence = "; ".join(f"{name}: {_shown(each, digits)}" for name, each in found if each is not None)
-    verdict = "refuted" if -1 in signs else "undecided" if 0 in signs else "confirmed"
-    return Verdict(claim, verdict, evidence)
+def _reaches(measured: Measured, claim: str, method: str, metric: str, reference: str, *, share: float = 1.0) -> Verdict:
+    """Whether a student of 6 layers has that share of a reference's mean, which has no distillation seeds to pair with."""
+    students = [row for row in measured.rows if row["method"] == method and row["layers"] == 6]
+    references = [row for row in measured.rows if row["paper"] == reference]
+    found = []
+    for student, other in itertools.product(students, references):
+        target = summary(measured.values(other["name"], metric).values())
+        ours = measured.values(student["name"], metric)
+        against = difference(ours, dict.fromkeys(ours, share * target.mean)) if target else None
+        name = f"{student['title']} − {other['title']}" + (f" × {share}" if share < 1 else "")
+        found.append(Comparison(name, against, all(_is_whole(measured, row, metric) for row in (student, other))))
+    return _judge(claim, found, metric, measured)
+
+
+def _beats_control(measured: Measured, rows: Sequence[Row], method: str, name: str) -> Verdict:
+    """Ours, not the paper's: whether the gain is more than what comes with an intervention."""
+    found = [
+        _compared(measured, f"FULL − {other['title']}", full, other, "perplexity")
+        for full, other in _pairs(rows, "full", (method,))
+    ]
+    return _judge(f"Control: DIITO FULL beats {name} (perplexity)", found, "perplexity")
+
+
+def _pairs(rows: Sequence[Row], method: str, others: Sequence[str]) -> list[tuple[Row, Row]]:
+    """The rows of a method with those of other methods in the same group."""
+    return [
+        (row, other)
+        for row in rows
+        if row["method"] == method
+        for other in rows
+        if other["group"] == row["group"] and other["method"] in others
+    ]
+
+
+def _compared(measured: Measured, name: str, row: Row, other: Row, metric: str) -> Comparison:
+    ours, theirs = (measured.values(each["name"], metric) for each in (row, other))
+    return Comparison(name, difference(ours, theirs), all(_is_whole(measured, each, metric) for each in (row, other)))
+
+
+def _is_whole(measured: Measured, row: Row, metric: str) -> bool:
+    """Whether a row has all the runs that the grid asks for, and any."""
+    return 0 < len(measured.values(row["name"], metric)) == measured.expected(row["name"], metric)
+
+
+def _judge(
+    claim: str, found: Sequence[Comparison], metric: str, measured: Measured | None = None, *, missing: Sequence[str] = ()
+) -> Verdict:
+    """The verdict on a claim that makes these comparisons. ``measured``: to say how much of GLUE there is."""
+    better, digits = METRICS[metric].better, METRICS[metric].digits
+    parts = [f"{each.name}: {_shown(each.found, digits)}" for each in found if each.found is not None]
+    if not found or missing:
+        parts.append(f"the grid has no {', '.join(missing)}" if missing else "the grid has no such rows")
+    elif unfinished := [each.name for each in found if not each.done]:
+        parts.append(f"runs are missing: {', '.join(unfinished)}")
+    if metric == "glue" and measured is not None and 0 < len(measured.tasks()) < len(GLUE):
+        parts.append(f"{len(measured.tasks())} of {len(GLUE)} tasks")
+    signs = {each.found.sign(better) for each in found if each.found is not None}
+    if not found or missing or not all(each.done and each.found is not None for each in found):
+        verdict = "untested"
+    else:
+        verdict = "refuted" if -1 in signs else "undecided" if 0 in signs else "confirmed"
+    return Verdict(claim, verdict, "; ".join(parts))
 
 
 def _shown(found: Difference, digits: int) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 from diito.evaluation.maps import draw_heat_map
 from diito.report.metrics import INTERCHANGE, METRICS, TABLE_1, Measured
 from diito.report.statistics import difference, summary
-from diito.report.tables import label
 
 _STYLE = {
     "standard": ("#000000", "o"),
@@ -68,9 +67,14 @@ def _perplexity(measured: Measured, folder: Path) -> Figure | None:
 
 def _low_resource(measured: Measured, folder: Path) -> Figure | None:
     """The paper's Figure 2."""
-    rows = [row for row in measured.rows if "15 %" in row["group"] and measured.values(row["name"], "perplexity")]
+    rows = [row for row in measured.rows if _is_low(row) and measured.values(row["name"], "perplexity")]
     text = "Perplexity of students that were distilled on 15 % of the corpus, less is better (the paper's Figure 2)."
     return _dots(measured, rows, folder / "figure-2.png", "Low resource", text)
+
+
+def _is_low(row: dict[str, Any]) -> bool:
+    """Whether a row is of the low-resource comparison."""
+    return row["share"] is not None and row["share"] < 1
 
 
 def _dots(measured: Measured, rows: Sequence[dict[str, Any]], path: Path, title: str, text: str) -> Figure | None:
@@ -94,7 +98,7 @@ def _dots(measured: Measured, rows: Sequence[dict[str, Any]], path: Path, title:
             values = list(measured.values(row["name"], "perplexity").values())
             axis.plot(values, [height] * len(values), marker, color=colour, markersize=4, alpha=0.55, linestyle="none")
             axis.plot([statistics.fmean(values)], [height], marker, color=colour, markersize=9, linestyle="none")
-        axis.set_yticks(range(len(part)), [label(row) for row in reversed(part)])
+        axis.set_yticks(range(len(part)), [row["title"] for row in reversed(part)])
         axis.set_ylim(-0.7, len(part) - 0.3)
         axis.grid(axis="x", alpha=0.3)
         axis.set_title(group, fontsize=10, loc="left")
@@ -126,7 +130,7 @@ def _differences(measured: Measured, folder: Path) -> Figure | None:
     lines = -(-len(panels) // columns)
     size = (2.2 + 3.1 * columns, lines * (1.1 + 0.3 * len(names)))
     figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
-    texts = {row["name"]: label(row) + (f", {row['group']}" if several else "") for _, found in panels for row, _ in found}
+    texts = {row["name"]: row["title"] + (f", {row['group']}" if several else "") for _, found in panels for row, _ in found}
     for axis, (metric, found) in zip(axes.flat, panels, strict=False):
         axis.axvline(0, color="black", linewidth=0.8)
         for row, each in found:
@@ -149,12 +153,12 @@ def _differences(measured: Measured, folder: Path) -> Figure | None:
 
 
 def _depth(measured: Measured, folder: Path) -> Figure | None:
-    """The paper's Figure 3: GLUE against the student's depth; perplexity where no GLUE was measured."""
+    """The paper's Figure 3: GLUE against the student's depth; perplexity where the grid asks for no GLUE."""
     metric = "glue" if measured.asks_for("glue") else "perplexity"
     lines: dict[str, list[tuple[int, float, float]]] = {}
     for row in measured.rows:
         found = summary(measured.values(row["name"], metric).values())
-        if row["method"] in ("standard", "full") and "15 %" not in row["group"] and found is not None:
+        if row["method"] in ("standard", "full") and not _is_low(row) and found is not None:
             lines.setdefault(row["method"], []).append((row["layers"], found.mean, found.deviation or 0.0))
     if not any(len({depth for depth, _, _ in points}) > 1 for points in lines.values()):
         return None
@@ -171,8 +175,8 @@ def _depth(measured: Measured, folder: Path) -> Figure | None:
     axis.set_ylabel("GLUE mean (more is better)" if metric == "glue" else "perplexity (less is better)")
     axis.grid(alpha=0.3)
     axis.legend()
-    text = f"{METRICS[metric].name} against the depth of the student; bars are a standard deviation over the runs "
-    text += "(the paper's Figure 3)."
+    text = f"{METRICS[metric].name} against the depth of the student; bars are a standard deviation over the runs"
+    text += " (the paper's Figure 3)." if metric == "glue" else "; the paper's Figure 3 has GLUE."
     return _save(figure, folder / "figure-3.png", "Depth", text)
 
 
@@ -199,7 +203,7 @@ def _curves(measured: Measured, folder: Path) -> Figure | None:
             if loss in curves[row["name"]]:
                 tokens, values = curves[row["name"]][loss]
                 colour, marker = _STYLE[row["method"]]
-                name = label(row) + (f", {row['group']}" if several else "")
+                name = row["title"] + (f", {row['group']}" if several else "")
                 every = max(1, len(tokens) // 6)
                 axis.plot(tokens, values, color=colour, marker=marker, markevery=every, markersize=5, linewidth=1.1, label=name)
         axis.set_title(f"{loss}: {names[loss]}", fontsize=10)
@@ -238,7 +242,7 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 def _map(measured: Measured, found: dict[str, Any], folder: Path) -> Figure:
     row = next(each for each in measured.rows if each["name"] == found["row"])
-    title = f"{label(row)}, seed {found['seed']}"
+    title = f"{row['title']}, seed {found['seed']}"
     path = folder / f"map-{found['row']}.png"
     draw_heat_map(found["result"]["pairs"], path, title=title)
     return Figure(

@@ -34,6 +34,8 @@ def latex(table: Table) -> str:
         rf"\label{{tab:{table.name}}}",
     ]
     kinds = "".join("l" if column in table.texts else "r" for column in range(columns))
+    if len(table.texts) == columns:  # sentences, which have to break
+        kinds = rf"p{{{0.9 / columns:.2f}\linewidth}}" * columns
     lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", _tex_line(table.header), r"\midrule"]
     shown = [(group, rows) for group, rows in table.groups if rows]
     for number, (group, rows) in enumerate(shown):

@@ -65,6 +65,7 @@ def _student(folder: JobFolder) -> dict[str, Any]:
         "before": results.get("before"),
         "after": results.get("after"),
         "curve": curve,
+        "trained_tokens": timed[-1]["tokens"] if timed else 0,
         "training_seconds": seconds,
         "environment": _environment(read_json(folder.run / "environment.json")),
     }

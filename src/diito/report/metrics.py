@@ -6,6 +6,21 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+METHODS = {
+    "standard": "Standard",
+    "middle": "DIITO MIDDLE",
+    "late": "DIITO LATE",
+    "full": "DIITO FULL",
+    "full-random": "DIITO FULL+Random",
+    "full-masked": "DIITO FULL+Masked",
+    "full-cos": "DIITO FULL+Cos",
+    "equal-flops": "Standard, FLOPs of FULL",
+    "double-kl": "Standard, KL doubled",
+    "token-swap": "Token swap",
+    "shuffled": "Shuffled Π",
+}
+"""The methods that a grid compares, with their names; each has one colour in all figures."""
+
 GLUE = {
     "cola": "CoLA",
     "mnli": "MNLI",
@@ -60,7 +75,7 @@ class Measured:
     def __init__(self, content: dict[str, Any]) -> None:
         self.content = content
         self.name: str = content["name"]
-        self.rows: list[dict[str, Any]] = content["rows"]
+        self.rows: list[dict[str, Any]] = _titled(content["rows"])
         self._evaluations: dict[str, list[dict[str, Any]]] = {}
         for each in content["evaluations"]:
             self._evaluations.setdefault(each["row"], []).append(each)
@@ -111,6 +126,16 @@ class Measured:
     def _of(self, row: str, metric: str) -> list[dict[str, Any]]:
         kind, task = _measured_by(metric)
         return [each for each in self._evaluations.get(row, []) if each["kind"] == kind and task in (None, each["task"])]
+
+
+def _titled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with their ``title`` in tables and figures, once in a group."""
+    titles = [row["label"] or METHODS.get(row["method"]) or row["name"] for row in rows]
+    places = [(row["group"], title) for row, title in zip(rows, titles, strict=True)]
+    return [
+        {**row, "title": title if places.count(place) == 1 else f"{title} ({row['name']})"}
+        for row, title, place in zip(rows, titles, places, strict=True)
+    ]
 
 
 def _measured_by(metric: str) -> tuple[str, str | None]:

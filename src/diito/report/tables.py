@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diito.experiments.grid import METHODS
 from diito.report.metrics import GLUE, INTERCHANGE, METRICS, TABLE_1, Measured
 from diito.report.paper import PAPER
 from diito.report.statistics import Difference, Summary, difference, summary
@@ -36,11 +35,6 @@ def tables(measured: Measured) -> list[Table]:
     """Every table of which the grid asks for something."""
     made = [table_1(measured), table_2(measured), against_standard(measured), interchange(measured), cost(measured)]
     return [table for table in made if table]
-
-
-def label(row: dict[str, Any]) -> str:
-    """The name of a condition or reference in tables and figures."""
-    return row["label"] or (row["name"] if row["method"] == "reference" else METHODS[row["method"]])
 
 
 def table_1(measured: Measured) -> Table:
@@ -81,10 +75,12 @@ def against_standard(measured: Measured) -> Table:
             for metric in keys:
                 ours, theirs = (measured.values(each["name"], metric) for each in (row, standard))
                 found = difference(ours, theirs)
+                if found is None and measured.expected(row["name"], metric):
+                    rows.append((row["title"], METRICS[metric].name, *[MISSING] * 6))
                 if found is not None:
                     means = [_number(summary(ours[run] for run in ours if run in theirs), metric)]
                     means.insert(0, _number(summary(theirs[run] for run in ours if run in theirs), metric))
-                    rows.append((label(row), METRICS[metric].name, *means, *_difference_cells(found, metric)))
+                    rows.append((row["title"], METRICS[metric].name, *means, *_difference_cells(found, metric)))
         table.groups.append((group, rows))
     return table
 
@@ -100,7 +96,7 @@ def interchange(measured: Measured) -> Table:
     table = Table("interchange", "Interchange interventions", note, header)
     for group in _groups(measured):
         rows: list[Sequence[str]] = [
-            (label(row), *(_beside_references(measured, row["name"], metric) for metric in INTERCHANGE))
+            (row["title"], *(_beside_references(measured, row["name"], metric) for metric in INTERCHANGE))
             for row in measured.rows
             if row["group"] == group and measured.expected(row["name"], "iia")
         ]
@@ -122,7 +118,8 @@ def _beside_references(measured: Measured, row: str, metric: str) -> str:
         for model in ("student", "no swap", "random donor", "undistilled")
     }
     references = ", ".join(_number(summary(values), metric) for model, values in known.items() if model != "student")
-    return f"{_cell(summary(known['student']), METRICS[metric].digits)} ({references})"
+    count = "" if len(found) == measured.expected(row, metric) else f", {len(found)}/{measured.expected(row, metric)} seeds"
+    return f"{_cell(summary(known['student']), METRICS[metric].digits)} ({references}{count})"
 
 
 def cost(measured: Measured) -> Table:
@@ -138,7 +135,7 @@ def cost(measured: Measured) -> Table:
                 continue
             done = measured.students(row["name"])
             numbers = (f"{asked[0]['steps']:,}", f"{asked[0]['tokens'] / 1e6:,.2f}", f"{asked[0]['flops'] / 1e15:.3g}")
-            rows.append((label(row), f"{len(done)}/{len(asked)}", *numbers, *_speed(done)))
+            rows.append((row["title"], f"{len(done)}/{len(asked)}", *numbers, *_speed(done)))
         table.groups.append((group, rows))
     return table
 
@@ -147,8 +144,10 @@ def _speed(done: Sequence[dict[str, Any]]) -> tuple[str, str, str]:
     if not done:
         return MISSING, MISSING, MISSING
     seconds = sum(each["training_seconds"] for each in done)
-    tokens = sum(each["tokens"] for each in done)
+    tokens = sum(each["trained_tokens"] for each in done)
     machines = {each["environment"]["accelerator"] or f"CPU, {each['environment']['threads']} thread(s)" for each in done}
+    if not seconds:  # too few steps for a line of metrics
+        return MISSING, MISSING, ", ".join(sorted(machines))
     return f"{tokens / seconds:,.0f}", f"{seconds / len(done) / 3600:.2f}", ", ".join(sorted(machines))
 
 
@@ -159,7 +158,7 @@ def _grouped(measured: Measured, metrics: Sequence[str]) -> list[tuple[str, list
         rows: list[Sequence[str]] = []
         for row in measured.rows:
             if row["group"] == group and any(measured.expected(row["name"], metric) for metric in metrics):
-                rows.append((label(row), *(_measured_cell(measured, row, metric) for metric in metrics)))
+                rows.append((row["title"], *(_measured_cell(measured, row, metric) for metric in metrics)))
         groups.append((group, rows))
     return groups
 
