@@ -13,7 +13,6 @@ checkpoint.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import socket
@@ -25,13 +24,12 @@ from typing import Any
 from diito.evaluation.evaluate import quieten
 from diito.evaluation.results import check_writable
 from diito.experiments.estimate import estimate
-from diito.experiments.folders import JobFolder, write_json, write_text
-from diito.experiments.grid import Condition, Distillation, Evaluation, Grid, Reference, Row, distillations, evaluations
+from diito.experiments.folders import JobFolder
+from diito.experiments.grid import Grid, distillations, evaluations
 from diito.experiments.jobs import Job, make_jobs
+from diito.experiments.manifest import prepare_folder, row_of, write_index
 from diito.experiments.screen import Screen
 from diito.experiments.work import JobFailed, Order, work
-from diito.recipe.checks import student_depth
-from diito.recipe.file import dump, write_value
 
 
 def reproduce(grid: Grid, *, only: Sequence[str] | None = None, address: str | None = None, dry_run: bool = False) -> int:
@@ -45,14 +43,14 @@ def reproduce(grid: Grid, *, only: Sequence[str] | None = None, address: str | N
     check_writable(output / grid.name / "grid.json", "--output")
     print(f"{grid.name}: {len(students):,} distillations and {len(measurements):,} evaluations", flush=True)
     jobs = make_jobs(students, measurements, resources=grid.resources)
-    chosen = [job for job in jobs if _row_of(job).name in wanted]
+    chosen = [job for job in jobs if row_of(job).name in wanted]
     if dry_run:
         print(estimate(chosen, output, grid.resources))
         return 0
     unique = list({job.hash: job for job in chosen}.values())
     for job in unique:
-        _prepare_folder(job, output, grid)
-    write_json(_made(output / grid.name) / "grid.json", _index(grid, jobs))
+        prepare_folder(job, output, grid)
+    write_index(grid, jobs, output)
     return _run(unique, grid, output, address)
 
 
@@ -61,9 +59,8 @@ def _run(jobs: Sequence[Job], grid: Grid, output: Path, address: str | None) -> 
     screen = Screen(jobs, output)
     failed: dict[str, str] = {}
     try:
-        references = _submit(ray, jobs, grid, output, screen.driver)
+        waiting = _submit(ray, grid, screen)
         with screen:
-            waiting = {reference: job for job, reference in references}
             while waiting:
                 ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=1)
                 for reference in ready:
@@ -109,11 +106,6 @@ def _wanted(grid: Grid, only: Sequence[str] | None) -> list[str]:
     return known if only is None else list(only)
 
 
-def _row_of(job: Job) -> Row:
-    of = job.what.of if isinstance(job.what, Evaluation) else job.what
-    return of.condition if isinstance(of, Distillation) else of
-
-
 def _start_ray(address: str | None, grid: Grid) -> Any:
     """Ray: a cluster's, or one of this process on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -136,13 +128,13 @@ def _start_ray(address: str | None, grid: Grid) -> Any:
     return ray
 
 
-def _submit(ray: Any, jobs: Sequence[Job], grid: Grid, output: Path, driver: str) -> list[tuple[Job, Any]]:
-    """Hand the jobs that are not done to Ray, evaluations with their student's as what they wait for."""
+def _submit(ray: Any, grid: Grid, screen: Screen) -> dict[Any, Job]:
+    """Hand the jobs that are not done to Ray, evaluations with what they wait for: Ray's reference -> job."""
     task = ray.remote(work)  # one function, so that jobs start in this order
     submitted: dict[str, Any] = {}
-    for job in jobs:
-        folder = JobFolder(output / "jobs" / job.hash)
-        if folder.is_done:
+    waiting = {}
+    for job in screen.jobs:
+        if job.hash in screen.done:
             continue
         share = grid.resources.distil if job.kind == "distil" else grid.resources.evaluate
         options = {
@@ -153,10 +145,10 @@ def _submit(ray: Any, jobs: Sequence[Job], grid: Grid, output: Path, driver: str
             "retry_exceptions": [JobFailed],
         }
         threads = max(1, int(share.cpus) // share.processes)
-        order = Order(str(folder.path), driver, os.getcwd(), threads)
+        order = Order(str(screen.folders[job.hash].path), screen.driver, os.getcwd(), threads)
         submitted[job.hash] = task.options(**options).remote(order, submitted.get(job.student or ""))
-    by_hash = {job.hash: job for job in jobs}
-    return [(by_hash[name], reference) for name, reference in submitted.items()]
+        waiting[submitted[job.hash]] = job
+    return waiting
 
 
 def _problem(ray: Any, reference: Any) -> str | None:
@@ -168,73 +160,3 @@ def _problem(ray: Any, reference: Any) -> str | None:
     except ray.exceptions.RayError as error:  # the worker or its machine is gone
         return next(iter(str(error).splitlines()), type(error).__name__)
     return None
-
-
-def _prepare_folder(job: Job, output: Path, grid: Grid) -> None:
-    """What the process of a job reads."""
-    folder = JobFolder(_made(output / "jobs" / job.hash))
-    if folder.is_done:
-        return
-    if isinstance(job.what, Distillation):
-        recipe = dataclasses.replace(job.what.recipe, output=str(folder.path), name=folder.run.name)
-        write_text(folder.recipe, dump(recipe))
-        arguments = ["distill", str(folder.recipe)]
-    else:
-        of = job.what.of
-        model = of.model if isinstance(of, Reference) else str(JobFolder(output / "jobs" / str(job.student)).student)
-        kind = "interchange" if job.kind == "map" else job.kind
-        arguments = ["evaluate", kind, model, "--output", str(folder.results), *_flags(job.what.settings)]
-    processes = grid.resources.distil.processes if job.kind == "distil" else 1
-    content = {"title": job.what.title, "arguments": arguments, "processes": processes, "identity": job.identity}
-    write_json(folder.job, content)
-
-
-def _flags(settings: Any, prefix: str = "--") -> list[str]:
-    """Settings as the flags that give them, without those that are defaults."""
-    flags = []
-    defaults = type(settings)()
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            flags += _flags(value, f"{prefix}{field.name}.")
-        elif value != getattr(defaults, field.name):
-            flags += [f"{prefix}{field.name}", value if isinstance(value, str) else write_value(value)]
-    return flags
-
-
-def _index(grid: Grid, jobs: Sequence[Job]) -> dict[str, Any]:
-    """What the report needs to know: the conditions, and which job makes which cell."""
-    recipes = {each.what.condition.name: each.what.recipe for each in jobs if isinstance(each.what, Distillation)}
-    rows = [
-        {
-            "name": each.name,
-            "label": each.label,
-            "group": each.group,
-            "paper": each.paper,
-            "method": each.method if isinstance(each, Condition) else "reference",
-            "layers": student_depth(recipes[each.name]) if each.name in recipes else None,
-            "share": recipes[each.name].corpus.share if each.name in recipes else None,
-        }
-        for each in grid.rows
-    ]
-    return {"name": grid.name, "rows": rows, "jobs": [_entry(job) for job in jobs]}
-
-
-def _entry(job: Job) -> dict[str, Any]:
-    of = job.what.of if isinstance(job.what, Evaluation) else job.what
-    entry: dict[str, Any] = {
-        "hash": job.hash,
-        "kind": job.kind,
-        "row": _row_of(job).name,
-        "seed": None if isinstance(of, Reference) else of.seed,
-    }
-    if isinstance(job.what, Evaluation):
-        entry |= {"task": job.what.task, "fine_tuning_seed": job.what.seed}
-    if job.numbers is not None:
-        entry |= dataclasses.asdict(job.numbers)
-    return entry
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -1,0 +1,88 @@
+"""What is written before any job runs: in each job's folder its command, and for the report which job makes which cell."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diito.experiments.folders import JobFolder, write_json, write_text
+from diito.experiments.grid import Condition, Distillation, Evaluation, Grid, Reference, Row
+from diito.experiments.jobs import Job
+from diito.recipe.checks import student_depth
+from diito.recipe.file import dump, write_value
+
+
+def prepare_folder(job: Job, output: Path, grid: Grid) -> None:
+    """What the process of a job reads."""
+    folder = JobFolder(output / "jobs" / job.hash)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if folder.is_done:
+        return
+    if isinstance(job.what, Distillation):
+        recipe = dataclasses.replace(job.what.recipe, output=str(folder.path), name=folder.run.name)
+        write_text(folder.recipe, dump(recipe))
+        arguments = ["distill", str(folder.recipe)]
+    else:
+        of = job.what.of
+        model = of.model if isinstance(of, Reference) else str(JobFolder(output / "jobs" / str(job.student)).student)
+        kind = "interchange" if job.kind == "map" else job.kind
+        arguments = ["evaluate", kind, model, "--output", str(folder.results), *_flags(job.what.settings)]
+    processes = grid.resources.distil.processes if job.kind == "distil" else 1
+    content = {"title": job.what.title, "arguments": arguments, "processes": processes, "identity": job.identity}
+    write_json(folder.job, content)
+
+
+def _flags(settings: Any, prefix: str = "--") -> list[str]:
+    """Settings as the flags that give them, without those that are defaults."""
+    flags = []
+    defaults = type(settings)()
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            flags += _flags(value, f"{prefix}{field.name}.")
+        elif value != getattr(defaults, field.name):
+            flags += [f"{prefix}{field.name}", value if isinstance(value, str) else write_value(value)]
+    return flags
+
+
+def write_index(grid: Grid, jobs: Sequence[Job], output: Path) -> None:
+    """``grid.json``: what the report needs to know, the rows, and which job makes which cell."""
+    recipes = {each.what.condition.name: each.what.recipe for each in jobs if isinstance(each.what, Distillation)}
+    rows = [
+        {
+            "name": each.name,
+            "label": each.label,
+            "group": each.group,
+            "paper": each.paper,
+            "method": each.method if isinstance(each, Condition) else "reference",
+            "layers": student_depth(recipes[each.name]) if each.name in recipes else None,
+            "share": recipes[each.name].corpus.share if each.name in recipes else None,
+        }
+        for each in grid.rows
+    ]
+    path = output / grid.name / "grid.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"name": grid.name, "rows": rows, "jobs": [_entry(job) for job in jobs]})
+
+
+def _entry(job: Job) -> dict[str, Any]:
+    of = job.what.of if isinstance(job.what, Evaluation) else job.what
+    entry: dict[str, Any] = {
+        "hash": job.hash,
+        "kind": job.kind,
+        "row": row_of(job).name,
+        "seed": None if isinstance(of, Reference) else of.seed,
+    }
+    if isinstance(job.what, Evaluation):
+        entry |= {"task": job.what.task, "fine_tuning_seed": job.what.seed}
+    if job.numbers is not None:
+        entry |= dataclasses.asdict(job.numbers)
+    return entry
+
+
+def row_of(job: Job) -> Row:
+    """The row of the tables that a job works for."""
+    of = job.what.of if isinstance(job.what, Evaluation) else job.what
+    return of.condition if isinstance(of, Distillation) else of
