@@ -84,6 +84,15 @@ def test_the_table_of_differences_word_for_word():
     assert lines[1] == '6 layers,DIITO FULL,Perplexity,16.00,14.00,-2.00,-12.50%,"[-4.48, +0.48]",3'
 
 
+def test_what_is_missing_stays_in_the_table_of_differences():
+    evaluations = perplexities("s", 16.0) + perplexities("f", 14.0) + perplexities("m", None)
+    evaluations += [evaluation("f", "interchange", None, done=False)]
+    text = formats.markdown(against_standard(measured([STANDARD, FULL, row("m", "middle")], evaluations)))
+    assert "| DIITO FULL | Perplexity | 16.00 | 14.00 | -2.00 | -12.50% | – | 1 |" in text
+    assert "| DIITO FULL | IIA | – | – | – | – | – | – |" in text
+    assert "| DIITO MIDDLE | – | – | – | – | – | – | – |" in text  # one line where nothing is there
+
+
 def test_the_interval_of_three_differences_worked_by_hand():
     low, high = t_interval([-2.0, -3.0, -1.0])
     assert low == pytest.approx(-2 - 4.302653 / 3**0.5, abs=1e-5) and high == pytest.approx(-2 + 4.302653 / 3**0.5, abs=1e-5)

@@ -61,7 +61,7 @@ def _perplexity(measured: Measured, folder: Path) -> Figure | None:
         rows,
         folder / "perplexity.png",
         "Perplexity",
-        "Perplexity of held-out text, less is better: a small mark is a distillation seed, a large one their mean.",
+        "Perplexity of held-out text, less is better: a large mark is the mean, small ones below are the distillation seeds.",
     )
 
 
@@ -96,7 +96,7 @@ def _dots(measured: Measured, rows: Sequence[dict[str, Any]], path: Path, title:
         for height, row in enumerate(reversed(part)):
             colour, marker = _STYLE[row["method"]]
             values = list(measured.values(row["name"], "perplexity").values())
-            axis.plot(values, [height] * len(values), marker, color=colour, markersize=4, alpha=0.55, linestyle="none")
+            axis.plot(values, [height - 0.28] * len(values), marker, color=colour, markersize=4, alpha=0.55, linestyle="none")
             axis.plot([statistics.fmean(values)], [height], marker, color=colour, markersize=9, linestyle="none")
         axis.set_yticks(range(len(part)), [row["title"] for row in reversed(part)])
         axis.set_ylim(-0.7, len(part) - 0.3)

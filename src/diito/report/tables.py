@@ -72,17 +72,25 @@ def against_standard(measured: Measured) -> Table:
             standard = measured.standard_of(row)
             if row["group"] != group or standard is None:
                 continue
-            for metric in keys:
-                ours, theirs = (measured.values(each["name"], metric) for each in (row, standard))
-                found = difference(ours, theirs)
-                if found is None and measured.expected(row["name"], metric):
-                    rows.append((row["title"], METRICS[metric].name, *[MISSING] * 6))
-                if found is not None:
-                    means = [_number(summary(ours[run] for run in ours if run in theirs), metric)]
-                    means.insert(0, _number(summary(theirs[run] for run in ours if run in theirs), metric))
-                    rows.append((row["title"], METRICS[metric].name, *means, *_difference_cells(found, metric)))
+            asked = [metric for metric in keys if measured.expected(row["name"], metric)]
+            cells = {metric: _compared(measured, row, standard, metric) for metric in asked}
+            if not any(cells.values()):  # one line for all that is missing
+                rows.append((row["title"], *[MISSING] * 7))
+                continue
+            rows += [(row["title"], METRICS[metric].name, *(cells[metric] or [MISSING] * 6)) for metric in asked]
         table.groups.append((group, rows))
     return table
+
+
+def _compared(measured: Measured, row: dict[str, Any], standard: dict[str, Any], metric: str) -> tuple[str, ...] | None:
+    """Both means over the runs that both have, and the difference; None where there are no such runs."""
+    ours, theirs = (measured.values(each["name"], metric) for each in (row, standard))
+    found = difference(ours, theirs)
+    if found is None:
+        return None
+    shared = [run for run in ours if run in theirs]
+    means = (_number(summary(values[run] for run in shared), metric) for values in (theirs, ours))
+    return (*means, *_difference_cells(found, metric))
 
 
 def interchange(measured: Measured) -> Table:
