@@ -174,20 +174,21 @@ def test_what_no_machine_has_is_refused(tmp_path):
     assert code == 2 and "diito: resources.distil: a job takes 4096 CPUs and 0 GPUs, and no machine has them" in err
 
 
-def test_only_takes_the_named_rows(tmp_path):
+def test_dry_run_lists_the_jobs_and_writes_nothing(tmp_path, capsys):
     path = grids.write(tmp_path, conditions=TWO)
-    code, out, err = reproduce(path, "--dry-run", "--only", "[full]")
-    assert code == 0 and "5 jobs: 1 distillations" in out and "standard, seed" not in out, err
-    code, _, err = reproduce(path, "--only", "[ful]")
-    assert code == 2 and "--only: 'ful' is no condition of the grid; it has standard, full" in err
-
-
-def test_dry_run_writes_nothing(tmp_path):
-    path = grids.write(tmp_path, conditions=TWO)
-    code, out, err = reproduce(path, "--dry-run")
-    assert code == 0, err
+    assert cli.main(["reproduce", str(path), "--dry-run"]) == 0
+    out = capsys.readouterr().out
     assert "full, seed 1: stsb, seed 7" in out and "10 jobs: 2 distillations" in out
+    assert cli.main(["reproduce", str(path), "--dry-run", "--only", "[full]"]) == 0
+    out = capsys.readouterr().out
+    assert "5 jobs: 1 distillations" in out and "standard, seed" not in out
     assert not (tmp_path / "out").exists()
+
+
+def test_only_takes_rows_of_the_grid(tmp_path, capsys):
+    path = grids.write(tmp_path, conditions=TWO)
+    assert cli.main(["reproduce", str(path), "--only", "[ful]"]) == 2
+    assert "--only: 'ful' is no condition of the grid; it has standard, full" in capsys.readouterr().err
 
 
 def test_help_needs_no_torch_and_no_ray():
