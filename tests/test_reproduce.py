@@ -129,6 +129,20 @@ def test_a_driver_that_is_killed_loses_nothing(tmp_path):
 
 
 @pytest.mark.timeout(900)
+def test_ctrl_c_waits_until_what_is_running_has_saved(tmp_path):
+    text = "evaluations: {parts: []}\nseeds: [1]\nfine_tuning_seeds: [1]\noverrides: {training.save_every: 1000}"
+    path = grids.write(tmp_path, conditions="[{name: slow, overrides: {training.steps: 3000}}]", text=text)
+    driver = reproduce(path, wait=False)
+    wait_for(lambda: (tmp_path / "out" / "g" / "grid.json").is_file())
+    slow = jobs(tmp_path / "out")["slow, seed 1"]
+    wait_for(lambda: slow.last_metrics().get("step", 0) > 5)
+    driver.send_signal(signal.SIGINT)
+    _, err = driver.communicate(timeout=300)
+    assert driver.returncode == 130 and "what is running saves first" in err
+    assert list(slow.run.glob("checkpoints/checkpoint-*/trainer_state.json")) and not slow.is_done
+
+
+@pytest.mark.timeout(900)
 def test_a_failing_job_is_tried_again_and_reported_while_the_others_finish(tmp_path):
     # A loss that is not finite ends a distillation with exit code 1; what waits for it is not run.
     broken = "{name: broken, overrides: {training.learning_rate: 1e30, training.clip: 0}}"

@@ -31,6 +31,9 @@ from diito.experiments.manifest import prepare_folder, row_of, write_index
 from diito.experiments.screen import Screen
 from diito.experiments.work import JobFailed, Order, work
 
+_PATIENCE = 120
+"""Seconds that running jobs have to save when the command is stopped."""
+
 
 def reproduce(grid: Grid, *, only: Sequence[str] | None = None, address: str | None = None, dry_run: bool = False) -> int:
     """Run what the grid asks for and is not done yet; the exit code. Raises ValueError for what the user must change."""
@@ -58,6 +61,8 @@ def _run(jobs: Sequence[Job], grid: Grid, output: Path, address: str | None) -> 
     ray = _start_ray(address, grid)
     screen = Screen(jobs, output)
     failed: dict[str, str] = {}
+    waiting: dict[Any, Job] = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         waiting = _submit(ray, grid, screen)
         with screen:
@@ -71,7 +76,10 @@ def _run(jobs: Sequence[Job], grid: Grid, output: Path, address: str | None) -> 
                     screen.ended(job, failed.get(job.hash))
                 screen.show()
     except KeyboardInterrupt:
-        print("diito: stopped; what is running saves and ends. Go on with the same command", file=sys.stderr, flush=True)
+        print("\ndiito: stopping; what is running saves first. Go on with the same command", file=sys.stderr, flush=True)
+        for reference in waiting:
+            ray.cancel(reference)
+        ray.wait(list(waiting), num_returns=len(waiting), timeout=_PATIENCE)
         return 128 + signal.SIGINT
     finally:
         ray.shutdown()

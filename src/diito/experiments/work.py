@@ -46,7 +46,7 @@ def work(order: Order, after: Any = None) -> None:
     )
     environment = {**os.environ, "OMP_NUM_THREADS": str(order.threads), "PYTHONUNBUFFERED": "1"}
     with folder.log.open("ab") as log:
-        ended = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-m", "diito.experiments.child", str(folder.path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -54,8 +54,21 @@ def work(order: Order, after: Any = None) -> None:
             env=environment,
             cwd=order.directory,
             start_new_session=True,  # Ray and the terminal signal the group they know; one signal is enough
-            check=False,
         )
-    if ended.returncode != 0:
-        kind = JobRefused if ended.returncode == 2 else JobFailed
-        raise kind(f"exit code {ended.returncode}; {folder.log} ends with:\n{folder.log_end()}")
+        code = _wait(process)
+    if code != 0:
+        kind = JobRefused if code == 2 else JobFailed
+        raise kind(f"exit code {code}; {folder.log} ends with:\n{folder.log_end()}")
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the process; when the driver cancels this task, tell it, and wait until it has saved."""
+    while True:
+        try:
+            return process.wait(timeout=1)  # Ray's interrupt comes between two waits
+        except subprocess.TimeoutExpired:
+            continue
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            raise
