@@ -26,7 +26,7 @@ from diito.recipe.file import read
 CASES = {
     "blocks": {},
     "lines": {"corpus.layout": "lines"},
-    "sources": {"intervention.pairing": "independent", "training.precision": "bf16"},
+    "sources": {"intervention.pairing": "independent", "speed.precision": "bf16"},
 }
 # 47 blocks: 5 micro-batches of 2 × 4 an epoch, so 2 + 2 + 1 of them a step; 5 steps end inside the second epoch.
 EPOCHS = {"training.steps": "5", "training.accumulation": "2", "student.dropout": "0.1"}

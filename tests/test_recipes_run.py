@@ -23,7 +23,7 @@ EXTRA = {
     "diito-middle": ["--student.layers", "3"],
     "diito-full": ["--corpus.share", "0.15", "--corpus.minimum_tokens", "5"],
     "diito-full-cos": ["--student.layers", "9"],
-    "diito-full-masked": ["--training.precision", "bf16"],
+    "diito-full-masked": ["--speed.precision", "bf16"],
 }
 
 

@@ -24,9 +24,9 @@ ODD = {"training.steps": "null", "training.epochs": "2.5", "training.accumulatio
 CASES = {
     "blocks": ODD,
     "lines": ODD | {"corpus.layout": "lines"},
-    "blocks-bf16-independent-sources": ODD | {"training.precision": "bf16", "intervention.pairing": "independent"},
+    "blocks-bf16-independent-sources": ODD | {"speed.precision": "bf16", "intervention.pairing": "independent"},
     "lines-bf16-workers": ODD
-    | {"corpus.layout": "lines", "training.precision": "bf16", "training.arguments": "{dataloader_num_workers: 2}"},
+    | {"corpus.layout": "lines", "speed.precision": "bf16", "training.arguments": "{dataloader_num_workers: 2}"},
     "lines-independent-sources": ODD
     | {"corpus.layout": "lines", "intervention.pairing": "independent", "intervention.source_positions": "independent"},
     "blocks-one-micro-batch-a-step": {"training.steps": "24", "training.accumulation": "1"},

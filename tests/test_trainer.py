@@ -52,7 +52,7 @@ def files(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_teacher_stays_as_it_was_and_is_in_no_checkpoint_and_no_optimiser(precision, tmp_path):
-    recipe = tiny.recipe(tmp_path, {"training.precision": precision, "training.save_every": "3", "student.dropout": "0.2"})
+    recipe = tiny.recipe(tmp_path, {"speed.precision": precision, "training.save_every": "3", "student.dropout": "0.2"})
     _, trainer = tiny.parts_and_trainer(recipe)
     teacher, student = trainer.objective.teacher, trainer.objective.student
     with torch.no_grad():

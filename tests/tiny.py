@@ -103,6 +103,7 @@ teacher: {{model: {teacher()}}}
 student: {{layers: 2}}
 corpus: {{sources: [{corpus()}], length: 16, minimum_tokens: 3, workers: 1, cache: {FOLDER / "cache"}}}
 training: {{steps: 6, batch: 4, accumulation: 2, learning_rate: 1e-2, log_every: 1, save_every: 100}}
+speed: {{precision: fp32}}
 evaluation: {{sources: [{corpus(20)}], length: 16, blocks: 4}}
 """,
         encoding="utf-8",

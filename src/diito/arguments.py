@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from diito.recipe import Recipe
+from diito.speed import choose_precision
 
 
 def training_arguments(recipe: Recipe, *, output_dir: str) -> TrainingArguments:
@@ -27,6 +28,8 @@ def training_arguments(recipe: Recipe, *, output_dir: str) -> TrainingArguments:
             raise ValueError(f"training.arguments.{name}: no such argument{hint}")
     _check_loggers(training.report_to)
     has_accelerator = training.device == "auto" and torch.accelerator.is_available()
+    device = torch.accelerator.current_accelerator() if has_accelerator else None
+    precision = choose_precision(recipe.speed.precision, device or torch.device("cpu"))
     ours: dict[str, Any] = {
         "output_dir": output_dir,
         "run_name": recipe.name,
@@ -42,7 +45,7 @@ def training_arguments(recipe: Recipe, *, output_dir: str) -> TrainingArguments:
         "weight_decay": training.weight_decay,
         "warmup_steps": training.warmup,
         "max_grad_norm": training.clip,
-        "bf16": training.precision == "bf16",
+        "bf16": precision == "bf16",
         "use_cpu": not has_accelerator,
         "dataloader_pin_memory": has_accelerator,
         "logging_steps": training.log_every,

@@ -22,6 +22,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from diito import __version__
+from diito.allocator import keep_freed_memory
 from diito.evaluation.settings import KINDS, AlignSettings, EvaluateSettings
 from diito.experiments import grid as grids
 from diito.recipe import Recipe
@@ -47,7 +48,7 @@ REPRODUCE = """Run every condition, seed and evaluation of a grid on Ray; what i
 
   diito reproduce grids/smoke.yaml
   diito reproduce grids/paper.yaml --dry-run
-  diito reproduce grids/paper.yaml --address auto --only '[standard-6, full-6]' --training.precision bf16
+  diito reproduce grids/paper.yaml --address auto --only '[standard-6, full-6]' --speed.precision bf16
 Any field of the recipes can be set for all conditions, as in diito distill.
 """
 
@@ -114,6 +115,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     settings, where = _settings(arguments)
     _check_extra("evaluation", ("matplotlib", "scipy", "seqeval", "sklearn", "torchmetrics"))
     _prepare_threads()
+    keep_freed_memory()
     from diito.evaluation.evaluate import evaluate
 
     return evaluate(arguments.kind, arguments.model, settings, where)
@@ -124,6 +126,7 @@ def _align(arguments: argparse.Namespace) -> int:
     settings, where = _settings(arguments)
     _check_extra("evaluation", ("matplotlib", "scipy"))
     _prepare_threads()
+    keep_freed_memory()
     from diito.evaluation.align import align
 
     return align(arguments.teacher_model, arguments.student_model, settings, where)

@@ -17,6 +17,7 @@ import datasets
 import transformers
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
+from diito.allocator import keep_freed_memory
 from diito.arguments import training_arguments
 from diito.callbacks import Every, Interruption, MetricsFile, Progress
 from diito.evaluation.interchange import interchange_accuracy
@@ -36,8 +37,9 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
     Raises ValueError, in one sentence that names the field, for what the user must change; nothing has been written then.
     """
     _quieten()
+    arguments = training_arguments(recipe, output_dir=str(RunFolder(recipe).checkpoints))
+    recipe = _as_run(recipe, arguments)
     folder = RunFolder(recipe)
-    arguments = training_arguments(recipe, output_dir=str(folder.checkpoints))
     if not plan_only:
         folder.check(resume=resume, overwrite=overwrite)
     parts = prepare(recipe, arguments)
@@ -48,6 +50,8 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
     with arguments.main_process_first(desc="run folder"):
         if main:
             folder.start(resume=resume)
+    if recipe.speed.keep_memory:
+        keep_freed_memory()
     interchange, measure = _measurements(recipe, parts)
     try:
         results = _measure_before(folder, parts, measure, main)
@@ -92,6 +96,11 @@ def train(
     finally:
         interruption.restore()
     return interruption.signal_number
+
+
+def _as_run(recipe: Recipe, arguments: TrainingArguments) -> Recipe:
+    """The recipe with the precision that was chosen, so that a run resumed elsewhere goes on as it began."""
+    return dataclasses.replace(recipe, speed=dataclasses.replace(recipe.speed, precision="bf16" if arguments.bf16 else "fp32"))
 
 
 def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Evaluation | None]:

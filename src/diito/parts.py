@@ -16,11 +16,12 @@ from diito.alignment import Alignment
 from diito.alignments import build_alignment
 from diito.corpus import Corpus, check_sources, load_corpus
 from diito.evaluation.held_out import HeldOut, uniform_masking
-from diito.layered import Layered, family_of
+from diito.layered import family_of
 from diito.masking import Masking
 from diito.objective import DistillationObjective
 from diito.plan import Plan
 from diito.recipe import CorpusSection, Recipe
+from diito.speed import prepare_models
 from diito.student import build_student, student_layers
 from diito.teacher import load_config, load_teacher, load_tokenizer, special_ids
 from diito.trainer import DistillationTrainer, Evaluation
@@ -87,10 +88,7 @@ def build_trainer(
         control=intervention.control,
         seed=recipe.seed,
     )
-    if recipe.training.compile:
-        for model in (parts.student, teacher):
-            for layer in Layered(model).layers:
-                layer.compile(fullgraph=True)
+    prepare_models(parts.student, teacher, recipe.speed, device=arguments.device)
     masking = Masking.for_tokenizer(
         recipe.masking,
         tokenizer=parts.tokenizer,

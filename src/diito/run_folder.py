@@ -36,6 +36,7 @@ FREE_ON_RESUME = (
     "evaluation.interchange_every",
     "training.report_to",
     "training.arguments",
+    "speed.keep_memory",
 )
 """Fields that may differ when a run is resumed: they do not change the student."""
 

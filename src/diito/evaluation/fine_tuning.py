@@ -34,6 +34,7 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 
 from diito.draws import host_random
+from diito.dropout import use_fast_dropout
 from diito.evaluation.task import Scores, Task
 from diito.models import ModelSource, check_head, load_head, load_tokenizer, longest_sequence
 
@@ -232,6 +233,8 @@ def _train(
             disable_tqdm=not sys.stderr.isatty(),
         )
         arguments._n_gpu = min(arguments.n_gpu, 1)  # one model on one device: DataParallel would change the batch
+        if not has_accelerator:
+            use_fast_dropout(model)
         trainer = Trainer(model, arguments, train_dataset=train, data_collator=task.collator(tokenizer))
         trainer.remove_callback(PrinterCallback if arguments.disable_tqdm else ProgressCallback)
         if not arguments.disable_tqdm:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from diito.evaluation.settings import AllSettings, InterchangeSettings
 from diito.recipe import Recipe
@@ -174,7 +174,8 @@ def distillations(grid: Grid) -> list[Distillation]:
 
     Raises ValueError naming the condition whose recipe cannot be right.
     """
-    return [Distillation(each, seed, _recipe(each, seed)) for seed in grid.seeds for each in grid.conditions]
+    precision = _precision(grid.resources.distil)
+    return [Distillation(each, seed, _recipe(each, seed, precision)) for seed in grid.seeds for each in grid.conditions]
 
 
 def evaluations(grid: Grid, students: Sequence[Distillation]) -> list[Evaluation]:
@@ -197,8 +198,8 @@ def _evaluations_of(grid: Grid, of: Distillation | Reference) -> Iterator[Evalua
         if kind not in FINE_TUNED:
             yield Evaluation(of, kind, settings)
             continue
-        if settings.precision == "auto":  # decided here, not by the machine that happens to plan
-            settings = dataclasses.replace(settings, precision="bf16" if grid.resources.evaluate.gpus else "fp32")
+        if settings.precision == "auto":
+            settings = dataclasses.replace(settings, precision=_precision(grid.resources.evaluate))
         for task in settings.tasks if kind == "glue" else [kind]:
             for seed in grid.fine_tuning_seeds:
                 only = {"tasks": [task]} if kind == "glue" else {}
@@ -224,13 +225,20 @@ def _merged(*levels: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _recipe(condition: Condition, seed: int) -> Recipe:
+def _precision(share: Share) -> Literal["fp32", "bf16"]:
+    """What ``auto`` is in a grid: decided by its resources, not by the machine that happens to plan."""
+    return "bf16" if share.gpus else "fp32"
+
+
+def _recipe(condition: Condition, seed: int, precision: Literal["fp32", "bf16"]) -> Recipe:
     assert condition.recipe is not None
     try:
         recipe = read_recipe(condition.recipe, {**condition.overrides, "seed": seed})
         check_recipe(recipe)
     except ValueError as error:
         raise ValueError(f"conditions, {condition.name}: {error}") from error
+    if recipe.speed.precision == "auto":
+        recipe.speed.precision = precision
     return recipe
 
 
