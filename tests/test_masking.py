@@ -257,7 +257,7 @@ class TestSeeds:
             batch["input_ids"][batch["input_ids"] == PAD].sum().item()
         assert waits.seen == ["index", "_local_scalar_dense"], "the test sees what it looks for"
 
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+    @pytest.mark.gpu
     def test_no_wait_on_an_accelerator(self) -> None:
         masking = make(token_counts=torch.ones(VOCABULARY, dtype=torch.long))
         batch = {name: value.cuda() for name, value in padded_rows([10, 30, 64]).items()}

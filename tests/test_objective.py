@@ -456,7 +456,7 @@ def test_a_step_in_blocks_never_waits_for_the_device(family, rule, source_positi
     assert waits.seen == ["_local_scalar_dense"], "the search for the slots is the only wait, and the test sees it"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+@pytest.mark.gpu
 @families
 @pytest.mark.parametrize("source_positions", ["same", "independent"])
 @pytest.mark.parametrize("control", ["none", "token-swap"])
