@@ -2,3 +2,7 @@
 
 Results are JSON with the options, every round, the machine and the commit; those that documents speak of are in ``results/``.
 """
+
+from diito.process import limit_spinning
+
+limit_spinning()  # as the command does; before torch is imported

@@ -10,7 +10,6 @@ random labels: its figures say nothing but the speed. Preparing (reading, tokeni
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import tempfile
 import time
@@ -19,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import described, keep, print_columns
-from diito.allocator import keep_freed_memory
 from diito.corpus.sources import read_file
 from diito.embedded import resolve
 from diito.evaluation.held_out_jobs import interchange_job, perplexity_jobs
 from diito.evaluation.jobs import Job, fine_tuning_jobs
 from diito.evaluation.settings import GlueSettings, InterchangeSettings, NerSettings, PerplexitySettings, SquadSettings
 from diito.models import ModelSource
+from diito.process import keep_freed_memory
 from diito.recipe import SourceSection
 
 TEXT = "embedded:wikitext-2/valid.txt.gz"
@@ -87,7 +86,6 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="of fine-tuning")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     keep_freed_memory()
     measured, begin = [], time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,6 @@ autograd's sequence numbers tell. "waiting" is time in which no operation ran: P
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -154,7 +153,6 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     case = Case(**{name: getattr(options, name) for name in vars(default)})
     measured = measure(case, options.side, device_named(options.device), steps=options.steps)
     print(case, SIDES[options.side].title, sep="\n")

@@ -26,8 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.machine import described, device_named, keep, print_columns
 from benchmarks.sides import SEED, SHARE, SIDES, Case, Stepper, build_models, masked_batch, step_flops
 from diito.alignment import Alignment
-from diito.allocator import keep_freed_memory
 from diito.objective import DistillationObjective
+from diito.process import keep_freed_memory
 from diito.speed import prepare_models
 
 BASE = Case(teacher_layers=6, student_layers=3, width=256, batch=8, length=128, words=16_000)
@@ -133,7 +133,6 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if options.rank:
         run_rank(options.side, options.rounds)
         return {}

@@ -16,11 +16,11 @@ from benchmarks.literal import LiteralStep
 from benchmarks.machine import Shape, synchronise
 from diito import positions as position_rules
 from diito.alignment import AlignedPair, Alignment
-from diito.allocator import keep_freed_memory
 from diito.draws import generator
 from diito.flops import BACKWARD, ModelSize, step_cost
 from diito.masking import Masking
 from diito.objective import PAPER_WEIGHTS, DistillationObjective
+from diito.process import keep_freed_memory
 from diito.recipe import SpeedSection
 from diito.speed import prepare_models
 from diito.student import build_student

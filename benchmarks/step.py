@@ -18,7 +18,6 @@ import argparse
 import itertools
 import math
 import multiprocessing
-import os
 import random
 import statistics
 from multiprocessing.connection import Connection
@@ -201,7 +200,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measure every case, print its tables, write the JSON; returns what the JSON holds."""
     options = parse(arguments)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command sets it
     if options.threads:
         torch.set_num_threads(options.threads)
     report: dict[str, Any] = {"environment": described(), "cases": []}

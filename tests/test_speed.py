@@ -16,7 +16,7 @@ from diito.speed import choose_precision
 
 PAGES = """
 import resource, sys, torch
-from diito.allocator import keep_freed_memory
+from diito.process import keep_freed_memory
 set_here = keep_freed_memory() if sys.argv[1] == "keep" else None
 
 def work():

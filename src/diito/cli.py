@@ -16,15 +16,14 @@ import difflib
 import importlib.util
 import inspect
 import itertools
-import os
 import sys
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from diito import __version__
-from diito.allocator import keep_freed_memory
 from diito.evaluation.settings import KINDS, AlignSettings, EvaluateSettings
 from diito.experiments import grid as grids
+from diito.process import keep_freed_memory, limit_spinning
 from diito.recipe import Recipe
 from diito.recipe.checks import check
 from diito.recipe.file import describe, from_flags, known_keys, read, unknown_key, write_value
@@ -104,7 +103,7 @@ def _distill(arguments: argparse.Namespace) -> int:
     if arguments.resume and arguments.overwrite:
         raise ValueError("--resume continues a run and --overwrite replaces it; give one of them")
 
-    _prepare_threads()
+    limit_spinning()
     from diito.distill import distill  # torch comes with it
 
     return distill(recipe, resume=arguments.resume, overwrite=arguments.overwrite, plan_only=arguments.plan)
@@ -114,7 +113,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     """The sub-command ``evaluate``: read the flags, hand over."""
     settings, where = _settings(arguments)
     _check_extra("evaluation", ("matplotlib", "scipy", "seqeval", "sklearn", "torchmetrics"))
-    _prepare_threads()
+    limit_spinning()
     keep_freed_memory()
     from diito.evaluation.evaluate import evaluate
 
@@ -125,7 +124,7 @@ def _align(arguments: argparse.Namespace) -> int:
     """The sub-command ``align``: read the flags, hand over."""
     settings, where = _settings(arguments)
     _check_extra("evaluation", ("matplotlib", "scipy"))
-    _prepare_threads()
+    limit_spinning()
     keep_freed_memory()
     from diito.evaluation.align import align
 
@@ -139,7 +138,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     grid = grids.read(arguments.grid, given, recipes)
     only = None if arguments.only is None else [name.strip() for name in arguments.only.strip("[]").split(",")]
     _check_extra("experiments", ("matplotlib", "ray", "rich", "scipy", "seqeval", "sklearn", "torchmetrics"))
-    _prepare_threads()
+    limit_spinning()
     from diito.experiments.reproduce import reproduce
 
     return reproduce(grid, only=only, address=arguments.address, dry_run=arguments.dry_run)
@@ -172,12 +171,6 @@ def _check_extra(extra: str, modules: Sequence[str]) -> None:
     for module in modules:
         if importlib.util.find_spec(module) is None:
             raise ValueError(f"{module} is not installed; install it with: pip install 'diito[{extra}]'")
-
-
-def _prepare_threads() -> None:
-    """Before torch makes its threads: on a machine that others use too, threads that spin while they wait slow a step
-    threefold."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _add_evaluate(commands: Any) -> None:

@@ -17,7 +17,6 @@ import datasets
 import transformers
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
-from diito.allocator import keep_freed_memory
 from diito.arguments import training_arguments
 from diito.callbacks import Every, Interruption, MetricsFile, Progress
 from diito.evaluation.interchange import interchange_accuracy
@@ -25,6 +24,7 @@ from diito.evaluation.perplexity import perplexity
 from diito.model_card import model_card
 from diito.parts import Parts, build_trainer, prepare
 from diito.positions import RULES
+from diito.process import keep_freed_memory
 from diito.recipe import Recipe
 from diito.run_folder import RunFolder, write_json
 from diito.teacher import special_ids

@@ -1,7 +1,7 @@
 """What makes a run faster and changes nothing that the method speaks of; each has its switch in the recipe's ``speed``.
 
 Precision is chosen from the device, and the models are prepared for it: dropout for the CPU, compiled layers. (The remaining
-switch, memory that is kept for the next step, is in ``allocator``.)
+switch, memory that is kept for the next step, is in ``process``.)
 """
 
 from __future__ import annotations

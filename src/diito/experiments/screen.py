@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from diito.experiments.folders import JobFolder, read_json
-from diito.experiments.grid import Distillation
 from diito.experiments.jobs import Job
+from diito.experiments.manifest import row_of
 
 _RUNNING_LINES = 12
 
@@ -101,8 +101,7 @@ class Screen:
     def _by_row(self) -> dict[str, list[Job]]:
         rows: dict[str, list[Job]] = {}
         for job in self.jobs:
-            of = job.what if isinstance(job.what, Distillation) else job.what.of
-            rows.setdefault(of.condition.name if isinstance(of, Distillation) else of.name, []).append(job)
+            rows.setdefault(row_of(job).name, []).append(job)
         return rows
 
     def _say(self, text: str) -> None:

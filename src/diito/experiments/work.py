@@ -1,4 +1,4 @@
-"""What a Ray worker does with one job: run it in a process of its own, and say in its folder that it is done."""
+"""What a Ray worker does with one job: run it in a process of its own (``child`` watches over it), and say what came of it."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 from diito.experiments.folders import JobFolder, read_json, read_lines
 
 FORMAT = 1
-_SPEEDS = ("tokens", "tokens_per_second", "step", "epoch", "grad_norm", "learning_rate")
+_NO_CURVE = ("tokens_per_second", "epoch", "grad_norm", "learning_rate")
 _ENVIRONMENT = ("diito", "commit", "python", "packages", "platform", "processors", "threads", "processes", "accelerator")
 
 
@@ -53,9 +53,7 @@ def _student(folder: JobFolder) -> dict[str, Any]:
     """What a distillation left: held-out figures before and after, the losses of its steps, its cost."""
     results = read_json(folder.run / "results.json")
     lines = [line for line in read_lines(folder.run / "metrics.jsonl") if "loss" in line]
-    curve = [
-        {name: value for name, value in line.items() if name in ("step", "tokens") or name not in _SPEEDS} for line in lines
-    ]
+    curve = [{name: value for name, value in line.items() if name not in _NO_CURVE} for line in lines]
     timed = [line for line in lines if line.get("tokens_per_second")]
     seconds = 0.0
     for before, line in zip([{"tokens": 0}, *timed], timed, strict=False):
