@@ -1,6 +1,6 @@
 """How fast diito is, one command each: ``python -m benchmarks.step --help``, and likewise for the other files here.
 
-Results are JSON with the options, every round, the machine and the commit; those that documents speak of are in ``results/``.
+Results are JSON with the command, every round, the machine and the commit; those that documents speak of are in ``results/``.
 """
 
 from diito.process import limit_spinning

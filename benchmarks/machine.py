@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import datetime
 import gc
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,15 @@ def peak_memory(device: torch.device) -> int:
 
 
 def described() -> dict[str, Any]:
-    """Date, versions, commit and processor."""
+    """Date, versions, commit, command and processor."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
-    return {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), **environment(), "processor": processor}
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **environment(),
+        "command": ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]],
+        "processor": processor,
+    }
 
 
 def print_columns(rows: list[list[str]]) -> None:

@@ -24,10 +24,11 @@ from benchmarks.machine import described, device_named, keep, print_columns, syn
 from benchmarks.sides import ALIGNMENTS, SIDES, Case, Stepper, build_models, draw_swap, masked_batch
 from diito.layered import Layered
 
-PARTS = ("teacher", "student", "heads", "losses and swaps", "optimiser", "data")
 PREFIX = "part: "
-DEFAULT = "losses and swaps"
+REST = "losses and swaps"
 """What runs in the objective outside of the models."""
+DIFFERENTIATED = ("teacher", "student", "heads", REST)
+"""The parts of which forward and backward are told apart; the others are the optimiser and the data."""
 
 
 def mark(module: nn.Module, part: str) -> None:
@@ -67,9 +68,9 @@ def parts_of(events: Iterable[Any]) -> dict[str, float]:
         if is_backward:
             backward.append((event, time_here))
         elif part is not None:
-            spent[f"{part}, forward" if part in PARTS[:4] else part] += time_here
+            spent[f"{part}, forward" if part in DIFFERENTIATED else part] += time_here
     for event, time_here in backward:
-        spent[f"{forward.get(_sequence(event), DEFAULT)}, backward"] += time_here
+        spent[f"{forward.get(_sequence(event), REST)}, backward"] += time_here
     return spent
 
 
@@ -112,7 +113,7 @@ def measure(case: Case, name: str, device: torch.device, *, steps: int) -> dict[
             with record_function(PREFIX + "data"):
                 batch = masked_batch(case, step, device)
                 swap = draw_swap(batch, pair, step)
-            with record_function(PREFIX + DEFAULT):
+            with record_function(PREFIX + REST):
                 stepper.forward_backward(batch, swap)
             with record_function(PREFIX + "optimiser"):
                 stepper.optimizer.step()

@@ -14,7 +14,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,7 @@ import torch.distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.machine import described, device_named, keep, print_columns
-from benchmarks.sides import SEED, SHARE, SIDES, Case, Stepper, build_models, masked_batch, step_flops
-from diito.alignment import Alignment
-from diito.objective import DistillationObjective
-from diito.process import keep_freed_memory
-from diito.speed import prepare_models
+from benchmarks.sides import SIDES, Case, Stepper, build_models, step_flops
 
 BASE = Case(teacher_layers=6, student_layers=3, width=256, batch=8, length=128, words=16_000)
 CHANGES: list[tuple[str, list[Any]]] = [
@@ -40,6 +35,8 @@ CHANGES: list[tuple[str, list[Any]]] = [
     ("words", [1_000, 32_000, 64_000]),
 ]
 ACCUMULATION = [2, 4]
+WARMUP = 2
+"""Rounds before those that count."""
 
 
 def cases() -> dict[str, tuple[Case, int]]:
@@ -59,10 +56,10 @@ def measure_costs(side: str, rounds: int, device: torch.device) -> list[dict[str
         for name, (case, count) in cases().items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in steppers}
-    for step in range(rounds + 2):
+    for step in range(rounds + WARMUP):
         for name, (stepper, pair, count) in steppers.items():
             took = stepper(step, pair, micro_batches=count)
-            if step >= 2:
+            if step >= WARMUP:
                 seconds[name].append(took)
     flops = {name: count * step_flops(SIDES[side], stepper.case, pair) for name, (stepper, pair, count) in steppers.items()}
     return [
@@ -95,30 +92,13 @@ def measure_processes(side: str, steps: int) -> dict[str, Any]:
 def run_rank(side: str, steps: int) -> None:
     """One of the processes; the first prints tokens a second, all processes together."""
     torch.distributed.init_process_group("gloo")
-    count = torch.distributed.get_world_size()
+    rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
     case = replace(BASE, batch=2 * BASE.batch // count)
-    device, chosen = torch.device("cpu"), SIDES[side]
-    teacher, student = build_models(case, device)
-    assert chosen.speed is not None
-    keep_freed_memory()
-    if chosen.bf16:
-        teacher.to(torch.bfloat16)
-    prepare_models(student, teacher, chosen.speed, device=device)
-    objective = DistillationObjective(student, teacher, Alignment(case.pairs()[:1]), share=SHARE, seed=SEED).train()
-    module = DistributedDataParallel(objective)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)
-    for step in range(steps + 2):
-        if step == 2:
-            torch.distributed.barrier()
-            start = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=chosen.bf16):
-            loss = module(masked_batch(case, step * count + torch.distributed.get_rank(), device), step=step)["loss"]
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    torch.distributed.barrier()
-    if torch.distributed.get_rank() == 0:
-        print(steps * case.tokens * count / (time.perf_counter() - start))
+    models = build_models(case, torch.device("cpu"))
+    stepper = Stepper(SIDES[side], case, *models, wrap=DistributedDataParallel)
+    seconds = [stepper(step * count + rank, case.pairs()[0]) for step in range(steps + WARMUP)]
+    if rank == 0:
+        print(steps * case.tokens * count / sum(seconds[WARMUP:]))
     torch.distributed.destroy_process_group()
 
 

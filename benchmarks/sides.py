@@ -163,9 +163,20 @@ def draw_swap(batch: dict[str, Tensor], pair: AlignedPair, step: int) -> Swap:
 
 
 class Stepper:
-    """A side with models of its own: each call makes one optimiser step. The given teacher is shared where it is fp32."""
+    """A side with models of its own: each call makes one optimiser step. The given teacher is shared where it is fp32.
 
-    def __init__(self, side: Side, case: Case, teacher: PreTrainedModel, student: PreTrainedModel) -> None:
+    ``wrap`` is put around diito's objective, such as ``DistributedDataParallel``.
+    """
+
+    def __init__(
+        self,
+        side: Side,
+        case: Case,
+        teacher: PreTrainedModel,
+        student: PreTrainedModel,
+        *,
+        wrap: Callable[[nn.Module], nn.Module] = lambda objective: objective,
+    ) -> None:
         self.side, self.case, self.device = side, case, student.device
         if side.speed is not None and side.speed.keep_memory:
             keep_freed_memory()
@@ -174,7 +185,7 @@ class Stepper:
         if side.speed is not None and not side.literal:
             prepare_models(student, teacher, side.speed, device=self.device)
         self.teacher, self.student = teacher, student
-        self.loss = self._literal(teacher, student) if side.literal else self._ours(teacher, student)
+        self.loss = self._literal(teacher, student) if side.literal else self._ours(teacher, student, wrap)
         self.optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)
         self.weight_bytes = sum(tensor.nbytes for model in (teacher, student) for tensor in model.parameters())
 
@@ -187,13 +198,16 @@ class Stepper:
 
         return loss
 
-    def _ours(self, teacher: PreTrainedModel, student: PreTrainedModel) -> Callable[[dict[str, Tensor], Swap], Tensor]:
+    def _ours(
+        self, teacher: PreTrainedModel, student: PreTrainedModel, wrap: Callable[[nn.Module], nn.Module]
+    ) -> Callable[[dict[str, Tensor], Swap], Tensor]:
         alignment, weights = Alignment(self.case.pairs()), self.side.weights
         objective = DistillationObjective(student, teacher, alignment, weights=weights, share=SHARE, seed=SEED).train()
+        module = wrap(objective)
 
         def loss(batch: dict[str, Tensor], swap: Swap) -> Tensor:
             objective.alignment = Alignment([swap.pair])
-            return objective(batch, step=swap.step)["loss"]
+            return module(batch, step=swap.step)["loss"]
 
         return loss
 
