@@ -27,16 +27,9 @@ import torch
 
 from benchmarks import profile
 from benchmarks.machine import MatrixProducts, described, keep, peak_memory, print_columns, reset_peak
-from benchmarks.sides import SIDES, Case, Side, Stepper, build_models, step_flops
-from diito.recipe import SpeedSection
+from benchmarks.sides import SIDES, Case, Stepper, build_models, step_flops
 
-COMPILED = SpeedSection(compile=True)
-
-
-def sides() -> dict[str, Side]:
-    """DIITO and standard distillation in bf16, as they are and compiled."""
-    plain = {name: SIDES[name] for name in ("diito-bf16", "standard-bf16")}
-    return plain | {f"{name}-compiled": replace(side, speed=COMPILED) for name, side in plain.items()}
+COMPARED = ("diito-bf16", "standard-bf16", "diito-bf16-compiled", "standard-bf16-compiled")
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
@@ -47,34 +40,36 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
         yield replace(base, batch=batch, length=length)
 
 
-def measure(case: Case, name: str, side: Side, device: torch.device, *, steps: int) -> dict[str, Any]:
+def measure(case: Case, name: str, device: torch.device, *, steps: int) -> dict[str, Any]:
     """Seconds of a step over all pairs of the alignment, tokens a second, memory; or that it does not fit."""
     result: dict[str, Any] = {"case": vars(case), "side": name}
     try:
-        stepper = Stepper(side, case, *build_models(case, device))
-        pairs = case.pairs()
-        result["first_step_seconds"] = stepper(0, pairs[0])
-        for step, pair in enumerate(pairs):  # every depth once: what is compiled or allocated has been after this
-            stepper(step, pair)
-        reset_peak(device)
-        rounds = max(1, steps // len(pairs))
-        seconds = [stepper(step, pair) for step in range(rounds) for pair in pairs]
-        flops = statistics.mean(step_flops(side, case, pair) for pair in pairs)
-        mean = statistics.mean(seconds)
-        result |= {
-            "mean_seconds": mean,
-            "tokens_per_second": case.tokens / mean,
-            "flops_per_second": flops / mean,
-            "peak_bytes": peak_memory(device),
-        }
+        result |= time_steps(case, name, device, steps=steps)
     except torch.OutOfMemoryError:
         result["out_of_memory"] = True
-    finally:
-        stepper = None  # type: ignore[assignment]
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     return result
+
+
+def time_steps(case: Case, name: str, device: torch.device, *, steps: int) -> dict[str, float]:
+    """The figures of a case that fits."""
+    pairs, side = case.pairs(), SIDES[name]
+    stepper = Stepper(side, case, *build_models(case, device))
+    first = stepper(0, pairs[0])
+    for step, pair in enumerate(pairs):  # every depth once: what is compiled or allocated has been after this
+        stepper(step, pair)
+    reset_peak(device)
+    rounds = max(1, steps // len(pairs))
+    mean = statistics.mean(stepper(step, pair) for step in range(rounds) for pair in pairs)
+    return {
+        "first_step_seconds": first,
+        "mean_seconds": mean,
+        "tokens_per_second": case.tokens / mean,
+        "flops_per_second": statistics.mean(step_flops(side, case, pair) for pair in pairs) / mean,
+        "peak_bytes": peak_memory(device),
+    }
 
 
 def print_sweep(results: list[dict[str, Any]], peak: float) -> None:
@@ -113,8 +108,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     peak = products.peak("bf16")
     sweep: dict[str, Any] = {"environment": described(), "peak": products.best, "results": []}
     for case in cases(options):
-        for name, side in sides().items():
-            sweep["results"].append(measure(case, name, side, device, steps=options.steps))
+        for name in COMPARED:
+            sweep["results"].append(measure(case, name, device, steps=options.steps))
             print_sweep(sweep["results"][-1:], peak)
             keep(sweep, options.output and options.output / "sweep.json")
     print_sweep(sweep["results"], peak)

@@ -96,7 +96,7 @@ class Side:
         return "bf16" if self.bf16 else "fp32"
 
 
-FAST = SpeedSection()
+FAST, COMPILED = SpeedSection(), SpeedSection(compile=True)
 SIDES = {
     "literal": Side("(a) Algorithm 1 literally, fp32", literal=True),
     "literal-kept": Side("(a) with memory kept", literal=True, speed=FAST),
@@ -104,8 +104,9 @@ SIDES = {
     "diito-bf16": Side("(c) DIITO, bf16", bf16=True, speed=FAST),
     "standard-fp32": Side("(d) standard, fp32", weights=STANDARD_WEIGHTS, speed=FAST),
     "standard-bf16": Side("(d) standard, bf16", weights=STANDARD_WEIGHTS, bf16=True, speed=FAST),
-    "compiled-bf16": Side("(e) DIITO, bf16, compiled", bf16=True, speed=SpeedSection(compile=True)),
-    "plain-bf16": Side("(f) DIITO, bf16, speed off", bf16=True),
+    "diito-bf16-compiled": Side("(c) compiled", bf16=True, speed=COMPILED),
+    "standard-bf16-compiled": Side("(d) standard, bf16, compiled", weights=STANDARD_WEIGHTS, bf16=True, speed=COMPILED),
+    "diito-bf16-plain": Side("(c) with speed off", bf16=True),
 }
 
 

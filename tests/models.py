@@ -9,6 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, BertConfig, DistilBertConfig, RobertaConfig
 
+from diito.masking import Masking
+
 PAD, CLS, SEP, MASK = range(4)
 SPECIAL_IDS = [PAD, CLS, SEP]
 VOCABULARY, WIDTH, LONGEST = 60, 16, 40
@@ -42,6 +44,19 @@ def config(family, layers, **changes):
         "attention_probs_dropout_prob": "attention_dropout",
     }
     return DistilBertConfig(**{names.get(name, name): value for name, value in sizes.items() if name != "type_vocab_size"})
+
+
+def masking(rate, *, pad_token_id=PAD):
+    """``Masking`` for the words of these models."""
+    return Masking(
+        token_counts=None,
+        rate=rate,
+        smoothing=0.0,
+        mask_token_id=MASK,
+        vocab_size=VOCABULARY,
+        special_ids=SPECIAL_IDS,
+        pad_token_id=pad_token_id,
+    )
 
 
 def build(family="bert", layers=3, *, seed=0, attention="sdpa", **changes):

@@ -151,7 +151,7 @@ def test_no_place_to_write(capsys, tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_no_permission_to_write(capsys, tmp_path):
     tmp_path.chmod(0o500)
-    assert "no permission" in refused(capsys, tmp_path / "runs")
+    assert "cannot write in" in refused(capsys, tmp_path / "runs")
 
 
 def test_a_recipe_with_an_unknown_key_names_the_nearest_and_the_line(capsys, tmp_path):

@@ -13,6 +13,7 @@ from diito import cli
 from diito.recipe.file import known_keys, read, write_value
 
 RECIPE = str(Path(__file__).parent.parent / "recipes" / "quickstart.yaml")
+GRID = str(Path(__file__).parent.parent / "grids" / "smoke.yaml")
 
 
 @pytest.fixture
@@ -123,6 +124,11 @@ def test_an_interruption_before_training(calls, capsys):
         ),
         (["distill", RECIPE, "--corpus.share", "2"], "corpus.share: 2.0 must be above 0 and at most 1"),
         (["distill", "nowhere.yaml"], "there is no recipe nowhere.yaml"),
+        (["reproduce", GRID, "--dryrun"], "--dryrun: unknown flag; did you mean --dry-run?"),
+        (["reproduce", GRID, "--onli", "[a]"], "--onli: unknown flag; did you mean --only?"),
+        (["reproduce", GRID, "--training.stepz", "3"], "--training.stepz: unknown flag; did you mean --training.steps?"),
+        (["reproduce", GRID, "--sedes", "[3]"], "sedes: unknown key; did you mean seeds?"),
+        (["reproduce", GRID, "--only", "{a: 1}"], "--only: {'a': 1} is not a list of text; a list is written '[a, b]'"),
     ],
 )
 def test_mistakes_are_answered_in_one_sentence(calls, capsys, argv, sentence):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from models import CLS, MASK, PAD, SEP, SPECIAL_IDS, VOCABULARY, build, counted, families
+from models import CLS, MASK, SEP, SPECIAL_IDS, VOCABULARY, build, counted, families, masking
 
 from diito import AlignedPair, Alignment
 from diito.evaluation.agreement import QUANTITIES, interchange_numbers, means
@@ -28,7 +28,6 @@ from diito.evaluation.perplexity import (
     perplexity_numbers,
     token_losses,
 )
-from diito.masking import Masking
 from diito.positions import consecutive, masked, random
 
 
@@ -50,16 +49,7 @@ def held_out(lengths=(20, 12, 20, 9, 15, 20, 7), **options):
         ids = torch.randint(MASK + 1, VOCABULARY, (length,), generator=generator)
         ids[0], ids[-1] = CLS, SEP
         rows.append(ids)
-    masking = Masking(
-        token_counts=None,
-        rate=0.3,
-        smoothing=0.0,
-        mask_token_id=MASK,
-        vocab_size=VOCABULARY,
-        special_ids=SPECIAL_IDS,
-        pad_token_id=PAD,
-    )
-    return HeldOut(**{"corpus": rows, "masking": masking, "seed": 5, "batch": 3} | options)
+    return HeldOut(**{"corpus": rows, "masking": masking(0.3), "seed": 5, "batch": 3} | options)
 
 
 def source_of(index, text):

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from models import MASK, SPECIAL_IDS, VOCABULARY, build, masked_batch
+from models import SPECIAL_IDS, build, masked_batch, masking
 
 from diito.alignment import Alignment
-from diito.masking import Masking
 from diito.objective import DistillationObjective
 from diito.positions import RULES
 from diito.student import build_student
@@ -26,10 +25,10 @@ def on_the_cpu(rule):
     return draw
 
 
-def trajectory(device, *, bf16, dropout=0.0):
+def trajectory(device, *, bf16):
     """Losses of every step of a short training, and the student's weights at its end."""
     teacher = build(layers=4, seed=1, initializer_range=0.5)
-    student = build_student(teacher, layers=2, dropout=dropout)
+    student = build_student(teacher, layers=2, dropout=0.0)
     teacher.to(device, torch.bfloat16 if bf16 else torch.float32)
     objective = DistillationObjective(
         student.to(device),
@@ -79,22 +78,14 @@ def test_a_whole_step_on_a_gpu_never_waits_for_it():
     teacher = build(layers=4, seed=1).cuda().bfloat16()
     student = build_student(build(layers=4, seed=1), layers=2, dropout=0.1).cuda()
     objective = DistillationObjective(student, teacher, Alignment.full(teacher_layers=4, student_layers=2)).train()
-    masking = Masking(
-        token_counts=None,
-        rate=0.15,
-        smoothing=0.0,
-        mask_token_id=MASK,
-        vocab_size=VOCABULARY,
-        special_ids=SPECIAL_IDS,
-        pad_token_id=None,
-    )
+    mask = masking(0.15, pad_token_id=None)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, fused=True)
     rows = {"input_ids": masked_batch(0, [16] * 4, [2], [3], [4], [5])["input_ids"].cuda()}
     draws = torch.Generator("cuda").manual_seed(0)
 
     def step(number):
         with torch.autocast("cuda", torch.bfloat16):
-            loss = objective(masking(rows, generator=draws), step=number)["loss"]
+            loss = objective(mask(rows, generator=draws), step=number)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -129,16 +129,17 @@ def test_a_driver_that_is_killed_loses_nothing(tmp_path):
 
 
 @pytest.mark.timeout(900)
-def test_ctrl_c_waits_until_what_is_running_has_saved(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_what_is_running_has_saved(number, tmp_path):
     text = "evaluations: {parts: []}\nseeds: [1]\nfine_tuning_seeds: [1]\noverrides: {training.save_every: 1000}"
     path = grids.write(tmp_path, conditions="[{name: slow, overrides: {training.steps: 3000}}]", text=text)
     driver = reproduce(path, wait=False)
     wait_for(lambda: (tmp_path / "out" / "g" / "grid.json").is_file())
     slow = jobs(tmp_path / "out")["slow, seed 1"]
     wait_for(lambda: slow.last_metrics().get("step", 0) > 5)
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(number)
     _, err = driver.communicate(timeout=300)
-    assert driver.returncode == 130 and "what is running saves first" in err
+    assert driver.returncode == 128 + number and "what is running saves first" in err
     assert list(slow.run.glob("checkpoints/checkpoint-*/trainer_state.json")) and not slow.is_done
 
 

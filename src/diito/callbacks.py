@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,17 +63,15 @@ class MetricsFile(TrainerCallback):
     A resumed run drops the lines of steps that it repeats.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or not os.path.isfile(self.path):
+        if not state.is_world_process_zero or not self.path.is_file():
             return
-        with open(self.path, encoding="utf-8") as file:
+        with self.path.open(encoding="utf-8") as file:
             kept = [line for line in file if _step_of(line) <= state.global_step]
-        with open(f"{self.path}.new", "w", encoding="utf-8") as file:
-            file.writelines(kept)
-        os.replace(f"{self.path}.new", self.path)
+        write_text(self.path, "".join(kept))
 
     def on_log(
         self,
@@ -85,7 +83,7 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         logs = logs or {}
         if state.is_world_process_zero and ("loss" in logs or any(name.startswith("eval_") for name in logs)):
-            with open(self.path, "a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
 

@@ -26,7 +26,7 @@ from diito.experiments import grid as grids
 from diito.process import keep_freed_memory, limit_spinning
 from diito.recipe import Recipe
 from diito.recipe.checks import check
-from diito.recipe.file import describe, from_flags, known_keys, read, unknown_key, write_value
+from diito.recipe.file import Section, describe, from_flags, known_keys, read, unknown_key, write_value
 
 DISTILL = """Distil a student from a teacher as a recipe says, into <output>/<name>/.
 
@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     parser = _Parser(prog="diito", description="Causal distillation of language models.", allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="print the version and stop")
+    parser.set_defaults(settings=Recipe, others=["version"])
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_distill(commands)
     _add_evaluate(commands)
@@ -84,7 +85,7 @@ def _run(argv: list[str]) -> int:
         raise ValueError(f"{argv[0]!r} is not a command{_nearest(argv[0], commands.choices)}")
     arguments, rest = parser.parse_known_args(argv)
     if rest:
-        raise ValueError(_unexpected(rest, getattr(arguments, "settings", Recipe)))
+        raise ValueError(_unexpected(rest, arguments.settings, arguments.others))
     if arguments.version:
         print("diito", __version__)
         return 0
@@ -136,12 +137,12 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     given = {key: value for key, value in vars(arguments).items() if key in known_keys(grids.Grid)}
     recipes = {key: value for key, value in vars(arguments).items() if key in known_keys() and key not in given}
     grid = grids.read(arguments.grid, given, recipes)
-    only = None if arguments.only is None else [name.strip() for name in arguments.only.strip("[]").split(",")]
+    settings = _filled(grids.ReproduceSettings, arguments)
     _check_extra("experiments", ("matplotlib", "ray", "rich", "scipy", "seqeval", "sklearn", "torchmetrics"))
     limit_spinning()
     from diito.experiments.reproduce import reproduce
 
-    return reproduce(grid, only=only, address=arguments.address, dry_run=arguments.dry_run)
+    return reproduce(grid, settings, dry_run=arguments.dry_run)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -154,16 +155,16 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> tuple[Any, EvaluateSettings]:
     """The flags as the settings of a kind of evaluation and the settings of all kinds."""
-    given = vars(arguments)
+    return _filled(arguments.settings, arguments), _filled(EvaluateSettings, arguments)
+
+
+def _filled(section: type[Section], arguments: argparse.Namespace) -> Section:
+    """A dataclass from the flags that are its fields."""
     try:
-        settings, where = (
-            from_flags(section, {key: value for key, value in given.items() if key in known_keys(section)})
-            for section in (arguments.settings, EvaluateSettings)
-        )
+        return from_flags(section, {key: value for key, value in vars(arguments).items() if key in known_keys(section)})
     except ValueError as error:
         hint = "; a list is written '[a, b]'" if " is not a list " in str(error) else ""
         raise ValueError(f"--{error}{hint}") from error
-    return settings, where
 
 
 def _check_extra(extra: str, modules: Sequence[str]) -> None:
@@ -186,7 +187,7 @@ def _add_evaluate(commands: Any) -> None:
         text = " ".join((inspect.getdoc(settings) or "").replace("``", "").split())
         one = kinds.add_parser(kind, help=text, description=text, allow_abbrev=False)
         one.add_argument("model", metavar="MODEL", help="hub id or folder, such as runs/quickstart/student")
-        one.set_defaults(run=_evaluate, settings=settings)
+        one.set_defaults(run=_evaluate, settings=settings, others=list(known_keys(EvaluateSettings)))
         _add_fields(one, settings, "", title="what is measured")
         _add_fields(one, EvaluateSettings, "", title="the run")
 
@@ -196,7 +197,7 @@ def _add_align(commands: Any) -> None:
     parser = commands.add_parser("align", help=text, description=text, allow_abbrev=False)
     parser.add_argument("teacher_model", metavar="TEACHER", help="hub id or folder")
     parser.add_argument("student_model", metavar="STUDENT", help="hub id or folder, such as runs/quickstart/student")
-    parser.set_defaults(run=_align, settings=AlignSettings)
+    parser.set_defaults(run=_align, settings=AlignSettings, others=list(known_keys(EvaluateSettings)))
     _add_fields(parser, AlignSettings, "", title="what is measured", without=("teacher", "map", "alignment"))
     _add_fields(parser, EvaluateSettings, "", title="the run")
 
@@ -212,9 +213,9 @@ def _add_reproduce(commands: Any) -> None:
     )
     parser.add_argument("grid", metavar="GRID", help="a YAML file, such as grids/small.yaml")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs with tokens, FLOPs and hours, and stop")
-    parser.add_argument("--only", metavar="VALUE", help="the conditions and references to run now (a list of names)")
-    parser.add_argument("--address", metavar="VALUE", help="a running Ray cluster, such as auto; without it, this machine")
-    parser.set_defaults(run=_reproduce, settings=grids.Grid)
+    others = ["dry-run", *known_keys(grids.ReproduceSettings), *known_keys()]
+    parser.set_defaults(run=_reproduce, settings=grids.Grid, others=others)
+    _add_fields(parser, grids.ReproduceSettings, "", title="this run")
     _add_fields(parser, grids.Grid, "", title="the grid")
     _add_fields(parser, Recipe, "", without=[name for name in known_keys() if name in known_keys(grids.Grid)] + ["seed"])
 
@@ -242,7 +243,7 @@ def _add_distill(commands: Any) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run from its newest complete checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="replace the run's folder if there is one")
     parser.add_argument("--plan", action="store_true", help="print the plan and stop")
-    parser.set_defaults(run=_distill)
+    parser.set_defaults(run=_distill, settings=Recipe, others=["resume", "overwrite", "plan"])
     _add_fields(parser, Recipe, "")
 
 
@@ -287,14 +288,16 @@ def _without_nulls(section: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(section).items() if value is not None}
 
 
-def _unexpected(rest: list[str], settings: type) -> str:
-    """The sentence about arguments that no parser knows: first the flags among them, since their values tag along."""
+def _unexpected(rest: list[str], settings: type, others: Sequence[str]) -> str:
+    """The sentence about arguments that no parser knows: first the flags among them, since their values tag along.
+
+    ``settings``: the dataclass whose fields are flags; ``others``: the command's flags besides these.
+    """
     flag = next((argument for argument in rest if argument.startswith("--")), None)
     if flag is None:
         return f"unexpected argument {rest[0]!r}; a list is written '[0,2,4]'"
     name = flag[2:].partition("=")[0]
-    others = ("resume", "overwrite", "plan", "version", "help") if settings is Recipe else known_keys(EvaluateSettings)
-    near = difflib.get_close_matches(name, others, n=1, cutoff=0.75)
+    near = difflib.get_close_matches(name, [*others, "help"], n=1, cutoff=0.75)
     if near:
         return f"--{name}: unknown flag; did you mean --{near[0]}?"
     return unknown_key(name, settings)

@@ -21,12 +21,13 @@ from diito.arguments import training_arguments
 from diito.callbacks import Every, Interruption, MetricsFile, Progress
 from diito.evaluation.interchange import interchange_accuracy
 from diito.evaluation.perplexity import perplexity
+from diito.files import write_json
 from diito.model_card import model_card
 from diito.parts import Parts, build_trainer, prepare
 from diito.positions import RULES
 from diito.process import keep_freed_memory
 from diito.recipe import Recipe
-from diito.run_folder import RunFolder, write_json
+from diito.run_folder import RunFolder
 from diito.teacher import special_ids
 from diito.trainer import Evaluation
 
@@ -84,7 +85,7 @@ def train(
     interruption = Interruption()
     trainer = build_trainer(recipe, parts, arguments, evaluation)
     trainer.remove_callback(PrinterCallback)
-    for callback in (interruption, MetricsFile(str(folder.metrics)), Progress(list(trainer.objective.weights))):
+    for callback in (interruption, MetricsFile(folder.metrics), Progress(list(trainer.objective.weights))):
         trainer.add_callback(callback)
     if interchange is not None and recipe.evaluation.interchange_every:
         trainer.add_callback(Every(recipe.evaluation.interchange_every, interchange, trainer.log))

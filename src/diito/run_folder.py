@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 import shutil
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diito import __version__
+from diito.files import check_writable, read_json, write_json, write_text
 from diito.recipe import Recipe
 from diito.recipe.file import dump, read
 
@@ -55,7 +55,7 @@ class RunFolder:
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Refuse what would lose or mix runs (ValueError); changes nothing."""
-        _check_writable(self.path)
+        check_writable(self.recipe_file, "output")
         if resume:
             if not self.recipe_file.is_file():
                 raise ValueError(f"name: there is no run to resume in {self.path}; leave out --resume to start it")
@@ -72,9 +72,7 @@ class RunFolder:
             if self.path.exists():
                 shutil.rmtree(self.path)
             self.path.mkdir(parents=True)
-        aside = self.recipe_file.with_suffix(".new")
-        aside.write_text(dump(self.recipe), encoding="utf-8")
-        os.replace(aside, self.recipe_file)
+        write_text(self.recipe_file, dump(self.recipe))
         write_json(self.path / "environment.json", environment())
 
     def newest_checkpoint(self) -> Path | None:
@@ -88,7 +86,7 @@ class RunFolder:
 
     def read_results(self) -> dict[str, Any]:
         """What ``results.json`` holds so far."""
-        return json.loads(self.results.read_text(encoding="utf-8")) if self.results.is_file() else {}
+        return read_json(self.results)
 
     def save_student(self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str) -> None:
         """Weights, configuration, tokenizer and model card, written aside and renamed. Raises OSError on a full disk."""
@@ -116,13 +114,6 @@ class RunFolder:
 def deciding_fields(recipe: Recipe) -> dict[str, Any]:
     """The fields of a recipe that decide the student, with their values: ``{"training.batch": 40, ...}``."""
     return {key: value for key, value in _flat(dataclasses.asdict(recipe)).items() if not key.startswith(FREE_ON_RESUME)}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON aside and rename it."""
-    aside = path.with_name(path.name + ".new")
-    aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
 
 
 def environment() -> dict[str, Any]:
@@ -172,17 +163,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def _check_writable(path: Path) -> None:
-    """The nearest folder that exists must be one in which something can be made."""
-    parent = path
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise ValueError(f"output: {parent} is a file; give a folder for the runs")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise ValueError(f"output: no permission to write in {parent}; give another folder with --output")
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:

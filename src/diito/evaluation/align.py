@@ -8,9 +8,9 @@ from pathlib import Path
 from diito.evaluation.evaluate import measure, open_results, quieten, write_map
 from diito.evaluation.held_out_jobs import interchange_job
 from diito.evaluation.maps import best_monotone, goodness
-from diito.evaluation.results import check_writable
 from diito.evaluation.settings import AlignSettings, EvaluateSettings
 from diito.evaluation.tables import interchange_table
+from diito.files import check_writable
 from diito.models import ModelSource
 from diito.recipe import AlignedPairSection, AlignmentSection
 from diito.recipe.file import dump, read_section

@@ -22,8 +22,9 @@ from diito.evaluation.interchange import interchange_counts
 from diito.evaluation.jobs import Job
 from diito.evaluation.maps import all_pairs
 from diito.evaluation.perplexity import TokenLosses, perplexity_difference, perplexity_numbers, token_losses
-from diito.evaluation.results import ResultsFile, check_writable
+from diito.evaluation.results import ResultsFile
 from diito.evaluation.settings import HeldOutSettings, InterchangeSettings, PerplexitySettings
+from diito.files import check_writable
 from diito.layered import family_of
 from diito.models import ModelSource
 from diito.positions import RULES

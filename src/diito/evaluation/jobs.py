@@ -21,10 +21,10 @@ from diito.evaluation.data import has_file
 from diito.evaluation.fine_tuning import FineTuning, check_fit, fine_tune
 from diito.evaluation.glue import TASKS, glue_task
 from diito.evaluation.ner import ner_task
-from diito.evaluation.results import check_writable
 from diito.evaluation.settings import FineTuningSettings, GlueSettings
 from diito.evaluation.squad import squad_task
 from diito.evaluation.task import Task
+from diito.files import check_writable
 from diito.models import ModelSource
 
 _GIVEN = ("epochs", "learning_rate", "batch", "length", "examples")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+
+from diito.files import check_writable, write_text
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ class ResultsFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._lock()):
             self._measurements = [each for each in self._read() if each.identity != made.identity] + [made]
-            aside = self.path.with_name(self.path.name + ".new")
-            aside.write_text(_text(self._measurements), encoding="utf-8")
-            os.replace(aside, self.path)
+            write_text(self.path, _text(self._measurements))
 
     def _lock(self) -> Path:
         """Not beside the file, where it would stay behind."""
@@ -81,13 +80,6 @@ class ResultsFile:
             yield from (Measurement(**entry) for entry in content["measurements"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"--output: {self.path} exists and is no results file of diito; give another file") from error
-
-
-def check_writable(path: Path, flag: str) -> None:
-    """Refuse (ValueError), naming the flag, a file or folder that could not be made."""
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or str(parent).startswith(("/proc", "/sys")):
-        raise ValueError(f"{flag}: cannot write in {parent}; give another one")
 
 
 def _text(measurements: list[Measurement]) -> str:

@@ -19,7 +19,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from diito.experiments.folders import JobFolder, read_lines, write_json, write_text
+from diito.experiments.folders import JobFolder
+from diito.files import read_json_lines, write_json, write_text
 
 _LOOK_EVERY = 0.5
 """Seconds."""
@@ -61,7 +62,7 @@ def command_of(folder: JobFolder, arguments: Sequence[str], processes: int) -> l
 
 def finish(folder: JobFolder) -> None:
     """Say that the job is done, and then remove what only an unfinished one needs."""
-    seconds = sum(attempt["seconds"] for attempt in read_lines(folder.attempts))
+    seconds = sum(attempt["seconds"] for attempt in read_json_lines(folder.attempts))
     write_json(folder.done, {"finished": time.time(), "seconds": seconds})
     shutil.rmtree(folder.run / "checkpoints", ignore_errors=True)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from diito.evaluation.tables import table
-from diito.experiments.folders import JobFolder, read_json, read_lines
-from diito.experiments.grid import Evaluation, Resources
+from diito.experiments.folders import JobFolder
+from diito.experiments.grid import Evaluation, Resources, Share
 from diito.experiments.jobs import Job
+from diito.files import read_json, read_json_lines
 
 SHARE_OF_PEAK = 0.4
 """Of the rate of a large matrix product, what training reaches: benchmarks/results has 35 to 53 % on the CPU."""
@@ -73,7 +74,9 @@ def _rates(jobs: Sequence[Job], output: Path) -> tuple[float | None, dict[tuple[
             continue
         if job.numbers is not None:
             speeds = [
-                line["tokens_per_second"] for line in read_lines(folder.run / "metrics.jsonl") if line.get("tokens_per_second")
+                line["tokens_per_second"]
+                for line in read_json_lines(folder.run / "metrics.jsonl")
+                if line.get("tokens_per_second")
             ]
             rates += [job.numbers.flops / job.numbers.tokens * statistics.median(speeds)] if speeds else []
         else:
@@ -97,9 +100,8 @@ def _summary(unique: Sequence[Job], jobs: Sequence[Job]) -> str:
     )
 
 
-def _takes(share: object) -> str:
-    values = vars(share)
-    return f"{values['cpus']:g} CPUs and {values['gpus']:g} GPUs"
+def _takes(share: Share) -> str:
+    return f"{share.cpus:g} CPUs and {share.gpus:g} GPUs"
 
 
 def _matrix_product_rate() -> float:

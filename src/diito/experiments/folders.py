@@ -1,17 +1,18 @@
 """The folder of a job: ``<output>/jobs/<hash>/``.
 
 ``job.json`` what it is, ``log.txt`` what its processes printed, ``attempts.jsonl`` how long each try took,
-``status.json`` who runs it since when, ``done.json`` that
-it is finished; of a distillation ``recipe.yaml`` and ``run/`` (as ``diito distill`` leaves it, without its checkpoints once
-it is done), of an evaluation ``results.json`` (as ``diito evaluate`` writes it). No torch here.
+``status.json`` who runs it since when, ``done.json`` that it is finished; of a distillation ``recipe.yaml`` and ``run/`` (as
+``diito distill`` leaves it, without its checkpoints once it is done), of an evaluation ``results.json`` (as ``diito evaluate``
+writes it). No torch here.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from diito.files import read_json_lines
 
 
 class JobFolder:
@@ -56,34 +57,4 @@ class JobFolder:
 
     def last_metrics(self) -> dict[str, Any]:
         """The newest line of a distillation's metrics; empty before there is one."""
-        return next(reversed(read_lines(self.run / "metrics.jsonl")), {})
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; empty where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSON-lines file that are whole."""
-    if not path.is_file():
-        return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:  # being written
-            continue
-    return lines
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON aside and rename it."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text aside and rename it; two processes may do so at once."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+        return next(reversed(read_json_lines(self.run / "metrics.jsonl")), {})

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from diito.evaluation.settings import AllSettings, InterchangeSettings
+from diito.evaluation.settings import KINDS, AllSettings, FineTuningSettings, InterchangeSettings
 from diito.recipe import Recipe
 from diito.recipe.checks import check as check_recipe
 from diito.recipe.file import read as read_recipe
@@ -25,8 +25,8 @@ from diito.recipe.file import read_section
 from diito.report.metrics import GLUE, METHODS
 from diito.report.paper import PAPER
 
-KINDS = ("perplexity", "interchange", "glue", "ner", "squad")
-FINE_TUNED = ("glue", "ner", "squad")
+PARTS = [kind for kind in KINDS if kind != "all"]
+"""What a student can be measured on."""
 
 
 @dataclass(kw_only=True)
@@ -76,6 +76,16 @@ class Share:
     """Accelerators; a fraction lets jobs share one."""
     processes: int = 1
     """Processes of a distillation: more than one start under torchrun, and each takes the recipe's batch."""
+
+
+@dataclass
+class ReproduceSettings:
+    """How a grid is run this time."""
+
+    only: list[str] | None = None
+    """The conditions and references to run now; null runs all."""
+    address: str | None = None
+    """A running Ray cluster, such as ``auto``; null takes this machine."""
 
 
 @dataclass
@@ -141,7 +151,7 @@ class Evaluation:
 
     of: Distillation | Reference
     kind: str
-    """One of :data:`KINDS`, or ``map``."""
+    """One of :data:`PARTS`, or ``map``."""
     settings: Any
     task: str | None = None
     """The fine-tuning task, where there is one."""
@@ -189,13 +199,13 @@ def _evaluations_of(grid: Grid, of: Distillation | Reference) -> Iterator[Evalua
     parts = [each for each in grid.evaluations.parts if asked is None or each in asked]
     if isinstance(of, Reference) and asked is None:
         parts = [each for each in parts if each != "interchange"]
-    for kind in KINDS:
+    for kind in PARTS:
         if kind not in parts:
             continue
         settings = getattr(grid.evaluations, kind)
         if kind == "interchange":
             settings = _with_teacher(settings, of)
-        if kind not in FINE_TUNED:
+        if not isinstance(settings, FineTuningSettings):
             yield Evaluation(of, kind, settings)
             continue
         if settings.precision == "auto":
@@ -286,8 +296,8 @@ def _check_parts(grid: Grid) -> None:
     asked += [(f"{each.name}.parts", each.parts) for each in grid.rows if each.parts is not None]
     for place, parts in asked:
         for part in parts:
-            if part not in KINDS:
-                raise ValueError(f"{place}: {part!r} is not one of {', '.join(KINDS)}")
+            if part not in PARTS:
+                raise ValueError(f"{place}: {part!r} is not one of {', '.join(PARTS)}")
     tasks = grid.evaluations.glue.tasks or []
     if "glue" in grid.evaluations.parts and not tasks:
         raise ValueError("evaluations.glue.tasks: name the tasks, such as [rte, stsb]")

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diito.experiments.folders import JobFolder, write_json, write_text
+from diito.experiments.folders import JobFolder
 from diito.experiments.grid import Condition, Distillation, Evaluation, Grid, Reference, Row
 from diito.experiments.jobs import Job
+from diito.files import write_json, write_text
 from diito.recipe.checks import student_depth
 from diito.recipe.file import dump, write_value
 

@@ -19,29 +19,29 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from diito.evaluation.evaluate import quieten
-from diito.evaluation.results import check_writable
 from diito.experiments.estimate import estimate
 from diito.experiments.folders import JobFolder
-from diito.experiments.grid import Grid, distillations, evaluations
+from diito.experiments.grid import Grid, ReproduceSettings, distillations, evaluations
 from diito.experiments.jobs import Job, make_jobs
 from diito.experiments.manifest import prepare_folder, row_of, write_index
 from diito.experiments.screen import Screen
 from diito.experiments.work import JobFailed, Order, work
+from diito.files import check_writable
 
 _PATIENCE = 120
 """Seconds that running jobs have to save when the command is stopped."""
 
 
-def reproduce(grid: Grid, *, only: Sequence[str] | None = None, address: str | None = None, dry_run: bool = False) -> int:
+def reproduce(grid: Grid, settings: ReproduceSettings, *, dry_run: bool = False) -> int:
     """Run what the grid asks for and is not done yet; the exit code. Raises ValueError for what the user must change."""
     quieten()
-    _check_address(address)
+    _check_address(settings.address)
     students = distillations(grid)
     measurements = evaluations(grid, students)
-    wanted = _wanted(grid, only)
+    wanted = _wanted(grid, settings.only)
     output = Path(grid.output).expanduser().absolute()
     check_writable(output / grid.name / "grid.json", "--output")
     print(f"{grid.name}: {len(students):,} distillations and {len(measurements):,} evaluations", flush=True)
@@ -54,16 +54,17 @@ def reproduce(grid: Grid, *, only: Sequence[str] | None = None, address: str | N
     for job in unique:
         prepare_folder(job, output, grid)
     write_index(grid, jobs, output)
-    return _run(unique, grid, output, address)
+    return _run(unique, grid, output, settings.address)
 
 
 def _run(jobs: Sequence[Job], grid: Grid, output: Path, address: str | None) -> int:
-    ray = _start_ray(address, grid)
+    ray = _start_ray(address)
     screen = Screen(jobs, output)
     failed: dict[str, str] = {}
     waiting: dict[Any, Job] = {}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
+        _check_resources(ray, grid)
         waiting = _submit(ray, grid, screen)
         with screen:
             while waiting:
@@ -75,12 +76,12 @@ def _run(jobs: Sequence[Job], grid: Grid, output: Path, address: str | None) -> 
                         failed[job.hash] = "not run, since its student failed" if job.student in failed else problem
                     screen.ended(job, failed.get(job.hash))
                 screen.show()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("\ndiito: stopping; what is running saves first. Go on with the same command", file=sys.stderr, flush=True)
         for reference in waiting:
             ray.cancel(reference)
         ray.wait(list(waiting), num_returns=len(waiting), timeout=_PATIENCE)
-        return 128 + signal.SIGINT
+        return 128 + next(iter(interrupt.args), signal.SIGINT)
     finally:
         ray.shutdown()
     for job in jobs:
@@ -89,6 +90,11 @@ def _run(jobs: Sequence[Job], grid: Grid, output: Path, address: str | None) -> 
     done = sum(JobFolder(output / "jobs" / job.hash).is_done for job in jobs)
     print(f"{done} of {len(jobs)} jobs are done, {len(failed)} failed; the report: diito report {output / grid.name}")
     return int(bool(failed))
+
+
+def _interrupt(number: int, _: object) -> NoReturn:
+    """As Ctrl-C, and say which signal it was."""
+    raise KeyboardInterrupt(number)
 
 
 def _check_address(address: str | None) -> None:
@@ -114,7 +120,7 @@ def _wanted(grid: Grid, only: Sequence[str] | None) -> list[str]:
     return known if only is None else list(only)
 
 
-def _start_ray(address: str | None, grid: Grid) -> Any:
+def _start_ray(address: str | None) -> Any:
     """Ray: a cluster's, or one of this process on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_kill_child_processes_on_worker_exit", "0")  # they end by themselves, and save (child.py)
@@ -124,16 +130,19 @@ def _start_ray(address: str | None, grid: Grid) -> Any:
         ray.init(address=address or "local", log_to_driver=False, logging_level="error")
     except ConnectionError as error:
         raise ValueError(f"--address: there is no Ray cluster at {address}; start one with: ray start --head") from error
+    return ray
+
+
+def _check_resources(ray: Any, grid: Grid) -> None:
+    """Refuse (ValueError) jobs for which no machine of the cluster is large enough; they would wait for ever."""
     machines = [(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
     for name, share in vars(grid.resources).items():
         if not any(cpus >= share.cpus and gpus >= share.gpus for cpus, gpus in machines):
-            ray.shutdown()
             have = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in machines)
             raise ValueError(
                 f"resources.{name}: a job takes {share.cpus:g} CPUs and {share.gpus:g} GPUs, and no machine has them (there is "
                 f"one with {have}); give less"
             )
-    return ray
 
 
 def _submit(ray: Any, grid: Grid, screen: Screen) -> dict[Any, Job]:

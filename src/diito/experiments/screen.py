@@ -13,9 +13,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from diito.experiments.folders import JobFolder, read_json
+from diito.experiments.folders import JobFolder
 from diito.experiments.jobs import Job
 from diito.experiments.manifest import row_of
+from diito.files import read_json
 
 _RUNNING_LINES = 12
 

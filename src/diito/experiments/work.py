@@ -10,7 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from diito.experiments.folders import JobFolder, write_json
+from diito.experiments.folders import JobFolder
+from diito.files import write_json
 
 
 class JobFailed(RuntimeError):

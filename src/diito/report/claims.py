@@ -11,10 +11,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from diito.report.metrics import GLUE, METRICS, Measured, Run
-from diito.report.statistics import Difference, difference, summary
+from diito.report.metrics import GLUE, METRICS, Measured, Row, Run, is_low_resource
+from diito.report.statistics import Difference, difference, difference_of, summary
 
 _ALIGNMENTS = ("middle", "late", "full")
 _VARIANTS = (*_ALIGNMENTS, "full-random", "full-masked", "full-cos")
@@ -24,8 +23,6 @@ _CONTROLS = {
     "token-swap": "token swap",
     "shuffled": "a shuffled alignment",
 }
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,8 @@ class Comparison:
 
 def verdicts(measured: Measured) -> list[Verdict]:
     """A verdict on each claim of the paper, and on each control."""
-    low = [row for row in measured.rows if row["share"] is not None and row["share"] < 1]
-    rest = [row for row in measured.rows if row not in low]
+    low = [row for row in measured.rows if is_low_resource(row)]
+    rest = [row for row in measured.rows if not is_low_resource(row)]
     beats = "DIITO beats standard distillation on"
     return [
         _against_standard(measured, "Every alignment beats standard distillation (perplexity)", rest),
@@ -78,9 +75,7 @@ def _against_standard(measured: Measured, claim: str, rows: Sequence[Row]) -> Ve
         for row in rows
         if row["method"] in _VARIANTS and (standard := measured.standard_of(row)) is not None
     ]
-    there = {row["method"] for row in rows}
-    missing = [method.upper() for method in _ALIGNMENTS if method not in there]
-    return _judge(claim, found, "perplexity", missing=missing)
+    return _judge(claim, found, "perplexity", missing=_missing_alignments(rows))
 
 
 def _richest(measured: Measured, rows: Sequence[Row]) -> Verdict:
@@ -89,11 +84,13 @@ def _richest(measured: Measured, rows: Sequence[Row]) -> Verdict:
         _compared(measured, f"FULL − {other['title']}", full, other, "perplexity")
         for full, other in _pairs(rows, "full", ("middle", "late"))
     ]
+    claim = "The richest alignment is best (perplexity: FULL before MIDDLE and LATE)"
+    return _judge(claim, found, "perplexity", missing=_missing_alignments(rows))
+
+
+def _missing_alignments(rows: Sequence[Row]) -> list[str]:
     there = {row["method"] for row in rows}
-    missing = [method.upper() for method in _ALIGNMENTS if method not in there]
-    return _judge(
-        "The richest alignment is best (perplexity: FULL before MIDDLE and LATE)", found, "perplexity", missing=missing
-    )
+    return [method.upper() for method in _ALIGNMENTS if method not in there]
 
 
 def _smallest(measured: Measured, rows: Sequence[Row]) -> Verdict:
@@ -157,8 +154,8 @@ def _pairs(rows: Sequence[Row], method: str, others: Sequence[str]) -> list[tupl
 
 
 def _compared(measured: Measured, name: str, row: Row, other: Row, metric: str) -> Comparison:
-    ours, theirs = (measured.values(each["name"], metric) for each in (row, other))
-    return Comparison(name, difference(ours, theirs), all(_is_whole(measured, each, metric) for each in (row, other)))
+    done = all(_is_whole(measured, each, metric) for each in (row, other))
+    return Comparison(name, difference_of(measured, row, other, metric), done)
 
 
 def _is_whole(measured: Measured, row: Row, metric: str) -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from diito.evaluation.maps import draw_heat_map
-from diito.report.metrics import INTERCHANGE, METRICS, TABLE_1, Measured
-from diito.report.statistics import difference, summary
+from diito.report.metrics import INTERCHANGE, METRICS, TABLE_1, Measured, Row, is_low_resource
+from diito.report.statistics import difference_of, summary
 
 _STYLE = {
     "standard": ("#000000", "o"),
@@ -67,17 +67,12 @@ def _perplexity(measured: Measured, folder: Path) -> Figure | None:
 
 def _low_resource(measured: Measured, folder: Path) -> Figure | None:
     """The paper's Figure 2."""
-    rows = [row for row in measured.rows if _is_low(row) and measured.values(row["name"], "perplexity")]
+    rows = [row for row in measured.rows if is_low_resource(row) and measured.values(row["name"], "perplexity")]
     text = "Perplexity of students that were distilled on 15 % of the corpus, less is better (the paper's Figure 2)."
     return _dots(measured, rows, folder / "figure-2.png", "Low resource", text)
 
 
-def _is_low(row: dict[str, Any]) -> bool:
-    """Whether a row is of the low-resource comparison."""
-    return row["share"] is not None and row["share"] < 1
-
-
-def _dots(measured: Measured, rows: Sequence[dict[str, Any]], path: Path, title: str, text: str) -> Figure | None:
+def _dots(measured: Measured, rows: Sequence[Row], path: Path, title: str, text: str) -> Figure | None:
     if not rows:
         return None
     import matplotlib.pyplot as plt
@@ -113,10 +108,8 @@ def _differences(measured: Measured, folder: Path) -> Figure | None:
         found = []
         for row in measured.rows:
             standard = measured.standard_of(row)
-            if standard is not None:
-                values = [measured.values(each["name"], metric) for each in (row, standard)]
-                if (each := difference(*values)) is not None:
-                    found.append((row, each))
+            if standard is not None and (each := difference_of(measured, row, standard, metric)) is not None:
+                found.append((row, each))
         if found:
             panels.append((metric, found))
     if not panels:
@@ -158,7 +151,7 @@ def _depth(measured: Measured, folder: Path) -> Figure | None:
     lines: dict[str, list[tuple[int, float, float]]] = {}
     for row in measured.rows:
         found = summary(measured.values(row["name"], metric).values())
-        if row["method"] in ("standard", "full") and not _is_low(row) and found is not None:
+        if row["method"] in ("standard", "full") and not is_low_resource(row) and found is not None:
             lines.setdefault(row["method"], []).append((row["layers"], found.mean, found.deviation or 0.0))
     if not any(len({depth for depth, _, _ in points}) > 1 for points in lines.values()):
         return None

@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diito.experiments.folders import JobFolder, read_json, read_lines
+from diito.experiments.folders import JobFolder
+from diito.files import read_json, read_json_lines
 
 FORMAT = 1
 _NO_CURVE = ("tokens_per_second", "epoch", "grad_norm", "learning_rate")
@@ -52,7 +53,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 def _student(folder: JobFolder) -> dict[str, Any]:
     """What a distillation left: held-out figures before and after, the losses of its steps, its cost."""
     results = read_json(folder.run / "results.json")
-    lines = [line for line in read_lines(folder.run / "metrics.jsonl") if "loss" in line]
+    lines = [line for line in read_json_lines(folder.run / "metrics.jsonl") if "loss" in line]
     curve = [{name: value for name, value in line.items() if name not in _NO_CURVE} for line in lines]
     timed = [line for line in lines if line.get("tokens_per_second")]
     seconds = 0.0

@@ -33,6 +33,9 @@ GLUE = {
 }
 """The tasks of the paper's mean, in its order."""
 
+Row = dict[str, Any]
+"""A condition, or a reference, as it stands in ``measurements.json``, with its title."""
+
 Run = tuple[int | None, int | None]
 """Distillation seed (None of a reference), fine-tuning seed (None where nothing is fine-tuned)."""
 
@@ -75,7 +78,7 @@ class Measured:
     def __init__(self, content: dict[str, Any]) -> None:
         self.content = content
         self.name: str = content["name"]
-        self.rows: list[dict[str, Any]] = _titled(content["rows"])
+        self.rows: list[Row] = _titled(content["rows"])
         self._evaluations: dict[str, list[dict[str, Any]]] = {}
         for each in content["evaluations"]:
             self._evaluations.setdefault(each["row"], []).append(each)
@@ -117,7 +120,7 @@ class Measured:
         """The measured interchange results of a row, a seed each: ``{"student": {"unswapped": ...}, "no swap": ...}``."""
         return [each["result"]["models"] for each in self._of(row, "iia") if each["done"]]
 
-    def standard_of(self, row: dict[str, Any]) -> dict[str, Any] | None:
+    def standard_of(self, row: Row) -> Row | None:
         """The standard condition that a row is compared with: that of its group."""
         if row["method"] in ("standard", "reference"):
             return None
@@ -128,7 +131,12 @@ class Measured:
         return [each for each in self._evaluations.get(row, []) if each["kind"] == kind and task in (None, each["task"])]
 
 
-def _titled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def is_low_resource(row: Row) -> bool:
+    """Whether the condition was distilled on a part of the corpus."""
+    return row["share"] is not None and row["share"] < 1
+
+
+def _titled(rows: list[Row]) -> list[Row]:
     """The rows with their ``title`` in tables and figures, once in a group."""
     titles = [row["label"] or METHODS.get(row["method"]) or row["name"] for row in rows]
     places = [(row["group"], title) for row, title in zip(rows, titles, strict=True)]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diito.evaluation.results import check_writable
+from diito.files import check_writable
 from diito.report import formats, gather
 from diito.report.claims import verdicts
 from diito.report.figures import Figure, figures

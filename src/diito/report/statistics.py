@@ -17,9 +17,8 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from diito.report.metrics import Run
-
-LEVEL = 0.95
+from diito.evaluation.intervals import LEVEL
+from diito.report.metrics import Measured, Row, Run
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,6 @@ class Summary:
     mean: float
     deviation: float | None
     """Sample standard deviation over all runs; None for a single one."""
-    runs: int
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def summary(values: Iterable[float]) -> Summary | None:
     numbers = list(values)
     if not numbers:
         return None
-    return Summary(statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None, len(numbers))
+    return Summary(statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None)
 
 
 def difference(ours: Mapping[Run, float], standard: Mapping[Run, float]) -> Difference | None:
@@ -71,6 +69,11 @@ def difference(ours: Mapping[Run, float], standard: Mapping[Run, float]) -> Diff
     base = statistics.fmean(statistics.fmean(b for _, b in pairs) for pairs in by_seed.values())
     mean = statistics.fmean(differences.values())
     return Difference(mean, mean / base if base else None, t_interval(list(differences.values())), differences)
+
+
+def difference_of(measured: Measured, row: Row, other: Row, metric: str) -> Difference | None:
+    """``row`` minus ``other`` on a figure."""
+    return difference(measured.values(row["name"], metric), measured.values(other["name"], metric))
 
 
 def t_interval(values: list[float]) -> tuple[float, float] | None:

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diito.report.metrics import GLUE, INTERCHANGE, METRICS, TABLE_1, Measured
+from diito.report.metrics import GLUE, INTERCHANGE, METRICS, TABLE_1, Measured, Row
 from diito.report.paper import PAPER
-from diito.report.statistics import Difference, Summary, difference, summary
+from diito.report.statistics import Difference, Summary, difference_of, summary
 
 MISSING = "–"
 
@@ -82,12 +82,12 @@ def against_standard(measured: Measured) -> Table:
     return table
 
 
-def _compared(measured: Measured, row: dict[str, Any], standard: dict[str, Any], metric: str) -> tuple[str, ...] | None:
+def _compared(measured: Measured, row: Row, standard: Row, metric: str) -> tuple[str, ...] | None:
     """Both means over the runs that both have, and the difference; None where there are no such runs."""
-    ours, theirs = (measured.values(each["name"], metric) for each in (row, standard))
-    found = difference(ours, theirs)
+    found = difference_of(measured, row, standard, metric)
     if found is None:
         return None
+    ours, theirs = (measured.values(each["name"], metric) for each in (row, standard))
     shared = [run for run in ours if run in theirs]
     means = (_number(summary(values[run] for run in shared), metric) for values in (theirs, ours))
     return (*means, *_difference_cells(found, metric))
@@ -134,7 +134,7 @@ def cost(measured: Measured) -> Table:
     """What the distillations took."""
     header = ["", "students", "steps", "tokens, M", "PFLOP", "tokens/s", "hours", "on"]
     note = "A student each; tokens/s and hours of training alone, means over the students. Other work may have run beside it."
-    table = Table("cost", "Cost", note, header)
+    table = Table("cost", "Cost", note, header, texts=(0, 7))
     for group in _groups(measured):
         rows: list[Sequence[str]] = []
         for row in measured.rows:
@@ -171,7 +171,7 @@ def _grouped(measured: Measured, metrics: Sequence[str]) -> list[tuple[str, list
     return groups
 
 
-def _measured_cell(measured: Measured, row: dict[str, Any], metric: str) -> str:
+def _measured_cell(measured: Measured, row: Row, metric: str) -> str:
     """``13.6 ± 0.2 [13.59]``."""
     values, expected = measured.values(row["name"], metric), measured.expected(row["name"], metric)
     text = _cell(summary(values.values()), METRICS[metric].digits) if expected else ""
