@@ -23,7 +23,7 @@ check: setup
 
 # One OpenMP thread a worker: the models of the tests are so small that more threads only wait for each other.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

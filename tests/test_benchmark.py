@@ -86,7 +86,7 @@ def test_cases_of_the_scaling_differ_from_the_base_in_one_size(monkeypatch):
 
 
 def test_the_gpu_script_runs_without_a_gpu(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "sides", lambda: {"diito-bf16": sides.SIDES["diito-bf16"]})
+    monkeypatch.setattr(gpu, "COMPARED", ["diito-bf16"])
     arguments = ["--device", "cpu", "--width", "16", "--batches", "2", "--lengths", "8", "--steps", "1", "--quick"]
     report = gpu.main([*arguments, "--output", str(tmp_path)])
     (only,) = json.loads((tmp_path / "sweep.json").read_text())["results"]

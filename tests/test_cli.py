@@ -128,7 +128,7 @@ def test_an_interruption_before_training(calls, capsys):
         (["reproduce", GRID, "--onli", "[a]"], "--onli: unknown flag; did you mean --only?"),
         (["reproduce", GRID, "--training.stepz", "3"], "--training.stepz: unknown flag; did you mean --training.steps?"),
         (["reproduce", GRID, "--sedes", "[3]"], "sedes: unknown key; did you mean seeds?"),
-        (["reproduce", GRID, "--only", "{a: 1}"], "--only: {'a': 1} is not a list of text; a list is written '[a, b]'"),
+        (["reproduce", GRID, "--only", "{}"], "--only: a section is not a list of texts or null; a list is written '[a, b]'"),
     ],
 )
 def test_mistakes_are_answered_in_one_sentence(calls, capsys, argv, sentence):

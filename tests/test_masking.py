@@ -343,5 +343,4 @@ class TestForTokenizer:
     def test_a_tokenizer_without_a_mask_token(self) -> None:
         bare = SimpleNamespace(mask_token_id=None)
         with pytest.raises(ValueError, match=r"^teacher.tokenizer: SimpleNamespace has no mask token"):
-            Masking.for_tokenizer(MaskingSection(), tokenizer=bare, vocab_size=9, token_counts=None)  # type:
-            ignore[arg - type]
+            Masking.for_tokenizer(MaskingSection(), tokenizer=bare, vocab_size=9, token_counts=None)

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from diito import cli
-from diito.report import formats, gather
+from diito.experiments import gather
+from diito.report import formats
 from diito.report.claims import verdicts
 from diito.report.metrics import Measured
 from diito.report.paper import PAPER

@@ -1,6 +1,7 @@
 """Grids on Ray: the smoke grid from end to end, a driver that is killed, a job that fails."""
 
 import fcntl
+import functools
 import io
 import json
 import os
@@ -26,11 +27,14 @@ STANDARD = "name: standard, method: standard, overrides: {objective.weights.caus
 TWO = f"[{{{STANDARD}}}, {{name: full, method: full}}]"
 
 
-def reproduce(path, *flags, wait=True):
-    """``diito reproduce`` in a process of its own."""
+def reproduce(path, *flags, wait=True, in_background=False):
+    """``diito reproduce`` in a process of its own; a script that starts it with ``&`` has SIGINT ignored."""
     command = [sys.executable, "-m", "diito", "reproduce", str(path), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    how = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN if in_background else signal.SIG_DFL)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=how
+    )
     if not wait:
         return process
     out, err = process.communicate(timeout=600)
@@ -87,6 +91,8 @@ def test_the_smoke_grid_from_end_to_end_and_again(tmp_path):
     assert code == 0 and "7 of 8 jobs are done already" in err
     again = {title: each.done.stat().st_mtime_ns for title, each in found.items()}
     assert [title for title in done if done[title] != again[title]] == ["full, seed 42: perplexity"]
+    code, out, err = reproduce(path, *flags)
+    assert code == 0 and "8 of 8 jobs are done, 0 failed" in out and not err  # Ray is not started for nothing
 
     report = subprocess.run(
         [sys.executable, "-m", "diito", "report", str(tmp_path / "out" / "smoke")], capture_output=True, text=True, check=False
@@ -129,11 +135,11 @@ def test_a_driver_that_is_killed_loses_nothing(tmp_path):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_until_what_is_running_has_saved(number, tmp_path):
+@pytest.mark.parametrize(("number", "in_background"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_a_signal_waits_until_what_is_running_has_saved(number, in_background, tmp_path):
     text = "evaluations: {parts: []}\nseeds: [1]\nfine_tuning_seeds: [1]\noverrides: {training.save_every: 1000}"
     path = grids.write(tmp_path, conditions="[{name: slow, overrides: {training.steps: 3000}}]", text=text)
-    driver = reproduce(path, wait=False)
+    driver = reproduce(path, wait=False, in_background=in_background)
     wait_for(lambda: (tmp_path / "out" / "g" / "grid.json").is_file())
     slow = jobs(tmp_path / "out")["slow, seed 1"]
     wait_for(lambda: slow.last_metrics().get("step", 0) > 5)

@@ -232,7 +232,7 @@ def test_logged_losses_are_means_over_the_micro_batches_and_the_total_their_weig
         return losses
 
     trainer.objective.forward = spy
-    trainer.add_callback(MetricsFile(str(tmp_path / "tiny" / "metrics.jsonl")))
+    trainer.add_callback(MetricsFile(tmp_path / "tiny" / "metrics.jsonl"))
     trainer.train()
     lines = tiny.metrics(tmp_path / "tiny")
     assert [line["step"] for line in lines] == [1, 3, 6]

@@ -14,6 +14,8 @@ import torch.distributed
 from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from diito.files import write_text
+
 
 class Interruption(TrainerCallback):
     """SIGINT or SIGTERM: the step is finished, a checkpoint written, and training stops.

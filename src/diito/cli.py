@@ -18,6 +18,7 @@ import inspect
 import itertools
 import sys
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from diito import __version__
@@ -148,9 +149,12 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     """The sub-command ``report``: hand over."""
     _check_extra("evaluation", ("matplotlib", "scipy"))
+    from diito.experiments import gather
     from diito.report.report import report
 
-    return report(arguments.measured, arguments.output)
+    source = Path(arguments.measured).expanduser()
+    beside = (source if source.is_dir() else source.parent) / "report"
+    return report(gather.read(source), Path(arguments.output).expanduser() if arguments.output else beside)
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Any, EvaluateSettings]:

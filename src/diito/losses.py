@@ -62,7 +62,7 @@ CHUNK = {"cpu": 1 << 19}
 def by_chunks(
     function: Callable[..., Float[Tensor, " tokens"]],
     logits: Float[Tensor, "tokens words"],
-    other: Shaped[Tensor, tokens * words],
+    other: Shaped[Tensor, "tokens ..."],
 ) -> Float[Tensor, " tokens"]:
     """``function(logits.float(), other)``, a value a token, computed a few tokens at a time.
 

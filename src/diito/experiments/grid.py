@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from diito.evaluation.settings import KINDS, AllSettings, FineTuningSettings, InterchangeSettings
+from diito.evaluation.settings import KINDS, AllSettings, FineTuningSettings, GlueSettings, InterchangeSettings
 from diito.recipe import Recipe
 from diito.recipe.checks import check as check_recipe
 from diito.recipe.file import read as read_recipe
@@ -210,12 +210,18 @@ def _evaluations_of(grid: Grid, of: Distillation | Reference) -> Iterator[Evalua
             continue
         if settings.precision == "auto":
             settings = dataclasses.replace(settings, precision=_precision(grid.resources.evaluate))
-        for task in settings.tasks if kind == "glue" else [kind]:
+        for task, one in _by_task(kind, settings):
             for seed in grid.fine_tuning_seeds:
-                only = {"tasks": [task]} if kind == "glue" else {}
-                yield Evaluation(of, kind, dataclasses.replace(settings, seeds=[seed], **only), task, seed)
+                yield Evaluation(of, kind, dataclasses.replace(one, seeds=[seed]), task, seed)
     if isinstance(of, Distillation) and of.condition.name in grid.maps and of.seed == grid.seeds[0]:
         yield Evaluation(of, "map", dataclasses.replace(_with_teacher(grid.evaluations.interchange, of), map=True))
+
+
+def _by_task(kind: str, settings: FineTuningSettings) -> list[tuple[str, FineTuningSettings]]:
+    """Each task with settings of its own: GLUE holds several."""
+    if not isinstance(settings, GlueSettings):
+        return [(kind, settings)]
+    return [(task, dataclasses.replace(settings, tasks=[task])) for task in settings.tasks or []]
 
 
 def _with_teacher(settings: InterchangeSettings, of: Distillation | Reference) -> InterchangeSettings:

@@ -54,15 +54,42 @@ def reproduce(grid: Grid, settings: ReproduceSettings, *, dry_run: bool = False)
     for job in unique:
         prepare_folder(job, output, grid)
     write_index(grid, jobs, output)
-    return _run(unique, grid, output, settings.address)
+    failed: dict[str, str] = {}
+    if not all(JobFolder(output / "jobs" / job.hash).is_done for job in unique):
+        try:
+            failed = _run(unique, grid, output, settings.address)
+        except Stopped as stopped:
+            return 128 + stopped.number
+    for job in unique:
+        if job.hash in failed:
+            print(f"\ndiito: {job.what.title}: {failed[job.hash]}", file=sys.stderr)
+    done = sum(JobFolder(output / "jobs" / job.hash).is_done for job in unique)
+    print(f"{done} of {len(unique)} jobs are done, {len(failed)} failed; the report: diito report {output / grid.name}")
+    return int(bool(failed))
 
 
-def _run(jobs: Sequence[Job], grid: Grid, output: Path, address: str | None) -> int:
+class Stopped(KeyboardInterrupt):
+    """A signal came; what was running has saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _run(jobs: Sequence[Job], grid: Grid, output: Path, address: str | None) -> dict[str, str]:
+    """Run the jobs that are not done: why each failed that did, by hash. Raises :class:`Stopped`."""
     ray = _start_ray(address)
     screen = Screen(jobs, output)
     failed: dict[str, str] = {}
     waiting: dict[Any, Job] = {}
-    signal.signal(signal.SIGTERM, _interrupt)
+    stopped_by: int = signal.SIGINT
+
+    def stop(number: int, _: object) -> NoReturn:
+        nonlocal stopped_by
+        stopped_by = number
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         _check_resources(ray, grid)
         waiting = _submit(ray, grid, screen)
@@ -76,25 +103,15 @@ def _run(jobs: Sequence[Job], grid: Grid, output: Path, address: str | None) -> 
                         failed[job.hash] = "not run, since its student failed" if job.student in failed else problem
                     screen.ended(job, failed.get(job.hash))
                 screen.show()
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt:
         print("\ndiito: stopping; what is running saves first. Go on with the same command", file=sys.stderr, flush=True)
         for reference in waiting:
             ray.cancel(reference)
         ray.wait(list(waiting), num_returns=len(waiting), timeout=_PATIENCE)
-        return 128 + next(iter(interrupt.args), signal.SIGINT)
+        raise Stopped(stopped_by) from None
     finally:
         ray.shutdown()
-    for job in jobs:
-        if job.hash in failed:
-            print(f"\ndiito: {job.what.title}: {failed[job.hash]}", file=sys.stderr)
-    done = sum(JobFolder(output / "jobs" / job.hash).is_done for job in jobs)
-    print(f"{done} of {len(jobs)} jobs are done, {len(failed)} failed; the report: diito report {output / grid.name}")
-    return int(bool(failed))
-
-
-def _interrupt(number: int, _: object) -> NoReturn:
-    """As Ctrl-C, and say which signal it was."""
-    raise KeyboardInterrupt(number)
+    return failed
 
 
 def _check_address(address: str | None) -> None:

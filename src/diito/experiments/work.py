@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -40,6 +41,7 @@ def work(order: Order, after: Any = None) -> None:
 
     Raises :class:`JobFailed` or :class:`JobRefused`.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a driver under nohup hands down that it is ignored; see _wait
     folder = JobFolder(order.folder)
     write_json(
         folder.status,

@@ -1,7 +1,6 @@
 """The command ``diito report``: JSON to tables, figures, verdicts, and one page that holds them all.
 
-1. the measurements are gathered (``gather.py``), and kept as ``measurements.json``, from which all of this can be made
-   again;
+1. the measurements (``experiments/gather.py``) are kept as ``measurements.json``, from which all of this can be made again;
 2. tables (``tables.py``) are written as Markdown, LaTeX and CSV, figures (``figures.py``) as PNG;
 3. the paper's claims get their verdicts (``claims.py``);
 4. ``report.md`` and ``report.html`` hold it all; the page needs no other file.
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diito.files import check_writable
-from diito.report import formats, gather
+from diito.report import formats
 from diito.report.claims import verdicts
 from diito.report.figures import Figure, figures
 from diito.report.metrics import Measured
@@ -37,11 +36,8 @@ tr.group th { padding-top: 0.75rem; } tbody th { font-weight: normal; } tr.group
 """
 
 
-def report(place: str, output: str | None) -> int:
-    """Make the report of what ``place`` holds; the exit code. Raises ValueError for what the user must change."""
-    measured = gather.read(place)
-    source = Path(place).expanduser()
-    folder = Path(output).expanduser() if output else (source if source.is_dir() else source.parent) / "report"
+def report(measured: dict[str, Any], folder: Path) -> int:
+    """Make the report of what was measured; the exit code. Raises ValueError for a folder that cannot be made."""
     check_writable(folder / "report.md", "--output")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "measurements.json").write_text(_compact(measured), encoding="utf-8")

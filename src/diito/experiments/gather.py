@@ -19,9 +19,8 @@ _NO_CURVE = ("tokens_per_second", "epoch", "grad_norm", "learning_rate")
 _ENVIRONMENT = ("diito", "commit", "python", "packages", "platform", "processors", "threads", "processes", "accelerator")
 
 
-def read(place: str | Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     """The measurements of a grid's folder, or those in a ``measurements.json``. Raises ValueError for anything else."""
-    path = Path(place).expanduser()
     if path.is_file():
         return _read_file(path)
     if not (path / "grid.json").is_file():
