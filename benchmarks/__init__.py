@@ -3,6 +3,11 @@
 Results are JSON with the command, every round, the machine and the commit; those that documents speak of are in ``results/``.
 """
 
+import sys
+
 from diito.process import limit_spinning
+
+if not sys.platform.startswith("linux"):
+    raise SystemExit("benchmarks: they read a process's memory from /proc, so they need Linux")
 
 limit_spinning()  # as the command does; before torch is imported

@@ -47,10 +47,15 @@ def measure(case: Case, name: str, device: torch.device, *, steps: int) -> dict[
         result |= time_steps(case, name, device, steps=steps)
     except torch.OutOfMemoryError:
         result["out_of_memory"] = True
+    release(device)
+    return result
+
+
+def release(device: torch.device) -> None:
+    """Give memory that is no longer used back to the device."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return result
 
 
 def time_steps(case: Case, name: str, device: torch.device, *, steps: int) -> dict[str, float]:
@@ -119,6 +124,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         profile.print_measured(measured := profile.measure(best, "diito-bf16", device, steps=6))
         keep({"environment": described(), **measured}, options.output and options.output / "profile.json")
     if not options.quick:
+        release(device)  # the tests' processes need memory too
         sweep["tests"] = subprocess.run([sys.executable, "-m", "pytest", "-m", "gpu", "tests"], check=False).returncode
         keep(sweep, options.output and options.output / "sweep.json")
     return sweep

@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.machine import described, device_named, keep, print_columns, synchronise
-from benchmarks.sides import ALIGNMENTS, SIDES, Case, Stepper, build_models, draw_swap, masked_batch
+from benchmarks.sides import SIDES, Case, Stepper, add_case, build_models, chosen_cases, draw_swap, masked_batch
 from diito.layered import Layered
 
 PREFIX = "part: "
@@ -55,7 +56,7 @@ def mark_models(teacher: Any, student: Any) -> None:
         mark(model.cls, "heads")
 
 
-def parts_of(events: Iterable[Any]) -> dict[str, float]:
+def parts_of(events: Iterable[Any], device: torch.device) -> dict[str, float]:
     """Microseconds of each part, forward and backward apart: on the device where kernels ran, else of the operations."""
     forward: dict[int, str] = {}
     spent: dict[str, float] = defaultdict(float)
@@ -64,7 +65,7 @@ def parts_of(events: Iterable[Any]) -> dict[str, float]:
         part, is_backward = _place(event)
         if not is_backward and event.sequence_nr >= 0 and part is not None:
             forward[event.sequence_nr] = part  # the last: the operation that autograd recorded is the innermost
-        time_here = _own_time(event)
+        time_here = _own_time(event, device)
         if is_backward:
             backward.append((event, time_here))
         elif part is not None:
@@ -94,8 +95,14 @@ def _sequence(event: Any) -> int:
     return -1
 
 
-def _own_time(event: Any) -> float:
-    return event.self_device_time_total or event.self_cpu_time_total
+def _own_time(event: Any, device: torch.device) -> float:
+    """Microseconds that an operation itself took: on CUDA the kernels that it started."""
+    return event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+
+
+def _of_host(events: Iterable[Any]) -> list[Any]:
+    """Without the device's own events: the kernels are in the time of the operations that started them."""
+    return [event for event in events if event.device_type == DeviceType.CPU]
 
 
 def measure(case: Case, name: str, device: torch.device, *, steps: int) -> dict[str, Any]:
@@ -120,10 +127,10 @@ def measure(case: Case, name: str, device: torch.device, *, steps: int) -> dict[
                 stepper.optimizer.zero_grad()
         synchronise(device)
         seconds = time.perf_counter() - start
-    spent = {part: 1e-6 * value / steps for part, value in parts_of(profiler.events()).items()}
+    spent = {part: 1e-6 * value / steps for part, value in parts_of(_of_host(profiler.events()), device).items()}
     spent["waiting"] = max(0.0, seconds / steps - sum(spent.values()))
-    largest = sorted(profiler.key_averages(), key=lambda event: -_own_time(event))
-    operations = {event.key: 1e-6 * _own_time(event) / steps for event in largest if not event.key.startswith(PREFIX)}
+    largest = sorted(_of_host(profiler.key_averages()), key=lambda event: -_own_time(event, device))
+    operations = {event.key: 1e-6 * _own_time(event, device) / steps for event in largest if not event.key.startswith(PREFIX)}
     return {
         "case": vars(case),
         "side": name,
@@ -144,17 +151,13 @@ def print_measured(measured: dict[str, Any]) -> None:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Profile, print the tables, write the JSON; returns what the JSON holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = Case()
-    for field in ("teacher_layers", "student_layers", "width", "batch", "length", "words"):
-        parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=getattr(default, field))
-    parser.add_argument("--alignment", default="full", choices=ALIGNMENTS)
-    parser.add_argument("--heads", type=int)
+    add_case(parser, several=False)
     parser.add_argument("--side", default="diito-bf16", choices=[name for name, side in SIDES.items() if not side.literal])
     parser.add_argument("--steps", type=int, default=6, help="steps recorded; the pairs of the alignment take turns")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
-    case = Case(**{name: getattr(options, name) for name in vars(default)})
+    (case,) = chosen_cases(options)
     measured = measure(case, options.side, device_named(options.device), steps=options.steps)
     print(case, SIDES[options.side].title, sep="\n")
     print_measured(measured)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,6 +78,27 @@ class Case:
         rows, width, inner = self.tokens, self.width, 4 * self.width
         predicted = round(rows * MASK_RATE)
         return [(rows, width, width), (rows, width, inner), (rows, inner, width), (predicted, width, self.words)]
+
+
+SIZES = ("teacher_layers", "student_layers", "width", "batch", "length", "words")
+
+
+def add_case(parser: argparse.ArgumentParser, *, several: bool) -> None:
+    """A flag for every field of a case, which may take several values."""
+    count = "+" if several else None
+    for name, default in vars(Case()).items():
+        if name in SIZES:
+            parser.add_argument(f"--{name.replace('_', '-')}", type=int, nargs=count, default=default)
+    parser.add_argument("--alignment", nargs=count, default="full", choices=ALIGNMENTS)
+    parser.add_argument("--heads", type=int, help="attention heads (default: width / 64)")
+
+
+def chosen_cases(options: argparse.Namespace) -> list[Case]:
+    """The combinations of what :func:`add_case` was given."""
+    names = (*SIZES, "alignment")
+    given = (getattr(options, name) for name in names)
+    values = itertools.product(*(each if isinstance(each, list) else [each] for each in given))
+    return [Case(**dict(zip(names, each, strict=True)), heads=options.heads) for each in values]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import MatrixProducts, described, device_named, keep, peak_memory, print_columns, reset_peak, resident
-from benchmarks.sides import ALIGNMENTS, SEED, SIDES, Case, Stepper, build_models, step_flops
+from benchmarks.sides import SEED, SIDES, Case, Stepper, add_case, build_models, chosen_cases, step_flops
 
 
 class SideProcess:
@@ -172,11 +172,7 @@ def print_case(case: Case, measured: dict[str, Any]) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options; ``options.cases`` are the combinations of the sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = Case()
-    for name in ("teacher_layers", "student_layers", "width", "batch", "length", "words"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, nargs="+", default=[getattr(default, name)])
-    parser.add_argument("--alignment", nargs="+", default=["full"], choices=ALIGNMENTS)
-    parser.add_argument("--heads", type=int, help="attention heads (default: width / 64)")
+    add_case(parser, several=True)
     parser.add_argument("--rounds", type=int, default=12, help="rounded up to a multiple of the aligned pairs")
     parser.add_argument("--warmup", type=int, default=2, help="rounds before those that count")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
@@ -187,11 +183,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds: {options.rounds} must be at least 1")
-    names = ("teacher_layers", "student_layers", "width", "batch", "length", "words", "alignment")
-    options.cases = [
-        Case(**dict(zip(names, values, strict=True)), heads=options.heads)
-        for values in itertools.product(*(getattr(options, name) for name in names))
-    ]
+    options.cases = chosen_cases(options)
     return options
 
 

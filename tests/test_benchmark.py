@@ -3,9 +3,13 @@
 import copy
 import json
 import math
+import sys
 
 import pytest
 import torch
+
+if not sys.platform.startswith("linux"):
+    pytest.skip("benchmarks need /proc", allow_module_level=True)
 
 from benchmarks import gpu, profile, scaling, sides, step
 from benchmarks.literal import LiteralStep

@@ -71,6 +71,11 @@ def test_the_same_seed_draws_the_same_and_one_number_of_the_generator():
     assert torch.equal(torch.rand(()), after)
 
 
+@pytest.mark.parametrize("values", [torch.zeros(0, 3), torch.tensor(2.0)], ids=["empty", "scalar"])
+def test_what_has_no_elements_or_no_dimension(values):
+    assert FastDropout(0.5).train()(values).shape == values.shape
+
+
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_a_rate_beyond_its_levels_is_left_to_torch(rate):
     values = drawn(5, 5)
@@ -141,6 +146,31 @@ def test_in_bf16_attention_is_as_near_to_double_precision_as_torchs_own():
     ours = run(lambda *given: dropout._Attention.apply(*given, None, 0.0, 0.25), torch.bfloat16)
     for reference, theirs, own in zip(exact, torchs, ours, strict=True):
         assert (own - reference).norm() < 2 * (theirs - reference).norm()
+
+
+def test_a_token_that_attends_to_nothing_gets_nothing():
+    query, key, value = (drawn(2, 3, 4, 5, seed=seed).requires_grad_() for seed in range(3))
+    mask = torch.ones(2, 1, 4, 4, dtype=torch.bool)
+    mask[1, 0, 2] = False
+    out = attention(query, key, value, mask, seed=1)
+    assert not out[1, :, 2].any() and out[1, :, 1].any()
+    out.sum().backward()
+    assert all(tensor.grad.isfinite().all() for tensor in (query, key, value)) and not query.grad[1, :, 2].any()
+
+
+@pytest.mark.parametrize("kind", ["heads that share keys", "a query of another precision"])
+def test_what_only_torch_can_go_to_torch(kind, monkeypatch):
+    monkeypatch.setattr(dropout, "keep_masks", None)
+    query, key, value = drawn(2, 4, 3, 8), drawn(2, 4, 3, 8, seed=1), drawn(2, 4, 3, 8, seed=2)
+    if kind == "heads that share keys":
+        key, value = key[:, :2], value[:, :2]
+        module = nn.Module()
+        module.num_key_value_groups, module.is_causal = 2, False
+        out = attention_with_dropout(module, query, key, value, None, dropout=0.1)[0]
+    else:
+        with torch.autocast("cpu", torch.bfloat16):  # which torch's attention heeds
+            out = attention(query, key, value.bfloat16()).transpose(1, 2)
+    assert out.shape == (2, 3, 4, 8) and out.isfinite().all()
 
 
 def test_causal_attention_and_other_masks_go_to_torch():

@@ -88,6 +88,29 @@ def test_fast_dropout_is_on_for_the_student_alone_unless_it_is_turned_off(switch
     assert teacher.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("layout", ["blocks", "lines"])
+def test_a_compiled_run_is_the_run_and_has_room_for_all_its_variants(layout, tmp_path, monkeypatch):
+    """Training, evaluation on the way, measuring at the end; what the graphs are compiled to is torch's affair."""
+    wanted = {"corpus.layout": layout, "training.steps": "4", "training.evaluate_every": "2", "speed.fast_dropout": "false"}
+    plain = tiny.metrics(tiny.run(tmp_path / "plain", wanted))
+    compile_layer, compiled = nn.Module.compile, []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    monkeypatch.setattr(nn.Module, "compile", lambda layer, **options: compile_layer(layer, backend=backend, **options))
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=1):  # to be raised
+        run = tiny.run(tmp_path / "compiled", {**wanted, "speed.compile": "true"})
+    torch._dynamo.reset()
+    assert compiled and (run / "student" / "model.safetensors").is_file()
+    for ours, theirs in zip(tiny.metrics(run), plain, strict=True):
+        assert ours["step"] == theirs["step"]
+        assert {name: ours[name] for name in ("loss", "causal_ce") if name in ours} == pytest.approx(
+            {name: theirs[name] for name in ("loss", "causal_ce") if name in theirs}, rel=1e-5
+        )
+
+
 def test_memory_is_kept_unless_it_is_turned_off(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("diito.distill.keep_freed_memory", lambda: asked.append(True))

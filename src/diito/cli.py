@@ -59,6 +59,10 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(message.removeprefix("argument "))
 
+    def flags(self) -> list[str]:
+        """The names of its flags."""
+        return [flag.removeprefix("--") for flag in self._option_string_actions if flag.startswith("--")]
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command with these arguments (those of the process by default) and return its exit code."""
@@ -75,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     parser = _Parser(prog="diito", description="Causal distillation of language models.", allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="print the version and stop")
-    parser.set_defaults(settings=Recipe, others=["version"])
+    parser.set_defaults(parser=parser, settings=[])
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_distill(commands)
     _add_evaluate(commands)
@@ -86,7 +90,7 @@ def _run(argv: list[str]) -> int:
         raise ValueError(f"{argv[0]!r} is not a command{_nearest(argv[0], commands.choices)}")
     arguments, rest = parser.parse_known_args(argv)
     if rest:
-        raise ValueError(_unexpected(rest, arguments.settings, arguments.others))
+        raise ValueError(_unexpected(rest, arguments.parser, arguments.settings))
     if arguments.version:
         print("diito", __version__)
         return 0
@@ -159,7 +163,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> tuple[Any, EvaluateSettings]:
     """The flags as the settings of a kind of evaluation and the settings of all kinds."""
-    return _filled(arguments.settings, arguments), _filled(EvaluateSettings, arguments)
+    return _filled(arguments.settings[0], arguments), _filled(EvaluateSettings, arguments)
 
 
 def _filled(section: type[Section], arguments: argparse.Namespace) -> Section:
@@ -191,7 +195,7 @@ def _add_evaluate(commands: Any) -> None:
         text = " ".join((inspect.getdoc(settings) or "").replace("``", "").split())
         one = kinds.add_parser(kind, help=text, description=text, allow_abbrev=False)
         one.add_argument("model", metavar="MODEL", help="hub id or folder, such as runs/quickstart/student")
-        one.set_defaults(run=_evaluate, settings=settings, others=list(known_keys(EvaluateSettings)))
+        one.set_defaults(run=_evaluate, parser=one, settings=[settings])
         _add_fields(one, settings, "", title="what is measured")
         _add_fields(one, EvaluateSettings, "", title="the run")
 
@@ -201,7 +205,7 @@ def _add_align(commands: Any) -> None:
     parser = commands.add_parser("align", help=text, description=text, allow_abbrev=False)
     parser.add_argument("teacher_model", metavar="TEACHER", help="hub id or folder")
     parser.add_argument("student_model", metavar="STUDENT", help="hub id or folder, such as runs/quickstart/student")
-    parser.set_defaults(run=_align, settings=AlignSettings, others=list(known_keys(EvaluateSettings)))
+    parser.set_defaults(run=_align, parser=parser, settings=[AlignSettings])
     _add_fields(parser, AlignSettings, "", title="what is measured", without=("teacher", "map", "alignment"))
     _add_fields(parser, EvaluateSettings, "", title="the run")
 
@@ -217,8 +221,7 @@ def _add_reproduce(commands: Any) -> None:
     )
     parser.add_argument("grid", metavar="GRID", help="a YAML file, such as grids/small.yaml")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs with tokens, FLOPs and hours, and stop")
-    others = ["dry-run", *known_keys(grids.ReproduceSettings), *known_keys()]
-    parser.set_defaults(run=_reproduce, settings=grids.Grid, others=others)
+    parser.set_defaults(run=_reproduce, parser=parser, settings=[grids.Grid, Recipe])
     _add_fields(parser, grids.ReproduceSettings, "", title="this run")
     _add_fields(parser, grids.Grid, "", title="the grid")
     _add_fields(parser, Recipe, "", without=[name for name in known_keys() if name in known_keys(grids.Grid)] + ["seed"])
@@ -231,7 +234,7 @@ def _add_report(commands: Any) -> None:
         "measured", metavar="MEASURED", help="a grid's folder, such as experiments/small, or a measurements.json"
     )
     parser.add_argument("--output", metavar="VALUE", help="folder of the report (default: report/ beside what is read)")
-    parser.set_defaults(run=_report)
+    parser.set_defaults(run=_report, parser=parser, settings=[])
 
 
 def _add_distill(commands: Any) -> None:
@@ -247,7 +250,7 @@ def _add_distill(commands: Any) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run from its newest complete checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="replace the run's folder if there is one")
     parser.add_argument("--plan", action="store_true", help="print the plan and stop")
-    parser.set_defaults(run=_distill, settings=Recipe, others=["resume", "overwrite", "plan"])
+    parser.set_defaults(run=_distill, parser=parser, settings=[Recipe])
     _add_fields(parser, Recipe, "")
 
 
@@ -292,19 +295,25 @@ def _without_nulls(section: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(section).items() if value is not None}
 
 
-def _unexpected(rest: list[str], settings: type, others: Sequence[str]) -> str:
-    """The sentence about arguments that no parser knows: first the flags among them, since their values tag along.
+def _unexpected(rest: list[str], parser: _Parser, settings: Sequence[type]) -> str:
+    """The sentence about arguments that the parser does not know: first the flags among them, since their values tag along.
 
-    ``settings``: the dataclass whose fields are flags; ``others``: the command's flags besides these.
+    ``settings``: the dataclasses whose fields are the command's flags, but for a few.
     """
     flag = next((argument for argument in rest if argument.startswith("--")), None)
     if flag is None:
         return f"unexpected argument {rest[0]!r}; a list is written '[0,2,4]'"
     name = flag[2:].partition("=")[0]
-    near = difflib.get_close_matches(name, [*others, "help"], n=1, cutoff=0.75)
+    own = [flag for flag in parser.flags() if not any(flag in known_keys(section) for section in settings)]
+    near = difflib.get_close_matches(name, own, n=1, cutoff=0.75)
     if near:
         return f"--{name}: unknown flag; did you mean --{near[0]}?"
-    return unknown_key(name, settings)
+    top = name.partition(".")[0]
+    of_that_name = [section for section in settings if "." in name and top in known_keys(section)]
+    section = next(iter([*of_that_name, *settings]), None)
+    if section is None or name in known_keys(section):
+        return f"--{name}: unknown flag; see --help"
+    return unknown_key(name, section)
 
 
 def _nearest(word: str, known: Any) -> str:

@@ -55,7 +55,7 @@ class FastDropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Zero each element with probability ``p`` in train mode, and scale the others by 1 / (1 - p)."""
-        if self.training and 0 < _rounded(self.p) < 1:
+        if self.training and input.ndim and input.numel() and 0 < _rounded(self.p) < 1:
             return _Dropout.apply(input, self.p)
         return super().forward(input)
 
@@ -71,13 +71,17 @@ def attention_with_dropout(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "batch tokens heads values"], None]:
-    """Attention for transformers' ``AttentionInterface``: with dropout as here, without it (and where causal) torch's own.
+    """Attention for transformers' ``AttentionInterface``: with dropout as here, otherwise torch's own.
+
+    torch's also where attention is causal, heads share keys, precisions are mixed, or the mask is not one of the kind below.
 
     ``attention_mask``: Bool, broadcast to [batch heads tokens keys], True = attend; None attends to all.
     """
     causal = attention_mask is None and (is_causal if is_causal is not None else getattr(module, "is_causal", True))
     masked_otherwise = attention_mask is not None and attention_mask.dtype != torch.bool
-    if causal or masked_otherwise or not 0 < _rounded(dropout) < 1:
+    grouped = not query.shape[1] == key.shape[1] == value.shape[1]
+    mixed = not query.dtype == key.dtype == value.dtype
+    if causal or masked_otherwise or grouped or mixed or not 0 < _rounded(dropout) < 1:
         options = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **kwargs}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -144,7 +148,10 @@ class _Attention(torch.autograd.Function):
                 scores = (query[part].to(precise) * scaling) @ key[part].to(precise).transpose(2, 3)
                 if hidden is not None:
                     scores.masked_fill_(hidden[part], -math.inf)
-                signed[part] = scores.softmax(-1)
+                probabilities = scores.softmax(-1)
+                if hidden is not None:  # a row that attends to nothing gives 0, as torch has it
+                    probabilities.masked_fill_(hidden[part].all(-1, keepdim=True), 0.0)
+                signed[part] = probabilities
                 masks = keep_masks(scores.shape, rate, signed.dtype)
                 sign = torch.iinfo(masks.dtype).min
                 signed[part].view(masks.dtype).bitwise_or_(masks.bitwise_not_().bitwise_and_(sign))

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text aside and rename it; two processes may do so at once."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    """Write a text aside and rename it; several processes may do so at once, also of several machines."""
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -43,6 +48,6 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 def check_writable(path: Path, field: str) -> None:
     """Refuse (ValueError), naming the field or flag, a file or folder that could not be made."""
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or str(parent).startswith(("/proc", "/sys")):
+    parent = next(folder for folder in path.absolute().parents if os.path.exists(folder))  # False where one may not look
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or parent.parts[1:2] in (("proc",), ("sys",)):
         raise ValueError(f"{field}: cannot write in {parent}; give another one")

@@ -6,18 +6,19 @@ import ctypes
 import os
 import sys
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 _LARGEST = 2**31 - 1
 
 
 def limit_spinning() -> None:
-    """Let threads that wait for others go to sleep after about a microsecond, unless the environment says otherwise.
+    """Let threads that wait for others go to sleep after some tens of microseconds, unless the environment says otherwise.
 
     By default they spin for milliseconds, which is fastest on a machine of one's own and three times slower on one that others
     use too; sleeping at once is slower alone. Only before torch is imported: its threads read the environment then.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's OpenMP, in torch's own builds for Linux
+        os.environ.setdefault("KMP_BLOCKTIME", "0")  # LLVM's and Intel's: milliseconds
 
 
 def keep_freed_memory() -> bool:
@@ -33,4 +34,4 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST) and mallopt(_M_TRIM_THRESHOLD, _LARGEST))
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _LARGEST))

@@ -16,6 +16,9 @@ from diito.dropout import use_fast_dropout
 from diito.layered import Layered
 from diito.recipe import SpeedSection
 
+COMPILED_VARIANTS = 64
+"""Of a layer."""
+
 
 def choose_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
     """``auto`` is bf16 where ``device`` multiplies bf16 matrices itself, else fp32."""
@@ -33,10 +36,17 @@ def prepare_models(student: PreTrainedModel, teacher: PreTrainedModel, section: 
 
 
 def compile_layers(models: Sequence[PreTrainedModel]) -> None:
-    """Compile each layer in place. Never a whole model: a run is resumed at many depths, and each would be compiled again."""
+    """Compile each layer in place. Never a whole model: a run is resumed at many depths, and each would be compiled again.
+
+    All layers share one compiler cache, with an entry for each mode, precision, kind of mask and shape that occurs; it is
+    given room for them, since beyond its limit layers would run uncompiled.
+    """
+    from torch._dynamo import config  # seconds to import
+
+    config.recompile_limit = max(config.recompile_limit, COMPILED_VARIANTS)
     for model in models:
         for layer in Layered(model).layers:
-            layer.compile(fullgraph=True)
+            layer.compile()
 
 
 def _multiplies_bf16(device: torch.device) -> bool:

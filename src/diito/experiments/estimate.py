@@ -16,7 +16,7 @@ from diito.experiments.jobs import Job
 from diito.files import read_json, read_json_lines
 
 SHARE_OF_PEAK = 0.4
-"""Of the rate of a large matrix product, what training reaches: benchmarks/results has 35 to 53 % on the CPU."""
+"""Of the rate of a large matrix product, what training reaches: benchmarks/results has 41 to 77 % on the CPU."""
 
 
 def estimate(jobs: Sequence[Job], output: Path, resources: Resources) -> str:

@@ -98,9 +98,10 @@ def unknown_key(key: str, root: type = Recipe) -> str:
 
 
 def _unknown(key: str, prefix: str, siblings: list[str], root: type) -> str:
-    """The same for a key within ``prefix``: the nearest sibling, else the nearest name anywhere, else the siblings."""
+    """The same for a key within ``prefix``: its name elsewhere, else the nearest sibling, else the nearest name anywhere."""
     rest = key.removeprefix(prefix)
-    near = [] if "." in rest else [prefix + match for match in difflib.get_close_matches(rest, siblings, n=1)]
+    near = [known for known in known_keys(root) if known.endswith(f".{rest}")][:1] if prefix else []
+    near += [] if "." in rest else [prefix + match for match in difflib.get_close_matches(rest, siblings, n=1)]
     names = {known: known.rpartition(".")[2] for known in known_keys(root)}
     alike = difflib.get_close_matches(rest.rpartition(".")[2], set(names.values()), n=1, cutoff=0.75)
     elsewhere = [known for known, name in names.items() if name in alike]

@@ -227,7 +227,8 @@ class SpeedSection:
     compile: bool = False
     """Compile each layer: a cold start of tens of seconds, and no gain on a CPU."""
     fast_dropout: bool = True
-    """On a CPU: the student's dropout drawn several times faster than torch does, at the same rate."""
+    """On a CPU, where layers are not compiled: the student's dropout drawn several times faster than torch does, at the same
+    rate."""
     keep_memory: bool = True
     """On Linux: memory that a step has freed is kept for the next instead of given back to the system."""
 
