@@ -108,7 +108,7 @@ def read(path: str, options: argparse.Namespace, cache: str) -> dict[str, Any]:
     return {"tokens": tokens, "seconds": time.perf_counter() - start}
 
 
-def write_text(source: str, target: Path, megabytes: float) -> None:
+def repeat_text(source: str, target: Path, megabytes: float) -> None:
     """Repeat a text file up to a size."""
     from diito.corpus.sources import read_file
     from diito.embedded import resolve
@@ -125,7 +125,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     for megabytes in options.megabytes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "text.txt"
-            write_text(options.text, path, megabytes)
+            repeat_text(options.text, path, megabytes)
             result: dict[str, Any] = {"layout": options.layout, "megabytes": round(path.stat().st_size / 1e6, 1)}
             for work in (tokenise, read):
                 done = run_measured(work, str(path), options, str(Path(folder) / "cache"))

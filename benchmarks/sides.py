@@ -86,9 +86,8 @@ SIZES = ("teacher_layers", "student_layers", "width", "batch", "length", "words"
 def add_case(parser: argparse.ArgumentParser, *, several: bool) -> None:
     """A flag for every field of a case, which may take several values."""
     count = "+" if several else None
-    for name, default in vars(Case()).items():
-        if name in SIZES:
-            parser.add_argument(f"--{name.replace('_', '-')}", type=int, nargs=count, default=default)
+    for name in SIZES:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, nargs=count, default=getattr(Case(), name))
     parser.add_argument("--alignment", nargs=count, default="full", choices=ALIGNMENTS)
     parser.add_argument("--heads", type=int, help="attention heads (default: width / 64)")
 

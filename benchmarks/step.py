@@ -5,7 +5,8 @@
 Sizes take several values; every combination is a case. Each side lives in a process of its own, as its user would run it (the
 literal side with torch and the allocator as they come), and makes one step in every round, one side at a time, in
 an order that rotates; within a round all get the same masked batch, swap and aligned pair, and each pair of the alignment comes
-up equally often. Ratios are taken within a round, since the cost of a step depends on the pair.
+up equally often. Ratios are of the means over all rounds, since the cost of a step depends on the pair; the
+median of the ratios within each round stands beside them.
 
 Between the rounds the matrix products of the models are timed; the best rate is the peak, of which each side reaches the share
 shown (FLOPs by formula over mean time over peak). torch counts the FLOPs of one step as well. Memory is the peak of the

@@ -1,7 +1,6 @@
-"""The method against the oracle, and its laws: what it costs, what gets a gradient, what is drawn and from what."""
+"""The method against the oracle, and its laws: what gets a gradient, what is averaged over what, what is refused."""
 
 import copy
-import math
 from typing import Any
 
 import oracle
@@ -9,7 +8,6 @@ import pytest
 import torch
 from models import (
     FAMILIES,
-    MASK,
     SPECIAL_IDS,
     VOCABULARY,
     WIDTH,
@@ -19,69 +17,13 @@ from models import (
     families,
     gradients,
     inputs_of,
-    masked_batch,
     text,
     with_slots,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from objectives import CAUSAL, EVERY, NAMES, batch_of, fixed_pairing, fixed_rule, make, models, plain_distillation, same
 
 from diito import AlignedPair, Alignment, DistillationObjective, objective
-from diito.draws import hashed
-from diito.flops import ModelSize, step_cost
-from diito.losses import (
-    Loss,
-    by_chunks,
-    cosine_distance,
-    masked_cross_entropy,
-    paper_losses,
-    smoothed_cross_entropy,
-    squared_error,
-    token_mean,
-)
-from diito.positions import consecutive, derangement, random
-
-EVERY = {"mlm": 0.3, "ce": 0.2, "cos": 0.5, "causal_ce": 0.7, "causal_cos": 0.4, "mse": 0.01}
-STANDARD = {"mlm": 1 / 3, "ce": 1 / 3, "cos": 1 / 3}
-CAUSAL = ("causal_ce", "causal_cos")
-NAMES = tuple(EVERY)
-
-
-def batch_of(seed=1, lengths=(9, 9, 9), **options):
-    return masked_batch(seed, list(lengths), [1, 4], [2], [1, 3, 6], **options)
-
-
-def make(student, teacher, alignment=None, **options):
-    """An objective on the given models; FULL and all six losses unless told."""
-    depths = len(oracle.layer_modules(teacher)), len(oracle.layer_modules(student))
-    alignment = alignment or Alignment.full(*depths)
-    return DistillationObjective(student, teacher, alignment, **{"weights": EVERY} | options)
-
-
-def models(family="bert", teacher_layers=4, student_layers=2, **changes):
-    """A student and a teacher of the same family, in eval mode, nothing in common."""
-    student = build(family, student_layers, seed=1, **changes)
-    return student, build(family, teacher_layers, seed=2, **changes)
-
-
-def fixed_rule(positions, source_positions=None):
-    """A rule that always answers the same. The objective draws the source's positions with the eligible ones as masked."""
-
-    def rule(eligible, masked, share, generator):
-        return source_positions if masked is eligible and source_positions is not None else positions
-
-    return rule
-
-
-def fixed_pairing(*rows):
-    return lambda count, generator: torch.tensor(rows)
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-# --------------------------------------------------------------------------------------------- against the oracle
+from diito.losses import Loss, by_chunks, paper_losses
 
 SWAPPED = choose([1, 2, 3], [5], [], width=9)
 FOREIGN = {"source_" + name: value for name, value in text(7, [9, 7, 8]).items()}
@@ -257,221 +199,6 @@ def test_gradients_reach_the_source_through_the_swap(family, name):
         assert (reached[:2] == expected).all(), "every token of a source, by way of attention below the swap"
         only_third = [t for t in foreign[2].tolist() if t >= 30 and not (foreign[:2] == t).any()]
         assert only_third and (gradient[only_third] == 0).all(), "the third row swaps nothing"
-
-
-# ------------------------------------------------------------------------- law 5: what a step runs, and plain distillation
-
-
-def plain_distillation(student, teacher, batch, weights, tokens="masked"):
-    """Distillation as one would write it with the Hugging Face forward, on the package's losses."""
-    inputs, labels = inputs_of(batch), batch["labels"]
-    with torch.no_grad():
-        told = teacher(**inputs, output_hidden_states=True)
-    said = student(**inputs, output_hidden_states=True)
-    chosen = labels != -100 if tokens == "masked" else oracle.attention_mask(batch).bool()
-    values = {
-        "mlm": masked_cross_entropy(said.logits[labels != -100], labels[labels != -100]),
-        "ce": smoothed_cross_entropy(said.logits[chosen], told.logits[chosen], 2.0),
-        "cos": cosine_distance(said.hidden_states[-1][chosen], told.hidden_states[-1][chosen]),
-        "mse": squared_error(said.logits[chosen], told.logits[chosen]),
-    }
-    losses = {name: values[name].sum() / len(values[name]) for name in weights}
-    return losses | {"loss": sum(weight * losses[name] for name, weight in weights.items())}
-
-
-@families
-@pytest.mark.parametrize("lengths", [(9, 9, 9), (9, 7, 8)], ids=["full", "padded"])
-@pytest.mark.parametrize("tokens", ["masked", "all"])
-def test_without_causal_weights_it_is_plain_distillation(family, lengths, tokens):
-    student, teacher = models(family)
-    batch, weights = batch_of(lengths=lengths), STANDARD | {"mse": 0.01}
-    method = make(student, teacher, weights=weights | dict.fromkeys(CAUSAL, 0.0), tokens=tokens)
-    losses, expected = method(batch, step=0), plain_distillation(student, teacher, batch, weights, tokens)
-    torch.testing.assert_close(losses, expected, rtol=2e-6, atol=1e-6)
-    ours, theirs = gradients(losses["loss"], student), gradients(expected["loss"], student)
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-
-
-@families
-@pytest.mark.parametrize("lengths", [(9, 9, 9), (9, 7, 8)], ids=["full", "padded"])
-def test_without_causal_weights_every_bit_is_plain_distillations(family, lengths):
-    """In train mode, dropout included; the head sees the same tokens in both, since matrix products of other shapes round
-    otherwise."""
-    student, teacher = models(family)
-    batch = masked_batch(1, list(lengths), [1, 4], [2, 5], [1, 3])
-    method = make(student, teacher, weights=STANDARD | dict.fromkeys(CAUSAL, 0.0)).train()
-    losses = method(batch, step=3)
-    rows, columns = (batch["labels"] != -100).nonzero(as_tuple=True)
-    labels = batch["labels"][rows, columns]
-    names = {"bert": "cls", "roberta": "lm_head"}
-
-    def head(model, hidden):
-        if family == "distilbert":
-            hidden = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
-            return model.vocab_projector(hidden)
-        return getattr(model, names[family])(hidden)
-
-    with torch.no_grad():
-        told = teacher.base_model(**inputs_of(batch)).last_hidden_state[rows, columns]
-        target = head(teacher, told)
-    with torch.random.fork_rng():
-        torch.manual_seed(hashed("dropout", 42, 3, 0))
-        said = student.base_model(**inputs_of(batch)).last_hidden_state[rows, columns]
-    logits = head(student, said)
-    ones = torch.ones(len(labels))
-    expected = {
-        "mlm": token_mean(masked_cross_entropy(logits, labels), ones),
-        "ce": token_mean(smoothed_cross_entropy(logits, target, 2.0), ones),
-        "cos": token_mean(cosine_distance(said, told), ones),
-    }
-    expected["loss"] = sum(weight * expected[name] for name, weight in STANDARD.items())
-    assert same(losses, expected)
-    ours, theirs = gradients(losses["loss"], student), gradients(expected["loss"], student)
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-7)
-
-
-def runs_of(method, batch):
-    """The layer calls and head tokens of student and teacher in one forward and backward."""
-    with counted(method.student) as student, counted(method.teacher) as teacher:
-        method(batch, step=0)["loss"].backward()
-    return student, teacher
-
-
-@families
-def test_standard_distillation_pays_nothing_for_diito(family):
-    method = make(*models(family), weights=STANDARD | dict.fromkeys(CAUSAL, 0.0))
-    assert not method.has_counterfactual
-    for calls in runs_of(method, with_slots(batch_of())):
-        assert set(calls["layers"]) == {1}
-        assert calls["head"] == [9], "three slots of three rows"
-
-
-def never(*arguments):
-    raise AssertionError("this draw is not needed")
-
-
-def test_standard_distillation_draws_no_swap_and_takes_a_single_row():
-    method = make(*models(), weights=STANDARD, positions=never, pairing=never)
-    row = {name: value[:1] for name, value in batch_of().items()}
-    assert method(row, step=0)["loss"] > 0
-
-
-@families
-@pytest.mark.parametrize("layer", [0, 1, 2])
-def test_a_full_pair_costs_the_layers_above_the_swap_and_no_more(family, layer):
-    """Once each for the base run; then from the lowest swapped layer upwards. 6 teacher layers, groups of two."""
-    method = make(*models(family, 6, 3), Alignment([Alignment.full(6, 3).pairs[layer]]))
-    student, teacher = runs_of(method, with_slots(batch_of()))
-    assert student["layers"] == [1 if each <= layer else 2 for each in range(3)]
-    assert teacher["layers"] == [1 if each <= 2 * layer else 2 for each in range(6)]
-    assert sum(student["layers"]) == 3 + (3 - 1 - layer)
-    assert sum(teacher["layers"]) == 6 + (6 - 1 - 2 * layer)
-    assert student["head"] == teacher["head"] == [9, 9]
-
-
-@families
-def test_runs_that_no_loss_reads_are_not_made(family):
-    student, teacher = models(family, 6, 3)
-    pair = Alignment([AlignedPair([1], [2, 3])])
-    only_causal = runs_of(make(student, teacher, pair, weights={"causal_ce": 1.0}), batch_of())
-    assert [calls["layers"] for calls in only_causal] == [[1, 1, 1], [1, 1, 1, 2, 1, 1]]
-    assert [calls["head"] for calls in only_causal] == [[9], [9]]
-    only_cosines = runs_of(make(student, teacher, pair, weights={"cos": 1.0, "causal_cos": 1.0}), batch_of())
-    assert [calls["layers"] for calls in only_cosines] == [[1, 1, 2], [1, 1, 1, 2, 2, 2]]
-    assert [calls["head"] for calls in only_cosines] == [[], []]
-    only_mlm = runs_of(make(student, teacher, pair, weights={"mlm": 1.0}), batch_of())
-    assert [calls["head"] for calls in only_mlm] == [[9], []], "the teacher's logits are not asked for"
-
-
-@families
-def test_given_sources_run_up_to_the_aligned_layer_only(family):
-    method = make(*models(family, 6, 3), Alignment([AlignedPair([1], [2, 3])]))
-    student, teacher = runs_of(method, batch_of() | {"source_input_ids": text(7, [9, 9, 9])["input_ids"]})
-    assert student["layers"] == [2, 2, 2] and teacher["layers"] == [2, 2, 2, 3, 2, 2]
-    assert student["head"] == teacher["head"] == [9, 9]
-
-
-BASE = ModelSize(layers=12, width=768, inner=3072, words=30522)
-SIX = ModelSize(layers=6, width=768, inner=3072, words=30522)
-
-
-def test_the_counted_operations_are_the_methods():
-    """12 to 6 layers of BERT-base, 512 tokens, 15 % of them predicted: the figures of the method page."""
-    alignments = {kind: getattr(Alignment, kind)(12, 6) for kind in ("full", "middle", "late_released")}
-    costs = {name: step_cost(BASE, SIX, each, length=512, loss_tokens=0.15) for name, each in alignments.items()}
-    ratios = {name: cost.total / cost.base for name, cost in costs.items()}
-    assert {name: round(ratio, 2) for name, ratio in ratios.items()} == {"full": 1.48, "middle": 1.40, "late_released": 1.25}
-    assert costs["full"].base / 1e6 == pytest.approx(500, rel=0.02)
-    assert costs["full"].total / 1e6 == pytest.approx(740, rel=0.02)
-    plain = step_cost(BASE, SIX, alignments["full"], length=512, loss_tokens=0.15, counterfactual=False)
-    assert (plain.base, plain.total) == (costs["full"].base, costs["full"].base)
-    swapped = step_cost(BASE, SIX, alignments["full"], length=512, loss_tokens=0.15, from_the_start=True)
-    assert swapped.total == 2 * swapped.base
-
-
-@families
-def test_the_counted_operations_are_those_of_torchs_own_counter(family):
-    """torch counts every matrix product of a forward and backward; the same number comes out, causal runs or not."""
-    student, teacher = models(family, 4, 2, attention="eager", hidden_dropout_prob=0.0)
-    pair = Alignment([AlignedPair([0], [0, 1])])
-    batch = masked_batch(1, [20, 20], [1, 4], [2, 3])
-    sizes = ModelSize.of(teacher.config), ModelSize.of(student.config)
-    for weights, counterfactual in ((STANDARD, False), (EVERY, True)):
-        with FlopCounterMode(display=False) as counter:
-            make(student, teacher, pair, weights=weights)(batch, step=0)["loss"].backward()
-        expected = step_cost(*sizes, pair, length=20, loss_tokens=2 / 20, counterfactual=counterfactual).total * 40
-        assert counter.get_total_flops() == pytest.approx(expected, rel=1e-6)
-
-
-class Waits(TorchDispatchMode):
-    """Records operations whose result, or the shape of it, the host must read before it can go on."""
-
-    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "is_nonzero", "equal", "item")
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
-        name = operation.overloadpacket.__name__
-        indices = arguments[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
-        if name in self.NAMES or any(index is not None and index.dtype == torch.bool for index in indices):
-            self.seen.append(name)
-        return operation(*arguments, **(options or {}))
-
-
-@families
-@pytest.mark.parametrize("rule", ["consecutive", "random", "masked"])
-@pytest.mark.parametrize("source_positions", ["same", "independent"])
-def test_a_step_in_blocks_never_waits_for_the_device(family, rule, source_positions):
-    special_ids = SPECIAL_IDS if rule == "random" else None
-    method = make(*models(family), positions=rule, source_positions=source_positions, special_ids=special_ids).train()
-    batch = with_slots(batch_of())
-    with Waits() as waits:
-        method(batch, step=0)["loss"].backward()
-    assert waits.seen == []
-    with Waits() as waits:
-        method(batch_of(), step=0)
-    assert waits.seen == ["_local_scalar_dense"], "the search for the slots is the only wait, and the test sees it"
-
-
-@pytest.mark.gpu
-@families
-@pytest.mark.parametrize("source_positions", ["same", "independent"])
-@pytest.mark.parametrize("control", ["none", "token-swap"])
-def test_a_step_in_blocks_never_waits_for_an_accelerator(family, source_positions, control):
-    method = make(*models(family), source_positions=source_positions, control=control, special_ids=SPECIAL_IDS).train().cuda()
-    batch = {name: value.cuda() for name, value in with_slots(batch_of()).items()}
-    before = torch.cuda.get_rng_state()
-    method(batch, step=0)["loss"].backward()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        method(batch, step=1)["loss"].backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert torch.equal(torch.cuda.get_rng_state(), before)
-    assert same(method(batch, step=2), method(batch, step=2))
 
 
 # ----------------------------------------------------------------------------------------- law 6: student = teacher
@@ -664,107 +391,6 @@ def test_a_rule_a_pairing_and_losses_of_ones_own_are_used():
     torch.testing.assert_close(losses["loss"], 0.5 * base + 2 * losses["causal_absolute"] + losses["mlm"])
     replaced = make(student, teacher, weights={"ce": 1.0}, losses={"ce": paper_losses(7.0)["ce"]})(batch, step=0)
     assert torch.equal(replaced["ce"], make(student, teacher, weights={"ce": 1.0}, temperature=7.0)(batch, step=0)["ce"])
-
-
-# -------------------------------------------------------------------------------------------------------- draws
-
-
-def test_a_step_is_a_function_of_seed_and_number_and_not_of_the_global_state():
-    """Dropout included, which is keyed in the same way; the caller's state is where it was."""
-    student, teacher = models()
-    method = make(student, teacher).train()
-    batch = batch_of()
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    first = method(batch, step=7)
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(2)
-    assert same(first, method(batch, step=7))
-    other_step, other_seed = method(batch, step=8), make(student, teacher, seed=43).train()(batch, step=7)
-    for other in (other_step, other_seed):
-        assert all(not torch.equal(first[name], other[name]) for name in NAMES)
-
-
-def test_without_a_step_it_counts_by_itself_and_the_count_is_in_its_state():
-    student, teacher = models()
-    method = make(student, teacher).train()
-    by_number = [method(batch_of(), step=step) for step in range(4)]
-    assert method.micro_batches == 0, "a step that is given is not counted"
-    assert all(same(method(batch_of()), by_number[step]) for step in range(3))
-    state = copy.deepcopy(method.state_dict())
-    resumed = make(build(layers=2, seed=9), teacher).train()
-    resumed.load_state_dict(state)
-    assert resumed.micro_batches == 3
-    assert same(resumed(batch_of()), by_number[3])
-
-
-def record_draws(monkeypatch, rank, steps=12):
-    """The aligned pairs, the sources and the swapped positions of some steps, as seen by a process of this rank."""
-    monkeypatch.setattr(objective, "_rank", lambda: rank)
-    pairs, swaps = [], []
-
-    def rule(eligible, masked, share, generator):
-        swaps.append(random(eligible, masked, share, generator))
-        return swaps[-1]
-
-    draw = Alignment.draw
-
-    def drawn(self, generator):
-        pairs.append(draw(self, generator))
-        return pairs[-1]
-
-    monkeypatch.setattr(Alignment, "draw", drawn)
-    student, teacher = models("bert", 3, 3)
-    method = make(student, teacher, positions=rule, weights={"causal_cos": 1.0})
-    with torch.no_grad():
-        for step in range(steps):
-            method(batch_of(), step=step)
-    monkeypatch.setattr(Alignment, "draw", draw)
-    return pairs, torch.stack(swaps)
-
-
-def test_all_ranks_draw_the_same_pair_and_other_positions(monkeypatch):
-    first, second = record_draws(monkeypatch, 0), record_draws(monkeypatch, 1)
-    assert first[0] == second[0] and len(set(first[0])) == 3
-    assert not torch.equal(first[1], second[1])
-    again = record_draws(monkeypatch, 0)
-    assert again[0] == first[0] and torch.equal(again[1], first[1])
-
-
-def test_dropout_differs_by_rank(monkeypatch):
-    student, teacher = models()
-    method = make(student, teacher, weights={"mlm": 1.0}).train()
-    here = method(batch_of(), step=0)["mlm"]
-    monkeypatch.setattr(objective, "_rank", lambda: 1)
-    assert not torch.equal(here, method(batch_of(), step=0)["mlm"])
-
-
-def test_pairs_are_drawn_uniformly_over_the_steps():
-    """6 pairs in 6000 steps, 1000 each; five sigma = 5 * sqrt(6000 * 5/36) = 145: odds of about 1 in 290,000 for all six."""
-    alignment = Alignment.full(12, 6)
-    drawn = [alignment.draw(objective.host_random("alignment", 42, step)) for step in range(6000)]
-    counts = [drawn.count(pair) for pair in alignment.pairs]
-    assert sum(counts) == 6000 and all(abs(count - 1000) < 5 * math.sqrt(6000 * 5 / 36) for count in counts)
-
-
-def test_the_defaults_are_the_papers():
-    method = DistillationObjective(*models(), Alignment.full(4, 2))
-    assert (method.swaps.rule, method.swaps.pairing, method.swaps.share) == (consecutive, derangement, 0.3)
-    assert (method.tokens, method.token_swap) == ("masked", False)
-    assert (method.swaps.specials, method.swaps.independent_positions) == (False, False)
-    batch = batch_of(lengths=(24, 24, 24))
-    swap = method.draw_swap(batch, step=0)
-    assert swap.positions.sum(1).tolist() == [6, 6, 6], "floor(0.3 * 22)"
-    assert not swap.positions[:, [0, 23]].any()
-
-
-def test_specials_may_be_swapped_where_that_is_asked_for():
-    student, teacher = models()
-    swap = make(student, teacher, specials=True, share=1.0).draw_swap(batch_of(), step=0)
-    assert swap.positions.all()
-    inner = make(student, teacher, share=1.0, special_ids=SPECIAL_IDS).draw_swap(batch_of(), step=0)
-    assert torch.equal(inner.positions, choose(*[range(1, 8)] * 3, width=9)), "[MASK] is no special here"
-    assert (batch_of()["input_ids"] == MASK).any()
 
 
 # --------------------------------------------------------------------------------------------------- the teacher

@@ -54,8 +54,9 @@ def reproduce(grid: Grid, settings: ReproduceSettings, *, dry_run: bool = False)
     for job in unique:
         prepare_folder(job, output, grid)
     write_index(grid, jobs, output)
+    folders = [JobFolder(output / "jobs" / job.hash) for job in unique]
     failed: dict[str, str] = {}
-    if not all(JobFolder(output / "jobs" / job.hash).is_done for job in unique):
+    if not all(folder.is_done for folder in folders):
         try:
             failed = _run(unique, grid, output, settings.address)
         except Stopped as stopped:
@@ -63,7 +64,7 @@ def reproduce(grid: Grid, settings: ReproduceSettings, *, dry_run: bool = False)
     for job in unique:
         if job.hash in failed:
             print(f"\ndiito: {job.what.title}: {failed[job.hash]}", file=sys.stderr)
-    done = sum(JobFolder(output / "jobs" / job.hash).is_done for job in unique)
+    done = sum(folder.is_done for folder in folders)
     print(f"{done} of {len(unique)} jobs are done, {len(failed)} failed; the report: diito report {output / grid.name}")
     return int(bool(failed))
 
@@ -82,7 +83,7 @@ def _run(jobs: Sequence[Job], grid: Grid, output: Path, address: str | None) -> 
     screen = Screen(jobs, output)
     failed: dict[str, str] = {}
     waiting: dict[Any, Job] = {}
-    stopped_by: int = signal.SIGINT
+    stopped_by: int = signal.SIGINT  # kept here, since Ray turns what the handler raises into a KeyboardInterrupt of its own
 
     def stop(number: int, _: object) -> NoReturn:
         nonlocal stopped_by

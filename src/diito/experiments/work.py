@@ -41,7 +41,7 @@ def work(order: Order, after: Any = None) -> None:
 
     Raises :class:`JobFailed` or :class:`JobRefused`.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a driver under nohup hands down that it is ignored; see _wait
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script started the driver with &
     folder = JobFolder(order.folder)
     write_json(
         folder.status,
