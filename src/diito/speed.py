@@ -17,7 +17,7 @@ from diito.layered import Layered
 from diito.recipe import SpeedSection
 
 COMPILED_VARIANTS = 64
-"""Of a layer."""
+"""Entries of the cache for the code that all layers share."""
 
 
 def choose_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
