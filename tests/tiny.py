@@ -22,6 +22,8 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
 )
 
 from diito.arguments import training_arguments
@@ -66,6 +68,7 @@ def teacher(family: str = "bert", *, layers: int = 4, width: int = 16, words: in
     make = {
         "bert": lambda: BertForMaskedLM(BertConfig(**sizes, **bert)),
         "bert without a head": lambda: BertModel(BertConfig(**sizes, **bert)),
+        "roberta": lambda: RobertaForMaskedLM(RobertaConfig(**sizes, **bert, pad_token_id=0, bos_token_id=2, eos_token_id=3)),
         "distilbert": lambda: DistilBertForMaskedLM(DistilBertConfig(**sizes, **distilbert)),
         "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, n_positions=64, n_embd=16, n_layer=2, n_head=2)),
     }

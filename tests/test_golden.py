@@ -1,0 +1,59 @@
+"""Law 14: the present code follows the committed trajectories, and none changes without the version that names folders."""
+
+import itertools
+
+import golden
+import pytest
+import torch
+
+from diito.experiments.jobs import VERSIONS
+
+_EMBEDDED = (
+    "blocks, in-batch, consecutive",
+    "lines, independent, random",
+    "lines, in-batch, masked",
+    "blocks, independent, token-swap",
+)
+"""The embedded teacher is slow: each value of each field once."""
+CASES = [
+    (teacher, name, overrides)
+    for teacher in golden.TEACHERS
+    for name, overrides in golden.cases(teacher)
+    if teacher != "embedded" or name in _EMBEDDED
+]
+
+
+@pytest.mark.parametrize(("teacher", "name", "overrides"), CASES, ids=[f"{teacher}, {name}" for teacher, name, _ in CASES])
+def test_a_run_follows_its_golden_trajectory(teacher, name, overrides, tmp_path):
+    expected = golden.read(teacher)[name]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        followed = golden.trajectory(teacher, overrides, tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    assert followed["losses"].keys() == expected["losses"].keys()
+    for loss, values in expected["losses"].items():
+        assert followed["losses"][loss] == pytest.approx(values, rel=1e-5), loss
+    assert followed["perplexity"] == pytest.approx(expected["perplexity"], rel=1e-5)
+
+
+def test_the_trajectories_are_those_of_the_version_that_names_finished_jobs():
+    assert golden.versions()[str(VERSIONS["distil"])] == golden.digest(), (
+        "raise VERSIONS['distil'] where they change on purpose"
+    )
+
+
+@pytest.mark.parametrize("teacher", golden.TEACHERS)
+def test_a_trajectory_holds_twelve_micro_batches_of_all_losses(teacher):
+    for run in golden.read(teacher).values():
+        assert set(run["losses"]) == {*golden.WEIGHTS, "loss"}
+        assert {len(values) for values in run["losses"].values()} == {golden.STEPS * golden.ACCUMULATION}
+
+
+def test_every_run_differs_from_every_other():
+    """A field that did nothing would leave two runs the same."""
+    for teacher in golden.TEACHERS:
+        runs = golden.read(teacher).values()
+        first = [tuple(run["losses"]["causal_ce"]) for run in runs]
+        assert all(one != other for one, other in itertools.combinations(first, 2))
