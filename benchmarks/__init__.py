@@ -5,7 +5,7 @@ Results are JSON with the command, every round, the machine and the commit; thos
 
 import sys
 
-from diito.process import limit_spinning
+from diito.speed.process import limit_spinning
 
 if not sys.platform.startswith("linux"):
     raise SystemExit("benchmarks: they read a process's memory from /proc, so they need Linux")

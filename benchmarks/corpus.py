@@ -92,9 +92,9 @@ def read(path: str, options: argparse.Namespace, cache: str) -> dict[str, Any]:
     """Every row in the order of the sampler, collated and masked, in one process."""
     from diito.corpus import collate
     from diito.corpus.sampler import ShuffledSampler
-    from diito.draws import generator
-    from diito.masking import Masking
+    from diito.method.draws import generator
     from diito.recipe import MaskingSection
+    from diito.tasks.masked_lm import Masking
 
     tokenizer, corpus = _load(path, options, cache)
     masking = Masking.for_tokenizer(

@@ -20,12 +20,12 @@ from typing import Any
 from benchmarks.machine import described, keep, print_columns
 from diito.corpus.sources import read_file
 from diito.embedded import resolve
-from diito.evaluation.held_out_jobs import interchange_job, perplexity_jobs
-from diito.evaluation.jobs import Job, fine_tuning_jobs
+from diito.evaluation.fine_tuning.jobs import Job, fine_tuning_jobs
+from diito.evaluation.held_out.jobs import interchange_job, perplexity_jobs
 from diito.evaluation.settings import GlueSettings, InterchangeSettings, NerSettings, PerplexitySettings, SquadSettings
-from diito.models import ModelSource
-from diito.process import keep_freed_memory
+from diito.models.load import ModelSource
 from diito.recipe import SourceSection
+from diito.speed.process import keep_freed_memory
 
 TEXT = "embedded:wikitext-2/valid.txt.gz"
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "B-ORG", "B-MISC"]

@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.machine import described, device_named, keep, print_columns, synchronise
 from benchmarks.sides import SIDES, Case, Stepper, add_case, build_models, chosen_cases, draw_swap, masked_batch
-from diito.layered import Layered
+from diito.models.layered import Layered
 
 PREFIX = "part: "
 REST = "losses and swaps"

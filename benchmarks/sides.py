@@ -16,16 +16,16 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from benchmarks.literal import LiteralStep
 from benchmarks.machine import Shape, synchronise
-from diito import positions as position_rules
-from diito.alignment import AlignedPair, Alignment
-from diito.draws import generator
-from diito.flops import BACKWARD, ModelSize, step_cost
-from diito.masking import Masking
-from diito.objective import PAPER_WEIGHTS, DistillationObjective
-from diito.process import keep_freed_memory
+from diito.method import positions as position_rules
+from diito.method.alignment import AlignedPair, Alignment
+from diito.method.cost import BACKWARD, ModelSize, step_cost
+from diito.method.draws import generator
+from diito.method.objective import PAPER_WEIGHTS, DistillationObjective
+from diito.models.student import build_student
 from diito.recipe import SpeedSection
-from diito.speed import prepare_models
-from diito.student import build_student
+from diito.speed.precision import prepare_models
+from diito.speed.process import keep_freed_memory
+from diito.tasks.masked_lm import Masking
 
 MASK_RATE, SHARE, SEED = 0.15, 0.3, 42
 MASK_ID, SPECIAL_IDS = 4, [1, 2]

@@ -10,9 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from jaxtyping import install_import_hook
 
-# Not the trainer: Trainer's own attributes are looser than their annotations.
-CHECKED = ("positions", "swaps", "layered", "intervention", "losses", "objective", "student", "masking")
-install_import_hook([f"diito.{name}" for name in CHECKED], "typechecker.typechecked")
+install_import_hook("diito", "typechecker.typechecked")
 
 
 def pytest_collection_modifyitems(items):

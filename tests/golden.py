@@ -35,7 +35,7 @@ def trajectory(teacher: str, overrides: dict[str, str], output: Path) -> dict[st
     import tiny
     from transformers import PrinterCallback
 
-    from diito.evaluation.perplexity import perplexity
+    from diito.evaluation.held_out.perplexity import perplexity
 
     # The embedded teacher's logits are so many that their squared error would drown the other losses.
     sizes = {"student.layers": "3", "objective.weights.mse": "1e-6"} if teacher == "embedded" else {"student.layers": "2"}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, BertConfig, DistilBertConfig, RobertaConfig
 
-from diito.masking import Masking
+from diito.tasks.masked_lm import Masking
 
 PAD, CLS, SEP, MASK = range(4)
 SPECIAL_IDS = [PAD, CLS, SEP]

@@ -5,7 +5,7 @@ import torch
 from models import build, inputs_of, masked_batch
 
 from diito import Alignment, DistillationObjective
-from diito.losses import cosine_distance, masked_cross_entropy, smoothed_cross_entropy, squared_error
+from diito.method.losses import cosine_distance, masked_cross_entropy, smoothed_cross_entropy, squared_error
 
 EVERY = {"mlm": 0.3, "ce": 0.2, "cos": 0.5, "causal_ce": 0.7, "causal_cos": 0.4, "mse": 0.01}
 STANDARD = {"mlm": 1 / 3, "ce": 1 / 3, "cos": 1 / 3}

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from diito.alignment import AlignedPair, Alignment, dimension_ranges
+from diito.method.alignment import AlignedPair, Alignment, dimension_ranges
 
 # ------------------------------------------------------------------------------------------------- the paper's
 

@@ -14,9 +14,9 @@ if not sys.platform.startswith("linux"):
 from benchmarks import gpu, profile, scaling, sides, step
 from benchmarks.literal import LiteralStep
 from benchmarks.sides import Case
-from diito.alignment import Alignment
-from diito.objective import PAPER_WEIGHTS, DistillationObjective
-from diito.positions import consecutive, derangement
+from diito.method.alignment import Alignment
+from diito.method.objective import PAPER_WEIGHTS, DistillationObjective
+from diito.method.positions import consecutive, derangement
 
 TINY = "--teacher-layers 4 --student-layers 2 --width 16 --heads 2 --batch 3 --length 16 --words 50".split()  # noqa: SIM905
 CASE = Case(teacher_layers=4, student_layers=2, width=16, heads=2, batch=3, length=16, words=50)

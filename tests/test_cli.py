@@ -18,7 +18,7 @@ GRID = str(Path(__file__).parent.parent / "grids" / "smoke.yaml")
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What reached ``diito.distill.distill``, which is replaced; it returns or raises ``calls.answer``."""
+    """What reached ``diito.run.distill.distill``, which is replaced; it returns or raises ``calls.answer``."""
     seen = types.SimpleNamespace(recipe=None, options=None, answer=0)
 
     def distill(recipe, **options):
@@ -27,9 +27,9 @@ def calls(monkeypatch):
             raise seen.answer
         return seen.answer
 
-    module = types.ModuleType("diito.distill")
+    module = types.ModuleType("diito.run.distill")
     module.distill = distill
-    monkeypatch.setitem(sys.modules, "diito.distill", module)
+    monkeypatch.setitem(sys.modules, "diito.run.distill", module)
     return seen
 
 

@@ -14,11 +14,11 @@ import tiny
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, Trainer
 
-from diito import distill as distill_module
-from diito.callbacks import Interruption
 from diito.cli import main
-from diito.distill import distill
 from diito.recipe.file import read
+from diito.run import distill as distill_module
+from diito.run.distill import distill
+from diito.training.callbacks import Interruption
 
 INPUTS = {"input_ids": torch.tensor([[2, 9, 4, 17, 31, 8, 3]])}
 

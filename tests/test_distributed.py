@@ -15,13 +15,13 @@ import torch.distributed
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from diito import distill as distill_module
-from diito.callbacks import Interruption
 from diito.corpus import collate
-from diito.distill import distill
-from diito.draws import generator
+from diito.method.draws import generator
 from diito.recipe import Recipe
 from diito.recipe.file import read
+from diito.run import distill as distill_module
+from diito.run.distill import distill
+from diito.training.callbacks import Interruption
 
 CASES = {
     "blocks": {},

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from models import build, families, text
 from torch import nn
 
-from diito import dropout
-from diito.dropout import FastDropout, attention_with_dropout, keep_masks, use_fast_dropout
+from diito.speed import dropout
+from diito.speed.dropout import FastDropout, attention_with_dropout, keep_masks, use_fast_dropout
 
 RATES = (0.1, 0.5, 0.003)
 

@@ -14,11 +14,12 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 import grids
-from diito import Alignment, build_student, cli, layered
-from diito.alignments import build_alignment
+from diito import Alignment, build_student, cli
 from diito.evaluation import evaluate as evaluate_module
-from diito.evaluation.held_out_jobs import interchange_job
-from diito.evaluation.jobs import slug
+from diito.evaluation.fine_tuning.jobs import slug
+from diito.evaluation.held_out.jobs import interchange_job
+from diito.method.alignment_files import build_alignment
+from diito.models import layered
 from diito.recipe import AlignmentSection
 from diito.recipe.file import read_section
 
@@ -132,7 +133,7 @@ def test_what_is_measured_already_is_not_measured_again(student, tmp_path, capsy
     assert cli.main(argv) == 0
     first = capsys.readouterr().out
     before = (tmp_path / "r.json").read_bytes()
-    monkeypatch.setattr("diito.evaluation.held_out_jobs.token_losses", None)  # a call would fail
+    monkeypatch.setattr("diito.evaluation.held_out.jobs.token_losses", None)  # a call would fail
     assert cli.main([*argv, "--batch", "2", "--device", "cpu"]) == 0, "neither changes a result"
     assert capsys.readouterr().out == first and (tmp_path / "r.json").read_bytes() == before
     for changed in (["--seed", "1"], ["--draws", "1"], ["--blocks", "5"], ["--length", "12"], ["--again", "true"]):
@@ -199,7 +200,7 @@ def test_a_map_becomes_a_figure_and_an_alignment_that_distill_takes(student, tmp
 
 def test_an_alignment_by_name_is_the_one_of_the_python_interface(student):
     from diito.evaluation.settings import InterchangeSettings
-    from diito.models import ModelSource
+    from diito.models.load import ModelSource
 
     settings = InterchangeSettings(
         sources=[tiny.corpus(40)], length=16, teacher=tiny.teacher(), alignment=AlignmentSection(kind="middle")

@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 from models import CLS, MASK, SEP, SPECIAL_IDS, VOCABULARY, build, counted, families, masking
 
 from diito import AlignedPair, Alignment
-from diito.evaluation.agreement import QUANTITIES, interchange_numbers, means
-from diito.evaluation.held_out import HeldOut
-from diito.evaluation.interchange import _other, interchange_accuracy, interchange_counts
-from diito.evaluation.intervals import bootstrap_interval, by_document
-from diito.evaluation.maps import all_pairs, best_monotone, matrix
-from diito.evaluation.perplexity import (
+from diito.evaluation.held_out.agreement import QUANTITIES, interchange_numbers, means
+from diito.evaluation.held_out.interchange import _other, interchange_accuracy, interchange_counts
+from diito.evaluation.held_out.intervals import bootstrap_interval, by_document
+from diito.evaluation.held_out.maps import all_pairs, best_monotone, matrix
+from diito.evaluation.held_out.perplexity import (
     TokenLosses,
     perplexity,
     perplexity_difference,
     perplexity_numbers,
     token_losses,
 )
-from diito.positions import consecutive, masked, random
+from diito.evaluation.held_out.text import HeldOut
+from diito.method.positions import consecutive, masked, random
 
 
 class Rows(list):

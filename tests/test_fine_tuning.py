@@ -26,12 +26,11 @@ from transformers import (
     DataCollatorWithPadding,
 )
 
-from diito.evaluation import fine_tuning
-from diito.evaluation.fine_tuning import FineTuning, check_fit, chosen_rows, encode, fine_tune, predict
-from diito.evaluation.jobs import fine_tuning_jobs, missing_glue_tasks, slug
+from diito.evaluation.fine_tuning import train as fine_tuning
+from diito.evaluation.fine_tuning.jobs import fine_tuning_jobs, missing_glue_tasks, slug
+from diito.evaluation.fine_tuning.train import FineTuning, check_fit, chosen_rows, encode, fine_tune, predict
 from diito.evaluation.settings import GlueSettings
-from diito.evaluation.task import Scores, Task
-from diito.models import (
+from diito.models.load import (
     ModelSource,
     check_files,
     check_head,
@@ -43,6 +42,7 @@ from diito.models import (
     load_tokenizer,
     longest_sequence,
 )
+from diito.suites.suite import Scores, Task
 
 HOW = FineTuning(seed=1, learning_rate=1e-3, batch=8, epochs=2, length=16, examples=None, precision="fp32")
 

@@ -12,8 +12,8 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diito.evaluation.data import find_file, has_file, hub_split, read_lines
-from diito.evaluation.glue import HUB, MEAN, METRICS, TASKS, glue_mean, glue_task
+from diito.suites.data import find_file, has_file, hub_split, read_lines
+from diito.suites.glue import HUB, MEAN, METRICS, TASKS, glue_mean, glue_task
 
 MNLI_HEADER = (
     "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse"

@@ -8,7 +8,7 @@ import torch
 from models import VOCABULARY, WIDTH, build, choose, families, gradients, text
 
 import diito
-from diito.intervention import _check_positions, set_values
+from diito.method.intervention import _check_positions, set_values
 
 DEPTH = 3
 LAYERS = [[0], [1], [2], [0, 2], [0, 1, 2]]

@@ -5,7 +5,7 @@ import torch
 from models import FAMILIES, LONGEST, VOCABULARY, WIDTH, build, config, counted, families, text
 from transformers import AutoModel, GPT2Config, GPT2LMHeadModel
 
-from diito.layered import Layered, family_of
+from diito.models.layered import Layered, family_of
 
 attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 paddings = pytest.mark.parametrize("lengths", [[9, 9, 9], [9, 6, 3]], ids=["full", "padded"])

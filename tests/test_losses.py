@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from diito import losses
-from diito.losses import (
+from diito.method import losses
+from diito.method.losses import (
     Predictions,
     by_chunks,
     cosine_distance,

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diito.masking import IGNORED, UNUSED, Masking
 from diito.recipe import MaskingSection
+from diito.tasks.masked_lm import IGNORED, UNUSED, Masking
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 VOCABULARY = 50

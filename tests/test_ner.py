@@ -22,7 +22,7 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from diito.evaluation.ner import HUB, encode, ner_task, read_columns, scheme, to_iob2
+from diito.suites.ner import HUB, encode, ner_task, read_columns, scheme, to_iob2
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##able", "##s", "able", "rome", "a", "b", "##a", "##b", "."]
 PAD, UNK, CLS, SEP, MASK, UN, ABLE_, S_, ABLE, ROME, A, B, A_, B_, DOT = range(len(PIECES))

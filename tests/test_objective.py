@@ -22,8 +22,9 @@ from models import (
 )
 from objectives import CAUSAL, EVERY, NAMES, batch_of, fixed_pairing, fixed_rule, make, models, plain_distillation, same
 
-from diito import AlignedPair, Alignment, DistillationObjective, objective
-from diito.losses import Loss, by_chunks, paper_losses
+from diito import AlignedPair, Alignment, DistillationObjective
+from diito.method import objective
+from diito.method.losses import Loss, by_chunks, paper_losses
 
 SWAPPED = choose([1, 2, 3], [5], [], width=9)
 FOREIGN = {"source_" + name: value for name, value in text(7, [9, 7, 8]).items()}
@@ -479,6 +480,6 @@ def test_a_micro_batch_of_one_row_has_no_pair():
 
 
 def test_every_supported_family_is_tested():
-    from diito.layered import FAMILIES as supported
+    from diito.models.layered import FAMILIES as supported
 
     assert set(FAMILIES) == set(supported)

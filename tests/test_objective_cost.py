@@ -8,9 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from diito import AlignedPair, Alignment
-from diito.draws import hashed
-from diito.flops import ModelSize, step_cost
-from diito.losses import cosine_distance, masked_cross_entropy, smoothed_cross_entropy, token_mean
+from diito.method.cost import ModelSize, step_cost
+from diito.method.draws import hashed
+from diito.method.losses import cosine_distance, masked_cross_entropy, smoothed_cross_entropy, token_mean
 
 
 @families

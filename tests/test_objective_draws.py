@@ -7,8 +7,9 @@ import torch
 from models import MASK, SPECIAL_IDS, build, choose
 from objectives import NAMES, batch_of, make, models, same
 
-from diito import Alignment, DistillationObjective, objective
-from diito.positions import consecutive, derangement, random
+from diito import Alignment, DistillationObjective
+from diito.method import objective
+from diito.method.positions import consecutive, derangement, random
 
 
 def test_a_step_is_a_function_of_seed_and_number_and_not_of_the_global_state():

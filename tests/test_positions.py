@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import CLS, MASK, PAD, SEP, SPECIAL_IDS, choose
 
-from diito.draws import generator
-from diito.positions import (
+from diito.method.draws import generator
+from diito.method.positions import (
     RULES,
     consecutive,
     derangement,

@@ -4,10 +4,10 @@ import pytest
 import torch
 from models import SPECIAL_IDS, build, masked_batch, masking
 
-from diito.alignment import Alignment
-from diito.objective import DistillationObjective
-from diito.positions import RULES
-from diito.student import build_student
+from diito.method.alignment import Alignment
+from diito.method.objective import DistillationObjective
+from diito.method.positions import RULES
+from diito.models.student import build_student
 
 STEPS = 40
 cuda = pytest.param("cuda", marks=pytest.mark.gpu)

@@ -14,10 +14,10 @@ import pytest
 import tiny
 import torch
 
-from diito import distill as distill_module
-from diito.callbacks import Interruption
 from diito.cli import main
-from diito.distill import distill
+from diito.run import distill as distill_module
+from diito.run.distill import distill
+from diito.training.callbacks import Interruption
 
 # 45 blocks: 11 micro-batches an epoch, 4 steps of 3, 3, 3 and 2 of them; 2.5 epochs are 10 steps.
 ODD = {"training.steps": "null", "training.epochs": "2.5", "training.accumulation": "3"}

@@ -9,14 +9,14 @@ import tiny
 import torch
 from torch import nn
 
-from diito import speed
-from diito.dropout import ATTENTION, FastDropout
 from diito.recipe.file import read
-from diito.speed import choose_precision
+from diito.speed import precision as speed
+from diito.speed.dropout import ATTENTION, FastDropout
+from diito.speed.precision import choose_precision
 
 PAGES = """
 import resource, sys, torch
-from diito.process import keep_freed_memory
+from diito.speed.process import keep_freed_memory
 set_here = keep_freed_memory() if sys.argv[1] == "keep" else None
 
 def work():
@@ -113,7 +113,7 @@ def test_a_compiled_run_is_the_run_and_has_room_for_all_its_variants(layout, tmp
 
 def test_memory_is_kept_unless_it_is_turned_off(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("diito.distill.keep_freed_memory", lambda: asked.append(True))
+    monkeypatch.setattr("diito.run.distill.keep_freed_memory", lambda: asked.append(True))
     tiny.run(tmp_path / "off", {"speed.keep_memory": "false", "training.steps": "1"})
     assert asked == []
     tiny.run(tmp_path / "on", {"training.steps": "1"})

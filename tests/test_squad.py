@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tiny import tokenizer
 from transformers import BertConfig, BertForQuestionAnswering
 
-from diito.evaluation.squad import ANSWER, BEST, baseline, encode, score, span_logits, squad_task
+from diito.suites.squad import ANSWER, BEST, baseline, encode, score, span_logits, squad_task
 
 TOKENIZER = tokenizer()
 TOKENIZER.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]

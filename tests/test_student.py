@@ -6,8 +6,8 @@ from models import build, families, text
 from transformers import AutoModelForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 import diito
-from diito.layered import Layered
-from diito.student import RELEASED_LAYERS, student_layers
+from diito.models.layered import Layered
+from diito.models.student import RELEASED_LAYERS, student_layers
 
 
 @pytest.mark.parametrize(

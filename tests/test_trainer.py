@@ -15,10 +15,10 @@ import torch
 from transformers import AutoModelForMaskedLM, Trainer, TrainerCallback, trainer_utils
 from transformers.trainer_pt_utils import safe_globals
 
-from diito.callbacks import MetricsFile
 from diito.corpus import collate
-from diito.draws import generator
-from diito.trainer import STAGING
+from diito.method.draws import generator
+from diito.training.callbacks import MetricsFile
+from diito.training.trainer import STAGING
 
 INPUTS = {"input_ids": torch.tensor([[2, 9, 4, 17, 31, 8, 3], [2, 40, 41, 42, 43, 44, 3]])}
 

@@ -26,13 +26,13 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from diito.arguments import training_arguments
-from diito.distill import distill
-from diito.parts import Parts, build_trainer, prepare
 from diito.recipe import Recipe
 from diito.recipe.file import read
-from diito.run_folder import RunFolder
-from diito.trainer import DistillationTrainer
+from diito.run.distill import distill
+from diito.run.folder import RunFolder
+from diito.run.parts import Parts, build_trainer, prepare
+from diito.training.arguments import training_arguments
+from diito.training.trainer import DistillationTrainer
 
 gc.freeze()  # what the imports made stays, and Trainer collects garbage at the end of every run
 _HOLDER = tempfile.TemporaryDirectory(prefix="diito-tiny-")

@@ -4,33 +4,29 @@ Importing the package loads nothing heavy; each public name is imported when it 
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from diito.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from diito.alignment import AlignedPair as AlignedPair
-    from diito.alignment import Alignment as Alignment
-    from diito.intervention import get_values as get_values
-    from diito.intervention import interchange as interchange
-    from diito.objective import DistillationObjective as DistillationObjective
-    from diito.student import build_student as build_student
-    from diito.trainer import DistillationTrainer as DistillationTrainer
+    from diito.method.alignment import AlignedPair as AlignedPair
+    from diito.method.alignment import Alignment as Alignment
+    from diito.method.intervention import get_values as get_values
+    from diito.method.intervention import interchange as interchange
+    from diito.method.objective import DistillationObjective as DistillationObjective
+    from diito.models.student import build_student as build_student
+    from diito.training.trainer import DistillationTrainer as DistillationTrainer
 
 _PUBLIC = {
-    "AlignedPair": "alignment",
-    "Alignment": "alignment",
-    "DistillationObjective": "objective",
-    "DistillationTrainer": "trainer",
-    "build_student": "student",
-    "get_values": "intervention",
-    "interchange": "intervention",
+    "AlignedPair": "method.alignment",
+    "Alignment": "method.alignment",
+    "DistillationObjective": "method.objective",
+    "DistillationTrainer": "training.trainer",
+    "build_student": "models.student",
+    "get_values": "method.intervention",
+    "interchange": "method.intervention",
 }
 __all__ = sorted(_PUBLIC)
-
-try:
-    __version__ = version("diito")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0"
 
 
 def __getattr__(name: str) -> Any:

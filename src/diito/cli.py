@@ -21,13 +21,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from diito import __version__
 from diito.evaluation.settings import KINDS, AlignSettings, EvaluateSettings
 from diito.experiments import grid as grids
-from diito.process import keep_freed_memory, limit_spinning
 from diito.recipe import Recipe
 from diito.recipe.checks import check
 from diito.recipe.file import Section, describe, from_flags, known_keys, read, unknown_key, write_value
+from diito.speed.process import keep_freed_memory, limit_spinning
+from diito.version import __version__
 
 DISTILL = """Distil a student from a teacher as a recipe says, into <output>/<name>/.
 
@@ -110,7 +110,7 @@ def _distill(arguments: argparse.Namespace) -> int:
         raise ValueError("--resume continues a run and --overwrite replaces it; give one of them")
 
     limit_spinning()
-    from diito.distill import distill  # torch comes with it
+    from diito.run.distill import distill  # torch comes with it
 
     return distill(recipe, resume=arguments.resume, overwrite=arguments.overwrite, plan_only=arguments.plan)
 

@@ -1,1 +1,1 @@
-"""Measurements of a model on held-out text. Their draws are functions of (seed, example), whatever the batch size."""
+"""The commands diito evaluate and diito align."""

@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 
 from diito.evaluation.evaluate import measure, open_results, quieten, write_map
-from diito.evaluation.held_out_jobs import interchange_job
-from diito.evaluation.maps import best_monotone, goodness
+from diito.evaluation.held_out.jobs import interchange_job
+from diito.evaluation.held_out.maps import best_monotone, goodness
 from diito.evaluation.settings import AlignSettings, EvaluateSettings
 from diito.evaluation.tables import interchange_table
 from diito.files import check_writable
-from diito.models import ModelSource
+from diito.models.load import ModelSource
 from diito.recipe import AlignedPairSection, AlignmentSection
 from diito.recipe.file import dump, read_section
 

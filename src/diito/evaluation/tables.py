@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from diito.evaluation.glue import glue_mean
-from diito.evaluation.maps import SCORES, matrix
+from diito.evaluation.held_out.maps import SCORES, matrix
 from diito.evaluation.results import Measurement
+from diito.suites.glue import glue_mean
 
 
 def fine_tuning_table(measurements: Sequence[Measurement], *, missing: Sequence[str] = ()) -> str:

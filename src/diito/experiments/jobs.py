@@ -18,19 +18,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diito import models
-from diito.alignments import build_alignment
-from diito.arguments import training_arguments
-from diito.evaluation.held_out_jobs import interchange_job, perplexity_jobs, planned_interchange
-from diito.evaluation.jobs import fine_tuning_jobs
+from diito.evaluation.fine_tuning.jobs import fine_tuning_jobs
+from diito.evaluation.held_out.jobs import interchange_job, perplexity_jobs, planned_interchange
 from diito.experiments.grid import Distillation, Evaluation, Reference, Resources
-from diito.models import ModelSource
-from diito.parts import prepare
+from diito.method.alignment_files import build_alignment
+from diito.models import load as models
+from diito.models.load import ModelSource
+from diito.models.student import student_layers
+from diito.models.teacher import load_config
 from diito.recipe import Recipe
 from diito.recipe.checks import student_depth
-from diito.run_folder import deciding_fields
-from diito.student import student_layers
-from diito.teacher import load_config
+from diito.run.folder import deciding_fields
+from diito.run.parts import prepare
+from diito.training.arguments import training_arguments
 
 VERSIONS = {"distil": 2, "perplexity": 1, "interchange": 1, "map": 1, "glue": 2, "ner": 2, "squad": 2}
 """Part of every identity: raise a number when a change of the code changes that kind's results."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diito.evaluation.maps import draw_heat_map
+from diito.evaluation.held_out.maps import draw_heat_map
 from diito.report.metrics import INTERCHANGE, METRICS, TABLE_1, Measured, Row, is_low_resource
 from diito.report.statistics import difference_of, summary
 

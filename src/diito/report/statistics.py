@@ -17,7 +17,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from diito.evaluation.intervals import LEVEL
+from diito.evaluation.held_out.intervals import LEVEL
 from diito.report.metrics import Measured, Row, Run
 
 

@@ -1,0 +1,103 @@
+"""How far student and teacher agree under interventions: sums by example, and the figures made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diito.evaluation.held_out.intervals import bootstrap_interval, by_document
+from diito.method.alignment import AlignedPair
+
+STUDENT = "student"
+REFERENCES = {
+    "no swap": "the student's own prediction, nothing swapped in it",
+    "random donor": "the student with another source than the teacher's",
+    "undistilled": "the student as it was before training",
+}
+"""What a student is compared with, under the teacher's same interventions."""
+
+QUANTITIES = ("tokens", "agree", "changed", "agree_where_changed", "divergence")
+"""What is summed: tokens; those with the same most likely word in both models; those whose word the swap changed in the
+teacher; those of both kinds; KL(teacher ‖ student) in nats."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Sums over the masked tokens of each example."""
+
+    names: tuple[str, ...]
+    """``student``, then the references."""
+    pairs: tuple[AlignedPair, ...]
+    sums: NDArray[np.float64]
+    """[names, pairs, examples, unswapped and swapped tokens, :data:`QUANTITIES`]."""
+    documents: NDArray[np.int64]
+    """[examples]: the document of each."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as lists; the last axis is named in ``quantities``."""
+        return {
+            "names": list(self.names),
+            "pairs": [{"student": list(pair.student), "teacher": list(pair.teacher)} for pair in self.pairs],
+            "quantities": list(QUANTITIES),
+            "documents": self.documents.tolist(),
+            "sums": [[np.round(pair, 5).tolist() for pair in name] for name in self.sums],
+        }
+
+
+def means(sums: NDArray[np.float64]) -> dict[str, float]:
+    """The named means of one row of :data:`QUANTITIES`; one over no token at all has no value and is left out."""
+    tokens, agree, changed, agree_where_changed, divergence = sums.tolist()
+    numbers: dict[str, float] = {"tokens": int(tokens)}
+    if tokens:
+        numbers |= {"iia": agree / tokens, "efficacy": changed / tokens, "counterfactual_kl": divergence / tokens}
+    if changed:
+        numbers["effective_iia"] = agree_where_changed / changed
+    return numbers
+
+
+def interchange_numbers(counts: Counts) -> dict[str, Any]:
+    """For the student and each reference: the means over all pairs with 95 % intervals over documents, and each pair's means,
+    the student's with intervals at unswapped tokens.
+
+    ``{name: {"unswapped": {"iia": .., "iia_interval": [..], ..}, "swapped": .., "pairs": [..]}}``.
+    """
+    numbers: dict[str, Any] = {}
+    for index, name in enumerate(counts.names):
+        of_documents = by_document(counts.documents, counts.sums[index].sum(axis=0))
+        numbers[name] = {
+            where: {**means(of_documents[:, place].sum(0)), **_intervals(of_documents[:, place])}
+            for place, where in enumerate(("unswapped", "swapped"))
+        }
+        numbers[name]["pairs"] = [
+            _pair_numbers(pair, sums, None if name != STUDENT else counts.documents)
+            for pair, sums in zip(counts.pairs, counts.sums[index], strict=True)
+        ]
+    return numbers
+
+
+def _pair_numbers(pair: AlignedPair, sums: NDArray[np.float64], documents: NDArray[np.int64] | None) -> dict[str, Any]:
+    """From one pair's sums [examples, unswapped and swapped, quantities]; intervals where the documents are given."""
+    unswapped: dict[str, Any] = dict(means(sums[:, 0].sum(0)))
+    if documents is not None:
+        unswapped.update(_intervals(by_document(documents, sums[:, 0])))
+    return {
+        "student": list(pair.student),
+        "teacher": list(pair.teacher),
+        "unswapped": unswapped,
+        "swapped": means(sums[:, 1].sum(0)),
+    }
+
+
+def _intervals(sums: NDArray[np.float64]) -> dict[str, list[float] | None]:
+    """From sums [documents, quantities]."""
+    tokens, agree, changed, agree_where_changed, divergence = sums.T
+    ratios = {
+        "iia": (agree, tokens),
+        "efficacy": (changed, tokens),
+        "counterfactual_kl": (divergence, tokens),
+        "effective_iia": (agree_where_changed, changed),
+    }
+    return {f"{name}_interval": bootstrap_interval(np.divide, *parts) for name, parts in ratios.items() if parts[1].sum() > 0}

@@ -1,0 +1,139 @@
+"""Perplexity of masked tokens: exp of their mean cross-entropy (the paper's measure on WikiText).
+
+1. :func:`token_losses` sums the losses of each example, for each independent draw of the masks;
+2. :func:`perplexity_numbers` makes the figures of these sums;
+3. :func:`perplexity_difference` compares two models on the same masks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from diito.evaluation.held_out.intervals import bootstrap_interval, by_document
+from diito.evaluation.held_out.text import HeldOut, at_slots, rows_of_slots
+from diito.method.losses import masked_cross_entropy
+from diito.models.layered import FAMILIES, Layered
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """Sums over the masked tokens of each example."""
+
+    losses: NDArray[np.float64]
+    """[draws, examples], in nats."""
+    tokens: NDArray[np.int64]
+    """[draws, examples]."""
+    documents: NDArray[np.int64]
+    """[examples]: the document of each."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as lists."""
+        return {
+            "documents": self.documents.tolist(),
+            "tokens": self.tokens.tolist(),
+            "losses": np.round(self.losses, 6).tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> TokenLosses:
+        """From what :meth:`as_json` made."""
+        return cls(*(np.asarray(content[name]) for name in ("losses", "tokens", "documents")))
+
+
+def perplexity(model: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
+    """``perplexity``, and ``loss`` (nats a token) it is the exponential of, over ``tokens`` masked tokens."""
+    sums = token_losses(model, held_out)
+    loss = float(sums.losses.sum() / sums.tokens.sum())
+    return {"perplexity": math.exp(loss), "loss": loss, "tokens": int(sums.tokens.sum())}
+
+
+@torch.no_grad()
+def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1, progress: bool = False) -> TokenLosses:
+    """The losses of every example, under ``draws`` independent draws of the masks (those of seed, seed + 1, ...).
+
+    In eval mode; the model's mode is put back afterwards.
+    """
+    training = model.training
+    model.eval()
+    count = len(held_out.examples)
+    losses, tokens = np.zeros((draws, count)), np.zeros((draws, count), dtype=np.int64)
+    bar = tqdm(total=draws * count, desc="perplexity", unit=" blocks", disable=None if progress else True)
+    for draw in range(draws):
+        drawn = dataclasses.replace(held_out, seed=held_out.seed + draw)
+        done = 0
+        for examples in drawn.batches():
+            batch = drawn.masked(examples, device=model.device)
+            slots = batch["masked_positions"]
+            logits = _logits(model, batch, slots)
+            labels = batch["labels"].gather(1, slots.clamp(min=0))[slots >= 0]
+            rows = done + rows_of_slots(slots)
+            np.add.at(losses[draw], rows, masked_cross_entropy(logits, labels).double().cpu().numpy())
+            np.add.at(tokens[draw], rows, 1)
+            done += len(examples)
+            bar.update(len(examples))
+    bar.close()
+    model.train(training)
+    return TokenLosses(losses, tokens, held_out.documents.astype(np.int64))
+
+
+def _logits(model: PreTrainedModel, batch: Mapping[str, Tensor], slots: Tensor) -> Tensor:
+    """Logits at the used slots; of a family with a row in the table the head sees no other token."""
+    if model.config.model_type not in FAMILIES:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+        return at_slots(model(**inputs).logits, slots)
+    layered = Layered(model)
+    top = layered.depth - 1
+    return layered.head(at_slots(layered.final(layered.states(batch, [top])[1][top]), slots))
+
+
+def perplexity_numbers(sums: TokenLosses) -> dict[str, Any]:
+    """The perplexity over all draws, weighted by tokens, its 95 % interval over documents, and its spread over draws."""
+    each = np.exp(sums.losses.sum(1) / sums.tokens.sum(1))
+    return {
+        "perplexity": math.exp(sums.losses.sum() / sums.tokens.sum()),
+        "interval": bootstrap_interval(_perplexity, *_of_documents(sums)),
+        "draws": each.tolist(),
+        "draws_sd": float(each.std(ddof=1)) if len(each) > 1 else None,
+        "loss": float(sums.losses.sum() / sums.tokens.sum()),
+        "tokens": int(sums.tokens.sum()),
+        "examples": int(sums.tokens.shape[1]),
+        "documents": len(np.unique(sums.documents)),
+    }
+
+
+def perplexity_difference(ours: TokenLosses, other: TokenLosses) -> dict[str, Any]:
+    """Perplexity of ``ours`` minus that of ``other`` on the same masked tokens, with its paired 95 % interval.
+
+    Raises ValueError where the masked tokens are not the same.
+    """
+    if not np.array_equal(ours.tokens, other.tokens) or not np.array_equal(ours.documents, other.documents):
+        raise ValueError("--against: the two models read the text with other tokens, so their perplexities do not compare")
+    (losses, tokens), (others, _) = _of_documents(ours), _of_documents(other)
+    return {
+        "difference": float(_difference(losses.sum(), others.sum(), tokens.sum())),
+        "interval": bootstrap_interval(_difference, losses, others, tokens),
+    }
+
+
+def _of_documents(sums: TokenLosses) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Losses and tokens of each document, over all draws."""
+    return by_document(sums.documents, sums.losses.sum(0)), by_document(sums.documents, sums.tokens.sum(0))
+
+
+def _perplexity(losses: Any, tokens: Any) -> Any:
+    return np.exp(losses / tokens)
+
+
+def _difference(losses: Any, others: Any, tokens: Any) -> Any:
+    return np.exp(losses / tokens) - np.exp(others / tokens)

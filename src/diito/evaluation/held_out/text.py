@@ -1,0 +1,81 @@
+"""Held-out text as masked examples, the same ones for every model that is compared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from diito.corpus import Corpus, collate
+from diito.recipe import MaskingSection
+from diito.tasks.masked_lm import Masking
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Examples of a corpus, each masked by draws of its own."""
+
+    corpus: Corpus
+    masking: Masking
+    """Uniform (smoothing 0) where perplexity is measured: the exponent of the training draws is for training only."""
+    seed: int
+    limit: int | None = None
+    """How many examples, spread evenly over the corpus; None takes all."""
+    batch: int = 16
+    """Examples at a time."""
+
+    @cached_property
+    def examples(self) -> list[int]:
+        """Row numbers in the corpus."""
+        rows = len(self.corpus)
+        count = rows if self.limit is None else min(self.limit, rows)
+        return [index * rows // count for index in range(count)]
+
+    @property
+    def documents(self) -> NDArray[np.int32]:
+        """The document of each example."""
+        return np.asarray(self.corpus.documents)[self.examples]
+
+    def batches(self) -> Iterator[Sequence[int]]:
+        """The examples in batches."""
+        examples = self.examples
+        for start in range(0, len(examples), self.batch):
+            yield examples[start : start + self.batch]
+
+    def masked(self, examples: Sequence[int], *, device: torch.device) -> dict[str, Tensor]:
+        """These examples as a masked batch: ``input_ids``, ``labels`` (-100: none), ``masked_positions`` (-1: unused)."""
+        rows = collate(self.corpus.__getitems__(list(examples)), pad_token_id=self.masking.pad_token_id or 0)
+        masked = self.masking.mask_examples(rows, seed=self.seed, examples=examples)
+        return {name: value.to(device) for name, value in masked.items()}
+
+    def digest(self) -> str:
+        """A hash of the examples' tokens and of where documents begin, wherever the text came from."""
+        total = hashlib.sha256(self.documents.tobytes())
+        for examples in self.batches():
+            for number, row in zip(examples, self.corpus.__getitems__(list(examples)), strict=True):
+                total.update(f"{number}:".encode() + row["input_ids"].numpy().tobytes())
+        return total.hexdigest()[:32]
+
+
+def uniform_masking(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> Masking:
+    """The paper's masks for measuring, whatever training masks: 15 % of the tokens, each as likely as another."""
+    section = MaskingSection(rate=0.15, smoothing=0.0)
+    return Masking.for_tokenizer(section, tokenizer=tokenizer, vocab_size=vocab_size, token_counts=None)
+
+
+def at_slots(states: Tensor, slots: Tensor) -> Tensor:
+    """``states`` (batch, tokens, width) at the used slots (batch, slots; -1: unused): (used, width), row by row."""
+    index = slots.clamp(min=0).unsqueeze(-1).expand(-1, -1, states.shape[-1])
+    return states.gather(1, index)[slots >= 0]
+
+
+def rows_of_slots(slots: Tensor) -> NDArray[np.int64]:
+    """The row of each used slot, in the order of :func:`at_slots`."""
+    return (slots >= 0).nonzero()[:, 0].cpu().numpy()

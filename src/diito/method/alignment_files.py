@@ -1,0 +1,37 @@
+"""Π as a recipe describes it: by name, by its pairs, or in a file of its own."""
+
+from __future__ import annotations
+
+from diito.method.alignment import AlignedPair, Alignment
+from diito.method.draws import host_random
+from diito.recipe import AlignmentSection
+from diito.recipe.checks import check_alignment
+from diito.recipe.file import read_section
+
+
+def build_alignment(section: AlignmentSection, *, teacher_layers: int, student_layers: int, seed: int) -> Alignment:
+    """Π as the section ``alignment`` describes it. Raises ValueError where the models are too shallow for it."""
+    alignment = _named_alignment(section, teacher_layers, student_layers)
+    if not section.top:
+        alignment = alignment.without_top(student_layers)
+    if section.shuffled:
+        alignment = alignment.shuffled(teacher_layers, host_random("shuffled alignment", seed))
+    return alignment
+
+
+def _named_alignment(section: AlignmentSection, teacher_layers: int, student_layers: int) -> Alignment:
+    if section.kind != "custom":
+        make = getattr(Alignment, section.kind.replace("-", "_"))
+        return make(teacher_layers=teacher_layers, student_layers=student_layers)
+    if section.file is not None:
+        if section.file.endswith(".nm"):
+            return Alignment.from_nm(section.file)
+        content = read_section(AlignmentSection, section.file)
+        if content.kind != "custom" or content.file is not None:
+            raise ValueError(f"alignment.file: {section.file} must hold the pairs of an alignment of kind custom")
+        check_alignment(content, student_layers)
+        section = content
+    return Alignment(
+        AlignedPair(pair.student, pair.teacher, pair.student_dimensions, pair.teacher_dimensions)
+        for pair in section.pairs or ()
+    )

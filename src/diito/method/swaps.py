@@ -1,0 +1,104 @@
+"""What is swapped in a micro-batch: one draw of positions and sources (Algorithm 1, lines 6 and 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from diito.method.intervention import source_values
+from diito.method.positions import (
+    Pairing,
+    PositionRule,
+    eligible_positions,
+    matched_sources,
+    real_positions,
+    special_positions,
+    trim,
+)
+from diito.models.layered import Inputs
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One draw of what is swapped: ``positions`` Bool[batch tokens] of the base, and where their values come from."""
+
+    positions: Tensor
+    rows: Tensor | None
+    """Int[batch]: the source row of each row, in the batch; None where the batch brings its sources."""
+    index: Tensor | None
+    """Int[batch tokens]: the source position each token reads; None where it is the base's own."""
+    sources: Inputs | None
+    """The sources the batch brings; None where they are its own rows."""
+
+    def values(self, states: Tensor) -> Tensor:
+        """What each token of the base is set to, from the sources' ``states`` (rows, tokens, width)."""
+        return source_values(states, self.positions.shape[1], rows=self.rows, index=self.index)
+
+    def stitched(self, batch: Inputs) -> Inputs:
+        """The batch with the spans swapped in its input ids (the token-swap control)."""
+        ids = (self.sources or batch)["input_ids"]
+        stitched = torch.where(self.positions, self.values(ids.unsqueeze(-1)).squeeze(-1), batch["input_ids"])
+        return {**batch, "input_ids": stitched}
+
+
+class SwapDraws(nn.Module):
+    """Draws of :class:`Swap`; a module only so that ``special_ids`` follow the objective to its device.
+
+    ``rule``, ``pairing``: see ``positions``. ``share``: of a row's eligible positions. ``specials``: whether special
+    tokens are eligible; ``special_ids``: their ids, None takes the first and last real token of each row.
+    ``independent_positions``: whether the source is read at positions of its own, eligible like the base's.
+    Raises ValueError naming ``intervention.share``.
+    """
+
+    special_ids: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        rule: PositionRule,
+        pairing: Pairing,
+        share: float,
+        specials: bool = False,
+        special_ids: Sequence[int] | None = None,
+        independent_positions: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 < share <= 1:
+            raise ValueError(f"intervention.share: {share} must be above 0 and at most 1")
+        self.rule, self.pairing, self.share = rule, pairing, share
+        self.specials, self.independent_positions = specials, independent_positions
+        ids = None if special_ids is None else torch.tensor(sorted(set(special_ids)))
+        self.register_buffer("special_ids", ids, persistent=False)
+
+    def draw(self, batch: Mapping[str, Tensor], generator: torch.Generator, *, within: Tensor | None = None) -> Swap:
+        """One draw for ``batch`` (``input_ids``, ``labels``, and its own sources as ``source_*`` where it brings them).
+
+        ``within``: Bool[batch tokens], positions outside of which nothing is eligible; None: no such limit.
+        """
+        base = self.allowed(batch)
+        if "source_input_ids" in batch:
+            names = ("input_ids", "attention_mask")
+            sources = {name: batch[f"source_{name}"] for name in names if f"source_{name}" in batch}
+            rows, source = None, self.allowed(sources)
+        else:
+            rows, sources = self.pairing(len(base), generator), None
+            source = base[rows]
+        eligible = eligible_positions(base, source)
+        if within is not None:
+            eligible = eligible_positions(eligible, within)
+        positions = self.rule(eligible, batch["labels"] != -100, self.share, generator)
+        if not self.independent_positions:
+            return Swap(positions, rows, None, sources)
+        # Drawn from the same eligible positions; which tokens are masked in the source plays no part.
+        chosen = self.rule(eligible, eligible, self.share, generator)
+        positions = trim(positions, chosen)
+        return Swap(positions, rows, matched_sources(positions, chosen), sources)
+
+    def allowed(self, inputs: Inputs) -> Bool[Tensor, "batch tokens"]:
+        """Tokens that may be swapped as far as they alone are concerned: real and, unless ``specials``, not special."""
+        real = real_positions(inputs)
+        return real if self.specials else real & ~special_positions(inputs["input_ids"], real, self.special_ids)

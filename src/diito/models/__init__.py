@@ -1,0 +1,1 @@
+"""Models by name, layer by layer, and students made of them."""

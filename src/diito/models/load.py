@@ -1,0 +1,177 @@
+"""Loading models by name, a hub id or a folder, with the head that a task needs; and refusing what cannot be loaded.
+
+Errors are ValueErrors of one sentence that begin with what the user calls the model: a recipe's field or an argument. Code
+that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from diito.embedded import resolve
+from diito.models.layered import FAMILIES
+
+_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+_WEIGHTS = (".safetensors", ".bin")
+_CONTENT = (
+    "added_tokens.json",
+    "config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+_NEEDED = "give a hub id or a local folder of a masked language model"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model by name."""
+
+    name: str
+    """Hub id, local folder, or ``embedded:teacher-minilm-mlm``."""
+    field: str = "MODEL"
+    """What errors call it."""
+    revision: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of every ``from_pretrained``."""
+        return {
+            "pretrained_model_name_or_path": resolve(self.name),
+            "revision": self.revision,
+            "trust_remote_code": False,
+        }
+
+
+def load_configuration(source: ModelSource) -> Any:
+    """The configuration. Raises ValueError where there is no such model."""
+    try:
+        return AutoConfig.from_pretrained(**source.arguments)
+    except _ERRORS as error:
+        raise _unloadable(source, _NEEDED, error) from error
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """The tokenizer. Raises ValueError where there is none."""
+    missing = f"{source.field}: {source.name!r} has no tokenizer that can be loaded"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**source.arguments)
+    except _ERRORS as error:
+        raise ValueError(f"{missing} ({_first_line(error)})") from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers 5 makes an empty one where the files lack
+        raise ValueError(f"{missing} (it has no words); save the tokenizer beside the model")
+    return tokenizer
+
+
+def load_masked_language_model(source: ModelSource) -> PreTrainedModel:
+    """The model with its masked-language-model head, in fp32 and eval mode.
+
+    Raises ValueError for a checkpoint without that head.
+    """
+    try:
+        model, report = AutoModelForMaskedLM.from_pretrained(**source.arguments, dtype=torch.float32, output_loading_info=True)
+    except _ERRORS as error:
+        raise _unloadable(source, _NEEDED, error) from error
+    if missing := sorted(report["missing_keys"]):
+        raise _headless(source, f"it lacks {missing[0]}")
+    return model.eval()
+
+
+def check_masked_language_model(source: ModelSource) -> None:
+    """Refuse (ValueError), from the configuration alone, a model that was saved without a masked-language-model head."""
+    saved = load_configuration(source).architectures or ()
+    if saved and not any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in saved):
+        raise _headless(source, f"it is a {saved[0]}")
+
+
+def load_head(source: ModelSource, head: Any, labels: Sequence[str] | None, **arguments: Any) -> PreTrainedModel:
+    """The model in fp32 with a task's head; one that it does not have yet is drawn from the global random state.
+
+    ``head``: an Auto class. Raises ValueError where the model cannot take it.
+    """
+    if labels is not None:
+        names = dict(enumerate(labels))
+        numbers = {name: index for index, name in names.items()}
+        arguments = {"num_labels": len(labels), "id2label": names, "label2id": numbers} | arguments
+    try:
+        return head.from_pretrained(**source.arguments, dtype=torch.float32, **arguments)
+    except _ERRORS as error:
+        right = f"give a hub id or a local folder of a model that {head.__name__} can load"
+        raise _unloadable(source, right, error) from error
+
+
+def check_head(source: ModelSource, head: Any, outputs: int | None, labels: Sequence[str] | None = None) -> None:
+    """Refuse (ValueError) a model that has been fine-tuned already, with a head that is not this one.
+
+    ``outputs``: labels of the task, 1 for a number; None for heads whose size is fixed. ``labels``: their names, if any.
+    """
+    if outputs is None:
+        return
+    configuration = load_configuration(source)
+    kinds = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice")  # their weights have one name
+    trained = [name for name in configuration.architectures or () if name.endswith(kinds)]
+    if not trained:
+        return
+    right = trained[0].endswith(head.__name__.removeprefix("AutoModel")) and configuration.num_labels == outputs
+    names = [configuration.id2label[index] for index in range(configuration.num_labels)]
+    if labels is not None and not names[0].startswith("LABEL_"):
+        right = right and names == list(labels)
+    if not right:
+        needed = f"{outputs} ({', '.join(labels)})" if labels is not None else f"{outputs}"
+        raise ValueError(
+            f"{source.field}: {source.name!r} is a {trained[0]} with {configuration.num_labels} labels ({', '.join(names)}), "
+            f"but the task needs {needed} from {head.__name__}; give a model that is not fine-tuned yet"
+        )
+
+
+def check_files(source: ModelSource) -> None:
+    """Refuse (ValueError) a model without configuration or tokenizer, or a folder without weights, before any work."""
+    load_configuration(source)
+    load_tokenizer(source)
+    folder = Path(resolve(source.name))
+    if folder.is_dir() and not any(path.suffix in _WEIGHTS and path.stem != "training_args" for path in folder.iterdir()):
+        raise ValueError(f"{source.field}: {source.name!r} has no weights (model.safetensors or pytorch_model.bin)")
+
+
+def longest_sequence(source: ModelSource) -> int | None:
+    """Tokens for which the model has positions, special tokens included; None where it has no limit."""
+    configuration = load_configuration(source)
+    if configuration.model_type in FAMILIES:
+        return FAMILIES[configuration.model_type].longest(configuration)
+    limits = (getattr(configuration, "max_position_embeddings", None), load_tokenizer(source).model_max_length)
+    return min((limit for limit in limits if limit is not None and limit < 10**9), default=None)
+
+
+def digest(source: ModelSource) -> str:
+    """What the model is, whatever it is called: the commit of a hub model, a hash of a folder's files."""
+    if commit := getattr(load_configuration(source), "_commit_hash", None):
+        return str(commit)
+    total = hashlib.sha256()
+    for path in sorted(Path(resolve(source.name)).iterdir()):
+        if (path.suffix in (*_WEIGHTS, ".model") and path.stem != "training_args") or path.name in _CONTENT:
+            with path.open("rb") as stream:
+                total.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()[:40]
+
+
+def _headless(source: ModelSource, reason: str) -> ValueError:
+    return ValueError(f"{source.field}: {source.name!r} has no masked-language-model head ({reason}); {_NEEDED}")
+
+
+def _unloadable(source: ModelSource, right: str, error: Exception) -> ValueError:
+    return ValueError(f"{source.field}: {source.name!r} cannot be loaded; {right} ({_first_line(error)})")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,193 @@
+"""The main job, from a recipe to a student on disk.
+
+1. everything that can be refused is refused (:func:`prepare`): sources, run folder, teacher, student, alignment, corpus;
+2. the plan is shown, and perplexity and interchange accuracy are measured on held-out text;
+3. training (:func:`train`), which can be interrupted and resumed;
+4. the same measurements again, and the student is saved as an ordinary Hugging Face checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import warnings
+from typing import Any
+
+import datasets
+import transformers
+from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
+
+from diito.evaluation.held_out.interchange import interchange_accuracy
+from diito.evaluation.held_out.perplexity import perplexity
+from diito.files import write_json
+from diito.method.positions import RULES
+from diito.models.teacher import special_ids
+from diito.recipe import Recipe
+from diito.run.folder import RunFolder
+from diito.run.model_card import model_card
+from diito.run.parts import Parts, build_trainer, prepare
+from diito.speed.process import keep_freed_memory
+from diito.training.arguments import training_arguments
+from diito.training.callbacks import Every, Interruption, MetricsFile, Progress
+from diito.training.trainer import Evaluation
+
+
+def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, plan_only: bool = False) -> int:
+    """Run ``recipe``; the exit code: 0 done, 130 or 143 interrupted (resumable), 1 a loss was not finite, 2 disk full.
+
+    Raises ValueError, in one sentence that names the field, for what the user must change; nothing has been written then.
+    """
+    _quieten()
+    arguments = training_arguments(recipe, output_dir=str(RunFolder(recipe).checkpoints))
+    recipe = _as_run(recipe, arguments)
+    folder = RunFolder(recipe)
+    if not plan_only:
+        folder.check(resume=resume, overwrite=overwrite)
+    parts = prepare(recipe, arguments)
+    main = arguments.process_index == 0
+    _say(main, str(parts.plan))
+    if plan_only:
+        return 0
+    with arguments.main_process_first(desc="run folder"):
+        if main:
+            folder.start(resume=resume)
+    if recipe.speed.keep_memory:
+        keep_freed_memory()
+    interchange, measure = _measurements(recipe, parts)
+    try:
+        results = _measure_before(folder, parts, measure, main)
+        evaluation = measure if recipe.training.evaluate_every else None
+        signal_number = train(recipe, parts, folder, arguments, evaluation, interchange)
+        if main and signal_number is None:
+            _finish(folder, parts, measure, results)
+    except FloatingPointError as error:
+        return _stop(main, f"{error}; training stopped", code=1)
+    except OSError as error:
+        return _stop(main, f"{error}; free some space, then continue with: {_resume_command(folder)}", code=2)
+    if signal_number is not None:
+        return _stop(main, f"stopped and saved; continue with: {_resume_command(folder)}", code=128 + signal_number)
+    return 0
+
+
+def train(
+    recipe: Recipe,
+    parts: Parts,
+    folder: RunFolder,
+    arguments: TrainingArguments,
+    evaluation: Evaluation | None,
+    interchange: Evaluation | None,
+) -> int | None:
+    """Train ``parts.student``, from the newest checkpoint in ``folder`` where there is one.
+
+    Returns the number of the signal that interrupted it, or None. A ValueError from in here is a fault of the program, so it
+    is raised as a RuntimeError.
+    """
+    interruption = Interruption()
+    trainer = build_trainer(recipe, parts, arguments, evaluation)
+    trainer.remove_callback(PrinterCallback)
+    for callback in (interruption, MetricsFile(folder.metrics), Progress(list(trainer.objective.weights))):
+        trainer.add_callback(callback)
+    if interchange is not None and recipe.evaluation.interchange_every:
+        trainer.add_callback(Every(recipe.evaluation.interchange_every, interchange, trainer.log))
+    checkpoint = folder.newest_checkpoint()
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except ValueError as error:
+        raise RuntimeError("training failed") from error
+    finally:
+        interruption.restore()
+    return interruption.signal_number
+
+
+def _as_run(recipe: Recipe, arguments: TrainingArguments) -> Recipe:
+    """The recipe with the precision that was chosen, so that a run resumed elsewhere goes on as it began."""
+    return dataclasses.replace(recipe, speed=dataclasses.replace(recipe.speed, precision="bf16" if arguments.bf16 else "fp32"))
+
+
+def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Evaluation | None]:
+    """Of a student, in fp32: interchange accuracy alone, and perplexity with it; None where there is no held-out text."""
+    held_out = parts.held_out
+    if held_out is None:
+        return None, None
+
+    def interchange(student: PreTrainedModel) -> dict[str, float]:
+        parts.teacher.to(student.device)
+        return interchange_accuracy(
+            student,
+            parts.teacher,
+            parts.alignment,
+            held_out,
+            rule=RULES[recipe.intervention.positions],
+            share=recipe.intervention.share,
+            special_ids=special_ids(parts.tokenizer),
+        )
+
+    def both(student: PreTrainedModel) -> dict[str, float]:
+        return {"perplexity": perplexity(student, held_out)["perplexity"], **interchange(student)}
+
+    return interchange, both
+
+
+def _measure_before(folder: RunFolder, parts: Parts, measure: Evaluation | None, main: bool) -> dict[str, Any]:
+    """The teacher's perplexity and the untrained student's numbers; a resumed run has them already."""
+    results = folder.read_results()
+    if measure is None or not main or "before" in results:
+        return results
+    assert parts.held_out is not None
+    _say(
+        main,
+        f"measuring on {len(parts.held_out.examples)} held-out blocks of {parts.plan.recipe.evaluation.length} tokens",
+    )
+    results = {
+        "teacher": {"perplexity": perplexity(parts.teacher, parts.held_out)["perplexity"]},
+        "before": measure(parts.student),
+    }
+    write_json(folder.results, results)
+    _say(main, _table(results))
+    return results
+
+
+def _finish(folder: RunFolder, parts: Parts, measure: Evaluation | None, results: dict[str, Any]) -> None:
+    if measure is not None:
+        results["after"] = measure(parts.student)
+        _say(True, _table(results))
+    results["recipe"] = dataclasses.asdict(parts.plan.recipe)
+    write_json(folder.results, results)
+    folder.save_student(parts.student, parts.tokenizer, model_card(parts.plan, results))
+    _say(True, f"student    {folder.student}  (AutoModelForMaskedLM.from_pretrained loads it)")
+
+
+def _table(results: dict[str, Any]) -> str:
+    """Held-out numbers, a line a model."""
+    lines = [f"{'held-out':<18}{'perplexity':>12}{'IIA':>9}{'effective':>11}"]
+    for key, name in (("teacher", "teacher"), ("before", "student before"), ("after", "student after")):
+        if key in results:
+            numbers = results[key]
+            accuracies = [f"{numbers[each]:.3f}" if each in numbers else "" for each in ("iia", "effective_iia")]
+            lines.append(f"{name:<18}{numbers['perplexity']:>12.2f}{accuracies[0]:>9}{accuracies[1]:>11}")
+    return "\n".join(lines)
+
+
+def _resume_command(folder: RunFolder) -> str:
+    return f"diito distill {folder.recipe_file} --resume"
+
+
+def _say(main: bool, text: str) -> None:
+    if main:
+        print(text, flush=True)
+
+
+def _stop(main: bool, sentence: str, *, code: int) -> int:
+    if main:
+        print(f"diito: {sentence}", file=sys.stderr, flush=True)
+    return code
+
+
+def _quieten() -> None:
+    """The screen is ours; warnings stay, but for one about an argument that Trainer passes on and nothing here can spell
+    differently."""
+    warnings.filterwarnings("ignore", message=".broadcast_buffers. is deprecated", category=FutureWarning)
+    transformers.logging.set_verbosity_warning()
+    transformers.logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()

@@ -1,0 +1,129 @@
+"""What a run is going to do, in numbers, before it does it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from diito.corpus import Corpus
+from diito.method.alignment import AlignedPair, Alignment, DimensionRange
+from diito.method.cost import ModelSize, StepCost, step_cost
+from diito.recipe import Recipe
+from diito.recipe.checks import is_causal
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of one run; ``str`` gives it as the screen shows it."""
+
+    recipe: Recipe
+    teacher: PreTrainedModel
+    student: PreTrainedModel
+    student_layers: Sequence[int]
+    """The teacher layers that the student is made of."""
+    alignment: Alignment
+    corpus: Corpus
+    processes: int
+
+    @property
+    def rows_per_step(self) -> int:
+        """Sequences of an optimiser step, over all processes."""
+        return self.recipe.training.batch * self.recipe.training.accumulation * self.processes
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of a pass over the corpus; partial micro-batches are dropped."""
+        batches = len(self.corpus) // (self.recipe.training.batch * self.processes)
+        return -(-batches // self.recipe.training.accumulation)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the run."""
+        training = self.recipe.training
+        return training.steps or math.ceil(training.epochs * self.steps_per_epoch)  # as Trainer counts
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens of an optimiser step, on average."""
+        return self.rows_per_step * self.corpus.statistics.mean_length
+
+    @property
+    def cost(self) -> StepCost:
+        """Matrix-product FLOPs for one token."""
+        return step_cost(
+            ModelSize.of(self.teacher.config),
+            ModelSize.of(self.student.config),
+            self.alignment,
+            length=round(self.corpus.statistics.mean_length),
+            loss_tokens=1.0 if self.recipe.objective.tokens == "all" else self.recipe.masking.rate,
+            counterfactual=is_causal(self.recipe),
+            from_the_start=self.recipe.intervention.control == "token-swap",
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<10} {text}" for name, text in self._lines())
+
+    def _lines(self) -> list[tuple[str, str]]:
+        teacher, student = (model.num_parameters() for model in (self.teacher, self.student))
+        layers = _list(self.student_layers)
+        weights = vars(self.recipe.objective.weights).items()
+        corpus = self.corpus.statistics.describe().splitlines()
+        return [
+            ("teacher", f"{self.recipe.teacher.model}: {_model(self.teacher)}, {teacher / 1e6:.1f} M parameters"),
+            (
+                "student",
+                f"{_model(self.student)} from teacher layers {layers}, {student / 1e6:.1f} M ({student / teacher:.0%})",
+            ),
+            ("objective", " + ".join(f"{weight:.3g} {name}" for name, weight in weights if weight)),
+            ("alignment", self._alignment()),
+            *zip(["corpus"] + [""] * len(corpus), corpus, strict=False),
+            ("steps", self._steps()),
+            ("compute", self._compute()),
+        ]
+
+    def _steps(self) -> str:
+        training = self.recipe.training
+        shape = f"{training.batch} × {training.accumulation}" + (f" × {self.processes}" if self.processes > 1 else "")
+        about = "" if self.corpus.lengths is None else "about "
+        return (
+            f"{self.steps:,} of {shape} = {self.rows_per_step:,} sequences, {about}{self.tokens_per_step:,.0f} tokens a step; "
+            f"{self.steps * self.tokens_per_step / 1e6:,.2f} M tokens in all ({self.steps / self.steps_per_epoch:.2f} epochs)"
+        )
+
+    def _compute(self) -> str:
+        flops = self.cost.total * self.tokens_per_step
+        return (
+            f"{flops / 1e9:,.0f} GFLOP a step, {self.cost.total / self.cost.base:.2f} × standard distillation; "
+            f"{flops * self.steps / 1e15:,.3g} PFLOP in all (matrix products, estimated)"
+        )
+
+    def _alignment(self) -> str:
+        if not is_causal(self.recipe):
+            return "none: no loss reads a counterfactual run"
+        name = self.recipe.alignment.kind + (", shuffled" if self.recipe.alignment.shuffled else "")
+        intervention = self.recipe.intervention
+        swapped = f"{intervention.positions} {intervention.share:.0%} of tokens"
+        if intervention.control != "none":
+            swapped += f", {intervention.control}"
+        return f"{name}: {', '.join(map(_pair, self.alignment.pairs))}; {swapped}"
+
+
+def _pair(pair: AlignedPair) -> str:
+    student = _list(pair.student) + _ranges(pair.student_dimensions)
+    return f"{student} → {_list(pair.teacher)}{_ranges(pair.teacher_dimensions)}"
+
+
+def _ranges(ranges: Sequence[DimensionRange] | None) -> str:
+    return "" if ranges is None else " " + "".join(f"[{start}:{stop}]" for start, stop in ranges)
+
+
+def _model(model: PreTrainedModel) -> str:
+    config = model.config
+    return f"{config.model_type}, {config.num_hidden_layers} layers × {config.hidden_size}"
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return "+".join(map(str, numbers))

@@ -1,0 +1,1 @@
+"""Benchmarks by their names: data, preprocessing and metric of each task."""

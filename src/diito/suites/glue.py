@@ -1,0 +1,292 @@
+"""GLUE: nine tasks, each a row of :data:`TASKS`.
+
+1. rows come from the hub (``nyu-mll/glue``) or from a folder in GLUE's own layout: one folder a task, tab-separated files;
+2. one sentence or two become one sequence; the label is a class, or a number in STS-B;
+3. the metrics are the paper's; its mean is over eight tasks, without WNLI.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from diito.suites.data import find_file, hub_split, read_lines
+from diito.suites.suite import Metrics, Scores, Task
+
+HUB = "nyu-mll/glue"
+_ENTAILMENT = ("entailment", "not_entailment")
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """One task of GLUE: where its columns stand, what is measured, how long it is trained."""
+
+    folder: str
+    """Its folder in GLUE's own layout."""
+    labels: tuple[str, ...] | None
+    """The classes as the files write them, in the order of the hub's label numbers; None: a number is predicted."""
+    columns: tuple[str, ...]
+    """The sentences and, last, the label in the header of the files."""
+    hub_columns: tuple[str, ...]
+    """The sentences on the hub."""
+    metrics: tuple[str, ...]
+    """What is measured; the first one is the paper's."""
+    epochs: float = 3
+    header: tuple[str, ...] | None = None
+    """The columns of files that have no header."""
+    names: tuple[str, ...] | None = None
+    """The classes' names where the files write only numbers."""
+    scored: tuple[tuple[str, str, str], ...] = (("dev", "dev.tsv", "validation"),)
+    """The scored splits: name, file, split on the hub."""
+    incomplete: bool = False
+    """Whether the official files have incomplete rows, which everybody leaves out."""
+
+
+TASKS: dict[str, GlueTask] = {
+    "cola": GlueTask(
+        folder="CoLA",
+        labels=("0", "1"),
+        names=("unacceptable", "acceptable"),
+        columns=("sentence", "label"),
+        hub_columns=("sentence",),
+        header=("source", "label", "star", "sentence"),
+        metrics=("matthews", "accuracy"),
+        epochs=25,
+    ),
+    "mnli": GlueTask(
+        folder="MNLI",
+        labels=("entailment", "neutral", "contradiction"),
+        columns=("sentence1", "sentence2", "gold_label"),
+        hub_columns=("premise", "hypothesis"),
+        metrics=("accuracy",),
+        scored=(
+            ("matched", "dev_matched.tsv", "validation_matched"),
+            ("mismatched", "dev_mismatched.tsv", "validation_mismatched"),
+        ),
+    ),
+    "mrpc": GlueTask(
+        folder="MRPC",
+        labels=("0", "1"),
+        names=("not_equivalent", "equivalent"),
+        columns=("#1 String", "#2 String", "Quality"),
+        hub_columns=("sentence1", "sentence2"),
+        metrics=("f1", "accuracy"),
+    ),
+    "qnli": GlueTask(
+        folder="QNLI",
+        labels=_ENTAILMENT,
+        columns=("question", "sentence", "label"),
+        hub_columns=("question", "sentence"),
+        metrics=("accuracy",),
+    ),
+    "qqp": GlueTask(
+        folder="QQP",
+        labels=("0", "1"),
+        names=("not_duplicate", "duplicate"),
+        columns=("question1", "question2", "is_duplicate"),
+        hub_columns=("question1", "question2"),
+        metrics=("f1", "accuracy"),
+        incomplete=True,
+    ),
+    "rte": GlueTask(
+        folder="RTE",
+        labels=_ENTAILMENT,
+        columns=("sentence1", "sentence2", "label"),
+        hub_columns=("sentence1", "sentence2"),
+        metrics=("accuracy",),
+        epochs=25,
+    ),
+    "sst2": GlueTask(
+        folder="SST-2",
+        labels=("0", "1"),
+        names=("negative", "positive"),
+        columns=("sentence", "label"),
+        hub_columns=("sentence",),
+        metrics=("accuracy",),
+    ),
+    "stsb": GlueTask(
+        folder="STS-B",
+        labels=None,
+        columns=("sentence1", "sentence2", "score"),
+        hub_columns=("sentence1", "sentence2"),
+        metrics=("spearman", "pearson"),
+    ),
+    "wnli": GlueTask(
+        folder="WNLI",
+        labels=("0", "1"),
+        names=("not_entailment", "entailment"),
+        columns=("sentence1", "sentence2", "label"),
+        hub_columns=("sentence1", "sentence2"),
+        metrics=("accuracy",),
+    ),
+}
+"""The tasks by name, as on the hub."""
+
+MEAN = tuple(name for name in TASKS if name != "wnli")
+"""The eight tasks of the paper's mean."""
+
+
+def glue_task(name: str, data: str | None) -> Task:
+    """The task ``name``, a key of :data:`TASKS`, from the hub (None) or from the GLUE folder ``data``.
+
+    Raises ValueError, naming file and line, for missing files and malformed rows, and for empty splits.
+    """
+    row = TASKS[name]
+    notes: list[str] = []
+    if data is None:
+        files = {"train": "train", **{split: hub for split, _, hub in row.scored}}
+        splits = {split: _from_hub(name, row, hub) for split, hub in files.items()}
+    else:
+        files = {"train": "train.tsv", **{split: file for split, file, _ in row.scored}}
+        splits = {split: _from_file(name, row, Path(data), file, notes) for split, file in files.items()}
+    regression = row.labels is None
+    return Task(
+        name=name,
+        head=AutoModelForSequenceClassification,
+        labels=row.names or row.labels,
+        splits=splits,
+        encode=_encode,
+        collator=DataCollatorWithPadding,
+        score=functools.partial(_score, row),
+        baseline=functools.partial(_baseline, row),
+        headline=row.metrics[0],
+        learning_rate=2e-5,
+        batch=32,
+        epochs=row.epochs,
+        length=128,
+        head_arguments={"num_labels": 1, "problem_type": "regression"} if regression else {},
+        notes=tuple(notes),
+    )
+
+
+def glue_mean(scores: dict[str, float | None]) -> tuple[str, float | None]:
+    """The paper's mean over headline scores by task, and its label: one over fewer than the eight tasks is labelled so."""
+    known = [score for name in MEAN if (score := scores.get(name)) is not None]
+    missing = [name for name in MEAN if scores.get(name) is None]
+    if not missing:
+        return "mean of 8", sum(known) / len(known)
+    if not known:
+        return "mean of no task", None
+    return f"mean of {len(known)} (without {', '.join(missing)})", sum(known) / len(known)
+
+
+def _from_hub(name: str, row: GlueTask, split: str) -> datasets.Dataset:
+    table = hub_split(HUB, split, config=name)
+    sentences = dict(zip(("first", "second"), row.hub_columns, strict=False))
+    table = table.select_columns([*sentences.values(), "label"])
+    columns = {new: list(table[old]) for new, old in sentences.items()}
+    labels = list(table["label"])
+    if not labels or min(labels) < 0:  # -1 where they are hidden
+        raise ValueError(f"{HUB} ({name}), split {split}: has no labels; give another copy with --data")
+    if row.labels is None:
+        labels = [round(label, 3) for label in labels]  # single precision there, three digits in the files
+    return datasets.Dataset.from_dict({**columns, "label": labels})
+
+
+def _from_file(name: str, row: GlueTask, data: Path, file: str, notes: list[str]) -> datasets.Dataset:
+    path = find_file(data / row.folder, [file], what=f"the task {name} in GLUE's own layout (gluebenchmark.com/tasks)")
+    lines = enumerate(read_lines(path), start=1)
+    header = row.header or tuple(next(lines, (0, ""))[1].split("\t"))
+    if missing := [column for column in row.columns if column not in header]:
+        raise ValueError(f"{path}, line 1: the header lacks {', '.join(missing)}; it should be that of GLUE's {row.folder}")
+    places = [header.index(column) for column in row.columns]
+    sentences: list[list[str]] = [[] for _ in places[:-1]]
+    labels: list[int | float] = []
+    skipped = 0
+    for number, line in lines:
+        values = line.split("\t")
+        if len(values) != len(header):
+            if row.incomplete:
+                skipped += 1
+                continue
+            raise ValueError(f"{path}, line {number}: {len(values)} column(s), and {len(header)} are needed")
+        labels.append(_label(values[places[-1]], row, f"{path}, line {number}"))
+        for column, place in zip(sentences, places, strict=False):
+            column.append(values[place])
+    if not labels:
+        raise ValueError(f"{path}: has no example; give the complete file of the task {name}")
+    if skipped:
+        notes.append(f"{file}: {skipped} incomplete rows left out")
+    return datasets.Dataset.from_dict({**dict(zip(("first", "second"), sentences, strict=False)), "label": labels})
+
+
+def _label(text: str, row: GlueTask, place: str) -> int | float:
+    if row.labels is not None:
+        if text not in row.labels:
+            raise ValueError(f"{place}: the label {text!r} is not one of {', '.join(row.labels)}")
+        return row.labels.index(text)
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not 0 <= score <= 5:
+        raise ValueError(f"{place}: the score {text!r} is not a number from 0 to 5")
+    return score
+
+
+def _encode(rows: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, length: int) -> dict[str, list[Any]]:
+    encoded = tokenizer(rows["first"], rows.get("second"), truncation=True, max_length=length)
+    return {**encoded, "labels": rows["label"]}
+
+
+def _score(row: GlueTask, rows: datasets.Dataset, features: datasets.Dataset, logits: Sequence[NDArray[np.float32]]) -> Scores:
+    stacked = np.stack(logits).astype(np.float64)
+    predictions = stacked[:, 0] if row.labels is None else stacked.argmax(1)
+    metrics = {name: METRICS[name](np.asarray(rows["label"]), predictions) for name in row.metrics}
+    return Scores(metrics, [round(value, 4) for value in predictions.tolist()])
+
+
+def _baseline(row: GlueTask, train: datasets.Dataset, scored: datasets.Dataset) -> Metrics:
+    """The answer is the training rows' most frequent class, or their mean."""
+    labels = np.asarray(train["label"])
+    constant = labels.mean() if row.labels is None else np.bincount(labels).argmax()
+    answers = np.full(len(scored), constant)
+    return {name: METRICS[name](np.asarray(scored["label"]), answers) for name in row.metrics}
+
+
+def _accuracy(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
+    from sklearn.metrics import accuracy_score
+
+    return 100 * float(accuracy_score(labels, predictions))
+
+
+def _f1(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
+    """Of the class 1; 0 where it is neither predicted nor there."""
+    from sklearn.metrics import f1_score
+
+    return 100 * float(f1_score(labels, predictions, zero_division=0))
+
+
+def _matthews(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
+    """0 for a constant answer, by convention."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return 100 * float(matthews_corrcoef(labels, predictions))
+
+
+def _correlation(kind: str, labels: NDArray[Any], predictions: NDArray[Any]) -> float | None:
+    """None where one side is constant, so that there is no correlation."""
+    import scipy.stats
+
+    if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+        return None
+    return 100 * float(getattr(scipy.stats, kind)(labels, predictions).statistic)
+
+
+METRICS: dict[str, Callable[[NDArray[Any], NDArray[Any]], float | None]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "matthews": _matthews,
+    "spearman": functools.partial(_correlation, "spearmanr"),
+    "pearson": functools.partial(_correlation, "pearsonr"),
+}
+"""``metric(labels, predictions)``, 0 to 100."""
