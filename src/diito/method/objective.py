@@ -57,7 +57,7 @@ class DistillationObjective(nn.Module):
     ``weights``: weight of each loss by name, used as given; a loss of weight 0 is not computed, and without counterfactual
     losses there is no counterfactual run. Default: mlm, ce, cos, causal_ce at 1/4.
     ``temperature``: of the smoothed cross-entropies. ``tokens``: the tokens of every loss but mlm, "masked" or "all" real ones.
-    ``positions``: a rule of ``method.positions``, or its name; ``share``: of the eligible positions; ``specials``: whether [CLS]
+    ``positions``: a rule of ``positions``, or its name; ``share``: of the eligible positions; ``specials``: whether [CLS]
     and [SEP] are eligible; ``special_ids``: their ids, None takes the first and last real token of each row.
     ``source_positions``: "same" as the base's, or "independent" (drawn by the rule for the source, as many).
     ``pairing``: gives each row its source in the batch; a batch with ``source_input_ids`` brings its own.
