@@ -11,7 +11,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from jaxtyping import install_import_hook
 
 # Not the trainer: Trainer's own attributes are looser than their annotations.
-CHECKED = ("positions", "swaps", "layered", "intervention", "losses", "objective", "student", "masking")
+CHECKED = (
+    "positions",
+    "swaps",
+    "layered",
+    "layered_learn",
+    "layered_steps",
+    "intervention",
+    "losses",
+    "objective",
+    "student",
+    "masking",
+)
 install_import_hook([f"diito.{name}" for name in CHECKED], "typechecker.typechecked")
 
 

@@ -16,7 +16,7 @@ from diito.alignment import Alignment
 from diito.alignments import build_alignment
 from diito.corpus import Corpus, check_sources, load_corpus
 from diito.evaluation.held_out import HeldOut, uniform_masking
-from diito.layered import family_of
+from diito.layered import longest_sequence
 from diito.masking import Masking
 from diito.objective import DistillationObjective
 from diito.plan import Plan
@@ -107,9 +107,9 @@ def build_trainer(
 
 
 def _check_lengths(recipe: Recipe, config: Any) -> None:
-    longest = family_of(config.model_type).longest(config)
+    longest = longest_sequence(config)
     for field, length in (("corpus.length", recipe.corpus.length), ("evaluation.length", recipe.evaluation.length)):
-        if length > longest:
+        if longest is not None and length > longest:
             raise ValueError(f"{field}: {length} tokens, but the teacher has positions for {longest}; give at most {longest}")
 
 
