@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from models import FAMILIES, LONGEST, VOCABULARY, WIDTH, build, config, counted, families, text
-from transformers import AutoModel, GPT2Config, GPT2LMHeadModel
+from models import LONGEST, VOCABULARY, WIDTH, build, config, counted, families, text
 
-from diito.models.layered import Layered, family_of
+from diito.models.layered import Layered, longest_sequence
 
 attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 paddings = pytest.mark.parametrize("lengths", [[9, 9, 9], [9, 6, 3]], ids=["full", "padded"])
@@ -73,12 +72,13 @@ def test_gradients_are_those_of_the_forward(family):
 @families
 def test_a_run_stops_at_the_highest_layer_asked_for_and_keeps_only_those(family):
     model, inputs = build(family, layers=4), text(5, [7, 7])
+    layered = Layered(model)
     with counted(model) as calls:
-        _, states = Layered(model).states(inputs, [2, 0])
+        _, states = layered.states(inputs, [2, 0])
     assert calls == {"layers": [1, 1, 1, 0], "head": []}
     assert sorted(states) == [0, 2]
     with counted(model) as calls:
-        run, states = Layered(model).states(inputs, [])
+        run, states = layered.states(inputs, [])
     assert calls == {"layers": [0] * 4, "head": []} and states == {} and run.embedded.shape == (2, 7, WIDTH)
 
 
@@ -93,7 +93,7 @@ def test_the_head_gives_the_same_logits_for_some_tokens_as_for_all(family):
 
 @families
 def test_the_longest_sequence_of_a_family_runs_and_one_token_more_does_not(family):
-    longest = family_of(family).longest(config(family, 1))
+    longest = longest_sequence(config(family, 1))
     assert longest == (LONGEST - PAD_OFFSET if family == "roberta" else LONGEST)
     model = build(family, layers=1)
     layered = Layered(model)
@@ -103,15 +103,3 @@ def test_the_longest_sequence_of_a_family_runs_and_one_token_more_does_not(famil
 
 
 PAD_OFFSET = 1  # RoBERTa counts positions from its padding id (0 here) on
-
-
-def test_a_family_that_is_not_supported_is_named():
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1, n_positions=4))
-    with pytest.raises(ValueError, match=r"^teacher\.model: the family 'gpt2' is not supported.*bert, distilbert, roberta"):
-        Layered(model)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_without_a_language_model_head_is_refused(family):
-    with pytest.raises(ValueError, match=r"^teacher\.model: \w+ has no part .*masked-language-model head"):
-        Layered(AutoModel.from_config(config(family, 1)))

@@ -7,7 +7,6 @@ import oracle
 import pytest
 import torch
 from models import (
-    FAMILIES,
     SPECIAL_IDS,
     VOCABULARY,
     WIDTH,
@@ -477,9 +476,3 @@ def test_a_micro_batch_of_one_row_has_no_pair():
     row = {name: value[:1] for name, value in batch_of().items()}
     with pytest.raises(ValueError, match=r"^training\.batch: .*at least 2 rows.* not 1"):
         make(*models())(row, step=0)
-
-
-def test_every_supported_family_is_tested():
-    from diito.models.layered import FAMILIES as supported
-
-    assert set(FAMILIES) == set(supported)

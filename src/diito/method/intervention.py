@@ -26,6 +26,7 @@ def get_values(model: PreTrainedModel, inputs: Inputs, layers: Iterable[int]) ->
     highest layer asked for, in the caller's mode and gradient state. Raises ValueError for a layer the model lacks.
     """
     layered = Layered(model)
+    layered.check_inputs(inputs)
     wanted = _checked_layers(layered, layers)
     return layered.states(inputs, wanted)[1]
 
@@ -54,12 +55,14 @@ def interchange(
     layered = Layered(model)
     wanted = _checked_layers(layered, layers)
     ranges = _checked_dimensions(dimensions, layered.width)
+    for inputs in (base, source):
+        layered.check_inputs(inputs)
     _check_positions(base, source, positions, source_positions)
     index = None if source_positions is None else matched_sources(positions, source_positions)
     _, source_states = layered.states(source, wanted)
     run, base_states = layered.states(base, wanted[:1])
     values = {layer: source_values(source_states[layer], positions.shape[1], index=index) for layer in wanted}
-    return layered.head(resume(layered, run, base_states[wanted[0]], values, positions, dimensions=ranges))
+    return layered.head(resume(layered, run, base_states[wanted[0]], values, positions, dimensions=ranges), base)
 
 
 def set_values(

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diito.models import load as models
-from diito.models.layered import family_of
+from diito.models.learn import learn
 from diito.models.load import ModelSource
 from diito.recipe import TeacherSection
 
@@ -15,11 +15,10 @@ from diito.recipe import TeacherSection
 def load_config(section: TeacherSection) -> Any:
     """The teacher's configuration.
 
-    Raises ValueError naming ``teacher.model`` where there is no such model or its family is not supported.
+    Raises ValueError naming ``teacher.model`` where there is no such model or it has no masked-language-model head.
     """
-    config = models.load_configuration(_source(section))
-    family_of(config.model_type)
-    return config
+    models.check_masked_language_model(_source(section))
+    return models.load_configuration(_source(section))
 
 
 def load_tokenizer(section: TeacherSection, config: Any) -> PreTrainedTokenizerBase:
@@ -49,8 +48,13 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: ModelSource, *, 
 
 
 def load_teacher(section: TeacherSection) -> PreTrainedModel:
-    """The teacher in fp32 and eval mode. Raises ValueError where the checkpoint has no masked-language-model head."""
-    return models.load_masked_language_model(_source(section))
+    """The teacher in fp32 and eval mode.
+
+    Raises ValueError where the checkpoint has no masked-language-model head or the model cannot be run layer by layer.
+    """
+    model = models.load_masked_language_model(_source(section))
+    learn(model, field="teacher.model")
+    return model
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

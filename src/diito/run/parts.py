@@ -17,7 +17,7 @@ from diito.evaluation.held_out.text import HeldOut, uniform_masking
 from diito.method.alignment import Alignment
 from diito.method.alignment_files import build_alignment
 from diito.method.objective import DistillationObjective
-from diito.models.layered import family_of
+from diito.models.learn import longest_sequence
 from diito.models.student import build_student, student_layers
 from diito.models.teacher import load_config, load_teacher, load_tokenizer, special_ids
 from diito.recipe import CorpusSection, Recipe
@@ -107,9 +107,9 @@ def build_trainer(
 
 
 def _check_lengths(recipe: Recipe, config: Any) -> None:
-    longest = family_of(config.model_type).longest(config)
+    longest = longest_sequence(config)
     for field, length in (("corpus.length", recipe.corpus.length), ("evaluation.length", recipe.evaluation.length)):
-        if length > longest:
+        if longest is not None and length > longest:
             raise ValueError(f"{field}: {length} tokens, but the teacher has positions for {longest}; give at most {longest}")
 
 

@@ -26,7 +26,7 @@ from diito.method.alignment import AlignedPair
 from diito.method.alignment_files import build_alignment
 from diito.method.positions import RULES
 from diito.models import load as models
-from diito.models.layered import family_of
+from diito.models.learn import learn
 from diito.models.load import ModelSource
 from diito.models.student import build_student, student_layers
 from diito.models.teacher import check_tokenizer, special_ids
@@ -110,6 +110,8 @@ def interchange_job(settings: InterchangeSettings, source: ModelSource, *, devic
     def run() -> tuple[dict[str, Any], dict[str, Any]]:
         place = _device(device)
         student_model, teacher_model = (models.load_masked_language_model(each).to(place) for each in (source, teacher))
+        for model, each in ((student_model, source), (teacher_model, teacher)):
+            learn(model, field=each.field)
         counts = interchange_counts(
             student_model,
             teacher_model,
@@ -265,8 +267,6 @@ def _check_teacher(
     settings: InterchangeSettings, source: ModelSource, tokenizer: PreTrainedTokenizerBase, teacher: ModelSource
 ) -> None:
     models.check_files(teacher)
-    for each in (source, teacher):
-        family_of(models.load_configuration(each).model_type, field=each.field)
     models.check_masked_language_model(teacher)
     _check_length(settings, teacher)
     ours, theirs = (models.load_configuration(each).vocab_size for each in (source, teacher))
