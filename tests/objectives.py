@@ -7,8 +7,8 @@ from models import build, inputs_of, masked_batch
 from diito import Alignment, DistillationObjective
 from diito.method.losses import cosine_distance, masked_cross_entropy, smoothed_cross_entropy, squared_error
 
-EVERY = {"mlm": 0.3, "ce": 0.2, "cos": 0.5, "causal_ce": 0.7, "causal_cos": 0.4, "mse": 0.01}
-STANDARD = {"mlm": 1 / 3, "ce": 1 / 3, "cos": 1 / 3}
+EVERY = {"task": 0.3, "ce": 0.2, "cos": 0.5, "causal_ce": 0.7, "causal_cos": 0.4, "mse": 0.01}
+STANDARD = {"task": 1 / 3, "ce": 1 / 3, "cos": 1 / 3}
 CAUSAL = ("causal_ce", "causal_cos")
 NAMES = tuple(EVERY)
 
@@ -58,7 +58,7 @@ def plain_distillation(student, teacher, batch, weights, tokens="masked"):
     said = student(**inputs, output_hidden_states=True)
     chosen = labels != -100 if tokens == "masked" else oracle.attention_mask(batch).bool()
     values = {
-        "mlm": masked_cross_entropy(said.logits[labels != -100], labels[labels != -100]),
+        "task": masked_cross_entropy(said.logits[labels != -100], labels[labels != -100]),
         "ce": smoothed_cross_entropy(said.logits[chosen], told.logits[chosen], 2.0),
         "cos": cosine_distance(said.hidden_states[-1][chosen], told.hidden_states[-1][chosen]),
         "mse": squared_error(said.logits[chosen], told.logits[chosen]),
