@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from diito.files import write_json
-from diito.run.folder import environment
+from diito.environment import environment
 
 Shape = tuple[int, int, int]
 """Rows, inner size and columns of a matrix product."""
