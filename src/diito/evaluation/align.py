@@ -9,7 +9,7 @@ from diito.evaluation.evaluate import measure, open_results, quieten, write_map
 from diito.evaluation.held_out.jobs import interchange_job
 from diito.evaluation.held_out.maps import best_monotone, goodness
 from diito.evaluation.settings import AlignSettings, EvaluateSettings
-from diito.evaluation.tables import interchange_table
+from diito.evaluation.tables import interchange_tables
 from diito.files import check_writable
 from diito.models.load import ModelSource
 from diito.recipe import AlignedPairSection, AlignmentSection
@@ -32,7 +32,7 @@ def align(teacher: str, student: str, settings: AlignSettings, where: EvaluateSe
     measured = measure(job, results, again=where.again)
     chosen = best_monotone(goodness(measured.result["models"]["student"]["pairs"], settings.score))
     _write(path, chosen, f"The monotone alignment of {student} with {teacher} with the best {settings.score}, by diito align.")
-    print(f"\n{interchange_table(measured)}\n")
+    print("", *(table.text() for table in interchange_tables(measured)), "", sep="\n\n")
     print("alignment ", ", ".join(f"{ours} → {theirs}" for ours, theirs in enumerate(chosen)))
     print(f"written    {write_map(measured, mapped, results.path)}")
     print(f"written    {path}  (diito distill RECIPE --alignment.kind custom --alignment.file {path})")

@@ -25,7 +25,7 @@ from diito.evaluation.held_out.jobs import interchange_job, perplexity_jobs
 from diito.evaluation.held_out.maps import draw_heat_map
 from diito.evaluation.results import Measurement, ResultsFile
 from diito.evaluation.settings import AllSettings, EvaluateSettings, GlueSettings, InterchangeSettings
-from diito.evaluation.tables import fine_tuning_table, interchange_table, perplexity_table
+from diito.evaluation.tables import fine_tuning_table, glue_table, interchange_tables, perplexity_table
 from diito.models.load import ModelSource
 
 
@@ -80,12 +80,12 @@ def _jobs(
 
 def _table(name: str, settings: Any, measured: Sequence[Measurement]) -> str:
     if name == "perplexity":
-        return perplexity_table(measured)
+        return perplexity_table(measured).text()
     if name == "interchange":
-        return interchange_table(measured[0])
-    everything = isinstance(settings, GlueSettings) and settings.tasks is None
-    missing = missing_glue_tasks(settings) if everything else []
-    return fine_tuning_table(measured, missing=missing)
+        return "\n\n".join(table.text() for table in interchange_tables(measured[0]))
+    if not isinstance(settings, GlueSettings):
+        return fine_tuning_table(measured).text()
+    return glue_table(measured, missing=missing_glue_tasks(settings) if settings.tasks is None else []).text()
 
 
 def _files(name: str, settings: Any, measured: Sequence[Measurement], results: Path) -> Iterator[Path]:
