@@ -40,7 +40,7 @@ def interchange(
     *,
     source_positions: Bool[Tensor, "batch source_tokens"] | None = None,
     dimensions: Dimensions = None,
-) -> Float[Tensor, "batch tokens words"]:
+) -> Float[Tensor, batch * outputs]:
     """IntInv (Eq. 2): logits for ``base`` with its neurons N holding what they hold for ``source``.
 
     N is the output of every layer in ``layers`` at ``positions`` (True = swapped), all of it or the ranges in ``dimensions``
@@ -49,8 +49,8 @@ def interchange(
     reads at ``positions``. The run keeps the base's attention mask and ``token_type_ids``, the caller's mode (in train mode
     base and source draw their own dropout) and gradient state; gradients reach ``source`` through the swap.
 
-    Raises ValueError for a layer or dimension the model lacks, for shapes that do not fit, and for a position on padding
-    or beyond the source.
+    Gives [batch tokens words], or [batch labels] where the head reads whole sequences. Raises ValueError for a layer or
+    dimension the model lacks, for shapes that do not fit, and for a position on padding or beyond the source.
     """
     layered = Layered(model)
     wanted = _checked_layers(layered, layers)

@@ -75,7 +75,8 @@ def probe(model: PreTrainedModel, *, padded: bool = False) -> dict[str, Tensor]:
         real = max(1, length - 2)
         mask = torch.ones_like(inputs["input_ids"])
         mask[1, real:] = 0
-        padding = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
+        padding = getattr(config, "pad_token_id", None)
+        padding = padding if isinstance(padding, int) else 0
         inputs = {"input_ids": inputs["input_ids"].masked_fill(mask == 0, padding), "attention_mask": mask}
     return inputs
 
@@ -115,9 +116,9 @@ def longest_sequence(model: Any) -> int | None:
 
 
 def describe(error: Exception) -> str:
-    """An error in half a line."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__
+    """An error in one line."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:200]}" if words else type(error).__name__
 
 
 class _Learning:

@@ -230,15 +230,15 @@ class Stub(nn.Module):
 
     def __init__(self, module: nn.Module, answer: Answer) -> None:
         super().__init__()
-        # Past nn.Module's own setter: the module is not a child, so the stub has no parameters.
-        self.__dict__.update(_module=module, _answer=answer, training=module.training)
+        self._modules["module"] = module  # a body may look for its dtype among its parameters
+        self.__dict__.update(_answer=answer, training=module.training)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_module"], name)
+        return getattr(self.__dict__["_modules"]["module"], name)
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
         """Whatever ``answer`` makes of the call."""
-        return self._answer(self._module, arguments, keywords)
+        return self._answer(self._modules["module"], arguments, keywords)
 
 
 def graft(module: nn.Module, answers: Mapping[str, Answer]) -> nn.Module:
