@@ -19,8 +19,7 @@ def batch_of(seed=1, lengths=(9, 9, 9), **options):
 
 def make(student, teacher, alignment=None, **options):
     """An objective on the given models; FULL and all six losses unless told."""
-    depths = len(oracle.layer_modules(teacher)), len(oracle.layer_modules(student))
-    alignment = alignment or Alignment.full(*depths)
+    alignment = alignment or Alignment.full(*(len(oracle.layer_modules(model)) for model in (teacher, student)))
     return DistillationObjective(student, teacher, alignment, **{"weights": EVERY} | options)
 
 

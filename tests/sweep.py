@@ -230,9 +230,9 @@ def main() -> None:
 
 HEADING = """# Families that run layer by layer
 
-Tiny random models of every family that transformers lists, held against their own forward: layer outputs, logits, logits resumed
-at every layer and gradients; unpadded and padded; in eval and in train mode with the same random state. A refused family is
-refused when it is loaded. A student is made of layers 0 and 2 of 4. `python tests/sweep.py` writes this page.
+Tiny random models of every family that transformers lists, held against their own forward: layer outputs, logits, logits
+resumed at every layer and gradients; unpadded and padded; in eval and in train mode with the same random state. A refused
+family is refused when it is loaded. A student is made of layers 0 and 2 of 4. `python tests/sweep.py` writes this page.
 
 | head | bits equal | refused | not built |
 |---|---|---|---|

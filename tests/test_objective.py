@@ -312,7 +312,7 @@ def test_slots_that_no_swap_reaches_are_out_of_the_causal_losses():
     batch = with_slots(batch_of())
 
     def at_or_after(slots, positions):
-        return slots >= positions.int().argmax(1, keepdim=True)
+        return (slots >= positions.int().argmax(1, keepdim=True)) & positions.any(1, keepdim=True)
 
     options = {"positions": fixed_rule(SWAPPED), "pairing": fixed_pairing(1, 2, 0)}
     losses = make(student, teacher, reach=at_or_after, **options)(batch, step=0)
