@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 RENAMED = {
     "alignment": "method.alignment",
@@ -53,9 +53,7 @@ class RenamedModules(MetaPathFinder, Loader):
     def __init__(self) -> None:
         self._specs: dict[ModuleType, ModuleSpec | None] = {}
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """A specification for the old names, None for all others."""
         return ModuleSpec(fullname, self) if fullname.removeprefix("diito.") in RENAMED else None
 
