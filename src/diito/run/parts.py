@@ -23,7 +23,7 @@ from diito.models.teacher import load_config, load_teacher, load_tokenizer, spec
 from diito.recipe import CorpusSection, Recipe
 from diito.run.plan import Plan
 from diito.speed.precision import prepare_models
-from diito.tasks.masked_lm import Masking
+from diito.tasks.masked_lm import MaskedLM
 from diito.training.trainer import DistillationTrainer, Evaluation
 
 
@@ -89,7 +89,7 @@ def build_trainer(
         seed=recipe.seed,
     )
     prepare_models(parts.student, teacher, recipe.speed, device=arguments.device)
-    masking = Masking.for_tokenizer(
+    masking = MaskedLM().batching(
         recipe.masking,
         tokenizer=parts.tokenizer,
         vocab_size=teacher.config.vocab_size,
