@@ -8,7 +8,7 @@ from typing import Any
 
 from diito.refusal import Refusal
 
-_PROBES = 100  # words of the vocabulary that are tried where "a" says nothing
+_PROBES = 100  # words of the vocabulary that are tried: a piece of one alone may be no text
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,9 @@ def _added(tokenizer: Any, field: str) -> Framing:
 
 
 def _probes(tokenizer: Any) -> Iterator[str]:
-    """A text of one letter, and then words of the vocabulary, for a tokenizer that has no token for the letter."""
-    yield "a"
-    words = (token for token in sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)))
-    for _, token in zip(range(_PROBES), words, strict=False):
+    """Words that the tokenizer knows: some refuse one that they do not know."""
+    words = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+    for token in words[:_PROBES]:
         yield tokenizer.decode([token])
 
 
