@@ -177,7 +177,7 @@ def _cell(found: Summary | None, digits: int) -> str:
 
 
 def _number(found: Summary | None, metric: str) -> str:
-    return number(found and found.mean, METRICS[metric].digits)
+    return number(None if found is None else found.mean, METRICS[metric].digits)
 
 
 def _glue_name(measured: Measured) -> str:
