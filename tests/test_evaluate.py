@@ -16,9 +16,9 @@ from transformers import AutoModelForMaskedLM
 import grids
 from diito import Alignment, build_student, cli
 from diito.evaluation import evaluate as evaluate_module
-from diito.evaluation.fine_tuning.jobs import slug
 from diito.evaluation.held_out import perplexity as perplexity_module
-from diito.evaluation.held_out.jobs import interchange_job
+from diito.evaluation.kinds import find
+from diito.evaluation.results import slug
 from diito.method.alignment_files import build_alignment
 from diito.models.steps import CannotRun
 from diito.recipe import AlignmentSection
@@ -206,9 +206,9 @@ def test_an_alignment_by_name_is_the_one_of_the_python_interface(student):
     settings = InterchangeSettings(
         sources=[tiny.corpus(40)], length=16, teacher=tiny.teacher(), alignment=AlignmentSection(kind="middle")
     )
-    job = interchange_job(settings, ModelSource(student), device="cpu")
+    identity = find("interchange").identity(settings, ModelSource(student))
     (pair,) = Alignment.middle(4, 2).pairs
-    assert [(each["student"], each["teacher"]) for each in job.identity["pairs"]] == [(pair.student, pair.teacher)]
+    assert [(each["student"], each["teacher"]) for each in identity["pairs"]] == [(pair.student, pair.teacher)]
 
 
 # --------------------------------------------------------------------------------------------------------- fine-tuning
@@ -354,14 +354,14 @@ def test_models_and_texts_that_do_not_fit(student, glue_folder, tmp_path, capsys
         ("interchange", f"--teacher {headless}", "has no masked-language-model head"),
         ("interchange", f"--teacher {short}", f"--length: 16 tokens, but {short} has positions for 12"),
         ("interchange", f"--teacher {shallow}", "--alignment.kind: full needs a teacher as deep as the student"),
-        ("taught", "--blocks 2", "--blocks: interchange needs at least 3"),
+        ("taught", "--blocks 2", "--limit: interchange needs at least 3"),
         ("taught", "--share 0", "--share: 0.0 must be above 0"),
         ("taught", "--student_layers [0,1,2]", "--student_layers: [0, 1, 2] of the teacher do not make"),
         ("taught", "--student_layers [0,9]", "--student_layers: [0, 9] are not all among the teacher's layers 0 to 3"),
         (
             "taught",
             "--alignment.kind late-released",
-            "late-released needs at least 3 student layers; the student has 2",
+            "late-released needs at least 3 student layers",
         ),
         ("taught", "--figure map.gif", "--figure: map.gif must end in .png"),
         ("taught", "--figure /proc/map.png", "--figure: cannot write in /proc"),

@@ -8,13 +8,15 @@ import textwrap
 import pytest
 
 from diito.evaluation.results import Measurement, ResultsFile
+from diito.evaluation.settings import GlueSettings, InterchangeSettings, NerSettings, PerplexitySettings
 from diito.evaluation.tables import (
-    fine_tuning_table,
-    glue_table,
+    fine_tuning_tables,
+    glue_tables,
     interchange_tables,
     mean_and_deviation,
-    perplexity_table,
+    perplexity_tables,
 )
+from diito.suites.glue import TASKS
 from diito.tables import Table
 
 
@@ -35,8 +37,12 @@ def visible(folder):
     return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
 
 
+def text(tables):
+    return "\n\n".join(table.text() for table in tables)
+
+
 def interchange_text(measurement):
-    return "\n\n".join(table.text() for table in interchange_tables(measurement))
+    return text(interchange_tables(InterchangeSettings(), [measurement]))
 
 
 def lines(text):
@@ -234,7 +240,7 @@ def tuned(task, seed, scores, baseline, *, kind="glue", headline=None, rows=(24,
     return measurement(identity={"kind": kind, "task": task, "seed": seed, "epochs": epochs}, result=result)
 
 
-def test_the_table_of_glue():
+def test_the_table_of_glue(tmp_path):
     mnli = {"matched": {"accuracy": 62.0}, "mismatched": {"accuracy": 58.5}}
     measurements = [
         tuned("cola", 1, {"dev": {"matthews": 10.0, "accuracy": 70.0}}, {"dev": {"matthews": 0.0, "accuracy": 69.13}}),
@@ -244,7 +250,11 @@ def test_the_table_of_glue():
         tuned("wnli", 1, {"dev": {"accuracy": 99.0}}, {"dev": {"accuracy": 56.34}}, epochs=25),
     ]
     # The mean is (11.5 + 62 + 41) / 3: headlines only, MNLI matched, no WNLI.
-    assert glue_table(measurements, missing=["mrpc", "rte"]).text() == lines(
+    for task in TASKS:
+        if task not in ("mrpc", "rte"):
+            (tmp_path / TASKS[task].folder).mkdir()
+            (tmp_path / TASKS[task].folder / "train.tsv").touch()
+    assert text(glue_tables(GlueSettings(data=str(tmp_path)), measurements)) == lines(
         """
         task               metric  score  s.d.  seeds  baseline                   trained on
         cola             matthews  11.50  2.12      2      0.00                  24 rows × 3
@@ -266,7 +276,7 @@ def test_a_missing_score_leaves_the_table_and_the_mean_without_it():
         tuned("stsb", 2, {"dev": {"spearman": 40.0}}, {"dev": {"spearman": None}}),
         tuned("rte", 1, {"dev": {"accuracy": 60.0}}, {"dev": {"accuracy": 52.7}}),
     ]
-    assert glue_table(measurements).text() == lines(
+    assert text(glue_tables(GlueSettings(), measurements)) == lines(
         """
         task    metric  score  s.d.  seeds  baseline   trained on
         stsb  spearman      –     –      2         –  24 rows × 3
@@ -279,9 +289,8 @@ def test_a_missing_score_leaves_the_table_and_the_mean_without_it():
 def test_the_table_of_another_kind_has_no_mean():
     scores = {"dev": {"accuracy": 95.0, "f1": 80.0}}
     baseline = {"dev": {"accuracy": 83.0, "f1": 0.0}}
-    assert fine_tuning_table(
-        [tuned("ner", 1, scores, baseline, kind="ner", headline="f1", notes=["dev: IOB2"])]
-    ).text() == lines(
+    measurements = [tuned("ner", 1, scores, baseline, kind="ner", headline="f1", notes=["dev: IOB2"])]
+    assert text(fine_tuning_tables(NerSettings(), measurements)) == lines(
         """
         task    metric  score  s.d.  seeds  baseline   trained on
         ner   accuracy  95.00     –      1     83.00  24 rows × 3
@@ -293,8 +302,8 @@ def test_the_table_of_another_kind_has_no_mean():
 
 def test_the_headline_is_the_first_splits_and_need_not_be_the_first_metric():
     scores = {"dev": {"accuracy": 95.0, "f1": 80.0}, "other": {"accuracy": 1.0, "f1": 2.0}}
-    text = glue_table([tuned("mrpc", 1, scores, scores, headline="f1")]).text()
-    assert text.splitlines()[-1] == "mean of 1 (without cola, mnli, qnli, qqp, rte, sst2, stsb): 80.00"
+    (table,) = glue_tables(GlueSettings(), [tuned("mrpc", 1, scores, scores, headline="f1")])
+    assert table.note == "mean of 1 (without cola, mnli, qnli, qqp, rte, sst2, stsb): 80.00"
 
 
 # --------------------------------------------------------------------------------------------------------- held-out
@@ -309,7 +318,7 @@ def test_the_table_of_perplexities():
         measurement(model="teacher", result=other),
         measurement(model="runs/one", result=difference),
     ]
-    assert perplexity_table(measurements).text() == lines(
+    assert text(perplexity_tables(PerplexitySettings(), measurements)) == lines(
         """
         model     perplexity   95 % interval  s.d. of draws  tokens  documents
         runs/one       12.35  [11.00, 14.26]           0.13  12,345         60

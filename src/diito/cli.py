@@ -118,7 +118,6 @@ def _distill(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     """The sub-command ``evaluate``: read the flags, hand over."""
     settings, where = _settings(arguments)
-    _check_extra("evaluation", ("matplotlib", "scipy", "seqeval", "sklearn", "torchmetrics"))
     limit_spinning()
     keep_freed_memory()
     from diito.evaluation.evaluate import evaluate
@@ -129,7 +128,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _align(arguments: argparse.Namespace) -> int:
     """The sub-command ``align``: read the flags, hand over."""
     settings, where = _settings(arguments)
-    _check_extra("evaluation", ("matplotlib", "scipy"))
     limit_spinning()
     keep_freed_memory()
     from diito.evaluation.align import align

@@ -10,13 +10,14 @@ from typing import Any
 
 from diito.evaluation.held_out.maps import SCORES, matrix
 from diito.evaluation.results import Measurement
-from diito.suites.glue import glue_mean
+from diito.evaluation.settings import FineTuningSettings, GlueSettings, InterchangeSettings, PerplexitySettings
+from diito.suites.glue import glue_mean, missing_tasks
 from diito.tables import Table, interval, number
 
 _INTERCHANGE = {"iia": "IIA", "effective_iia": "effective", "counterfactual_kl": "KL", "efficacy": "efficacy"}
 
 
-def fine_tuning_table(measurements: Sequence[Measurement]) -> Table:
+def fine_tuning_tables(settings: FineTuningSettings, measurements: Sequence[Measurement]) -> list[Table]:
     """A line for each task, split and metric: mean and standard deviation over the seeds, beside a constant answer.
 
     Below it what the tasks say about their data.
@@ -34,24 +35,24 @@ def fine_tuning_table(measurements: Sequence[Measurement]) -> Table:
                 scores = (number(mean), number(deviation), str(len(runs)), baseline)
                 rows.append((name, metric, *scores, _trained_on(first, runs[0])))
         notes += [f"{task}: {note}" for note in first["notes"]]
-    return Table("scores", "Fine-tuning", "\n".join(notes), header, [("", rows)])
+    return [Table("scores", "Fine-tuning", "\n".join(notes), header, [("", rows)])]
 
 
-def glue_table(measurements: Sequence[Measurement], *, missing: Sequence[str] = ()) -> Table:
-    """The table of GLUE's tasks, with the mean of their headline metrics below it; ``missing`` tasks are named."""
+def glue_tables(settings: GlueSettings, measurements: Sequence[Measurement]) -> list[Table]:
+    """The same for GLUE, with the mean of the headline metrics below it, and the tasks that its folder lacks."""
     means = {}
     for task, runs in _by_task(measurements).items():
         split, metric = next(iter(runs[0].result["scores"])), runs[0].result["headline"]
         means[task], _ = mean_and_deviation(run.result["scores"][split][metric] for run in runs)
     label, mean = glue_mean(means)
-    table = fine_tuning_table(measurements)
+    (table,) = fine_tuning_tables(settings, measurements)
     notes = [f"{label}: {number(mean)}", *table.note.splitlines()]
-    if missing:
+    if settings.tasks is None and (missing := missing_tasks(settings.data)):
         notes.append(f"not in the folder: {', '.join(missing)}")
-    return dataclasses.replace(table, note="\n".join(notes))
+    return [dataclasses.replace(table, note="\n".join(notes))]
 
 
-def perplexity_table(measurements: Sequence[Measurement]) -> Table:
+def perplexity_tables(settings: PerplexitySettings, measurements: Sequence[Measurement]) -> list[Table]:
     """A line a model; below it the difference of two."""
     header = ("model", "perplexity", "95 % interval", "s.d. of draws", "tokens", "documents")
     rows: list[Sequence[str]] = []
@@ -66,11 +67,12 @@ def perplexity_table(measurements: Sequence[Measurement]) -> Table:
         spread = number(result["draws_sd"])
         counts = (f"{result['tokens']:,}", f"{result['documents']:,}")
         rows.append((each.model, number(result["perplexity"]), bounds, spread, *counts))
-    return Table("perplexity", "Perplexity of masked words", "\n".join(below), header, [("", rows)])
+    return [Table("perplexity", "Perplexity of masked words", "\n".join(below), header, [("", rows)])]
 
 
-def interchange_tables(measurement: Measurement) -> list[Table]:
+def interchange_tables(settings: InterchangeSettings, measurements: Sequence[Measurement]) -> list[Table]:
     """Of an alignment a table of the student and its references, and one of its pairs; of a map a matrix for each score."""
+    (measurement,) = measurements
     models = measurement.result["models"]
     if measurement.result["map"]:
         return [_map_table(models["student"]["pairs"], score) for score in SCORES]

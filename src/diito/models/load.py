@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTra
 
 from diito.embedded import resolve
 from diito.models import layered
+from diito.refusal import Refusal
 
 _ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 _WEIGHTS = (".safetensors", ".bin")
@@ -129,9 +130,10 @@ def check_head(source: ModelSource, head: Any, outputs: int | None, labels: Sequ
         right = right and names == list(labels)
     if not right:
         needed = f"{outputs} ({', '.join(labels)})" if labels is not None else f"{outputs}"
-        raise ValueError(
-            f"{source.field}: {source.name!r} is a {trained[0]} with {configuration.num_labels} labels ({', '.join(names)}), "
-            f"but the task needs {needed} from {head.__name__}; give a model that is not fine-tuned yet"
+        raise Refusal(
+            source.field,
+            f"{source.name!r} is a {trained[0]} with {configuration.num_labels} labels ({', '.join(names)}), "
+            f"but the task needs {needed} from {head.__name__}; give a model that is not fine-tuned yet",
         )
 
 
@@ -141,7 +143,7 @@ def check_files(source: ModelSource) -> None:
     load_tokenizer(source)
     folder = Path(resolve(source.name))
     if folder.is_dir() and not any(path.suffix in _WEIGHTS and path.stem != "training_args" for path in folder.iterdir()):
-        raise ValueError(f"{source.field}: {source.name!r} has no weights (model.safetensors or pytorch_model.bin)")
+        raise Refusal(source.field, f"{source.name!r} has no weights (model.safetensors or pytorch_model.bin)")
 
 
 def longest_sequence(source: ModelSource) -> int | None:
@@ -165,12 +167,12 @@ def digest(source: ModelSource) -> str:
     return total.hexdigest()[:40]
 
 
-def _headless(source: ModelSource, reason: str) -> ValueError:
-    return ValueError(f"{source.field}: {source.name!r} has no masked-language-model head ({reason}); {_NEEDED}")
+def _headless(source: ModelSource, reason: str) -> Refusal:
+    return Refusal(source.field, f"{source.name!r} has no masked-language-model head ({reason}); {_NEEDED}")
 
 
-def _unloadable(source: ModelSource, right: str, error: Exception) -> ValueError:
-    return ValueError(f"{source.field}: {source.name!r} cannot be loaded; {right} ({_first_line(error)})")
+def _unloadable(source: ModelSource, right: str, error: Exception) -> Refusal:
+    return Refusal(source.field, f"{source.name!r} cannot be loaded; {right} ({_first_line(error)})")
 
 
 def _first_line(error: Exception) -> str:

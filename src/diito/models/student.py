@@ -13,6 +13,7 @@ from diito.models.layered import Layered
 from diito.models.learn import describe, probe, same
 from diito.models.steps import accepted, logits_of
 from diito.recipe import RELEASED_LAYERS
+from diito.refusal import Refusal
 
 _DEPTHS = ("num_hidden_layers", "decoder_layers", "num_decoder_layers")
 """Names of the number of layers; the last two are those of decoders taken from an encoder-decoder."""
@@ -27,18 +28,18 @@ def student_layers(layers: int | Sequence[int] | str, teacher_layers: int) -> li
     """
     if isinstance(layers, str):
         if layers not in RELEASED_LAYERS:
-            raise ValueError(f"student.layers: {layers!r} is not one of {', '.join(RELEASED_LAYERS)}")
+            raise Refusal("student.layers", f"{layers!r} is not one of {', '.join(RELEASED_LAYERS)}")
         chosen = RELEASED_LAYERS[layers]
     elif isinstance(layers, int):
         if not 1 <= layers <= teacher_layers:
-            raise ValueError(f"student.layers: {layers} layers of a teacher of {teacher_layers}; give 1 to {teacher_layers}")
+            raise Refusal("student.layers", f"{layers} layers of a teacher of {teacher_layers}; give 1 to {teacher_layers}")
         chosen = [index * teacher_layers // layers for index in range(layers)]
     else:
         chosen = list(layers)
     if not chosen or chosen != sorted(set(chosen)):
-        raise ValueError(f"student.layers: {chosen} must be a list of increasing teacher layers")
+        raise Refusal("student.layers", f"{chosen} must be a list of increasing teacher layers")
     if chosen[0] < 0 or chosen[-1] >= teacher_layers:
-        raise ValueError(f"student.layers: {chosen} are not all among the teacher's layers 0 to {teacher_layers - 1}")
+        raise Refusal("student.layers", f"{chosen} are not all among the teacher's layers 0 to {teacher_layers - 1}")
     return chosen
 
 

@@ -25,6 +25,7 @@ from diito.evaluation.held_out.text import HeldOut, at_slots, rows_of_slots
 from diito.method.losses import masked_cross_entropy
 from diito.models.layered import Layered
 from diito.models.steps import CannotRun, accepted
+from diito.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,10 @@ def perplexity_numbers(sums: TokenLosses) -> dict[str, Any]:
 def perplexity_difference(ours: TokenLosses, other: TokenLosses) -> dict[str, Any]:
     """Perplexity of ``ours`` minus that of ``other`` on the same masked tokens, with its paired 95 % interval.
 
-    Raises ValueError where the masked tokens are not the same.
+    Raises Refusal where the masked tokens are not the same.
     """
     if not np.array_equal(ours.tokens, other.tokens) or not np.array_equal(ours.documents, other.documents):
-        raise ValueError("--against: the two models read the text with other tokens, so their perplexities do not compare")
+        raise Refusal("against", "the two models read the text with other tokens, so their perplexities do not compare")
     (losses, tokens), (others, _) = _of_documents(ours), _of_documents(other)
     return {
         "difference": float(_difference(losses.sum(), others.sum(), tokens.sum())),
