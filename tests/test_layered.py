@@ -336,7 +336,7 @@ def test_a_run_waits_for_the_device_no_oftener_than_the_models_own(family, head,
     with Synchronisations() as ours:
         run_in_steps(model, inputs)
     assert ours.count <= own.count
-    # Without a cache, transformers looks whether positions of a decoder are those of packed sequences; DeBERTa looks for a mask.
+    # Without a cache, transformers looks for packed sequences in the positions of a decoder; DeBERTa looks for a mask.
     assert ours.count == 0 or padding != "none" or family in (*DECODERS, "deberta-v2")
 
 
@@ -392,16 +392,16 @@ def test_a_model_that_fits_is_not_refused():
 def test_refusals_of_transformers_models():
     sizes = {"vocab_size": 99, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 32}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
-    with pytest.raises(ValueError, match="it is an encoder and a decoder; give an encoder or a decoder$"):
+    with pytest.raises(ValueError, match=r"it is an encoder and a decoder; give an encoder or a decoder$"):
         Layered(BartForSequenceClassification(BartConfig(**sizes, **heads)))
-    with pytest.raises(ValueError, match="set pad_token_id in its configuration$"):
+    with pytest.raises(ValueError, match=r"set pad_token_id in its configuration$"):
         Layered(GPT2ForSequenceClassification(GPT2Config(vocab_size=99, n_embd=8, n_layer=2, n_head=1)))
     with pytest.raises(ValueError, match=r"^--teacher: 'BertModel' cannot be run layer by layer: it has no list of layers"):
         learn(AutoModel.from_config(config("bert", 1)), field="--teacher")
     dropped = OPTForCausalLM(
         OPTConfig(vocab_size=99, hidden_size=16, num_hidden_layers=2, ffn_dim=16, num_attention_heads=2, layerdrop=1.0)
     )
-    with pytest.raises(ValueError, match="0 of its 2 layers run; set its layerdrop to 0$"):
+    with pytest.raises(ValueError, match=r"0 of its 2 layers run; set its layerdrop to 0$"):
         Layered(dropped)
 
 
@@ -409,5 +409,5 @@ def test_a_model_is_named_as_it_was_loaded():
     loaded = AutoModelForMaskedLM.from_config(config("bert", 1))
     loaded.name_or_path = "some/teacher"
     loaded.bert.encoder.forward = None
-    with pytest.raises(ValueError, match="^teacher.model: 'some/teacher' cannot be run layer by layer: TypeError"):
+    with pytest.raises(ValueError, match=r"^teacher.model: 'some/teacher' cannot be run layer by layer: TypeError"):
         Layered(loaded)
