@@ -62,7 +62,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "esm": {"vocab_size": VOCABULARY, "pad_token_id": 1, "mask_token_id": 3},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "layoutlmv3": {"coordinate_size": 6, "shape_size": 4},
+    "lilt": {"hidden_size": 48},
     "mamba2": {"num_heads": 8},
+    "markuplm": {"max_depth": 2},
     "squeezebert": {"embedding_size": 32},
     "xmod": {"default_language": "en_XX"},
 }
@@ -241,8 +244,8 @@ def main() -> None:
 HEADING = """# Families that run layer by layer
 
 Tiny random models of every family that transformers lists, held against their own forward: layer outputs, logits, logits
-resumed at every layer and gradients; unpadded and padded; in eval and in train mode with the same random state. A refused family is
-refused when it is loaded. A student is made of layers 0 and 2 of 4. `python tests/sweep.py` writes this page.
+resumed at every layer and gradients; unpadded and padded; in eval and in train mode with the same random state. A family that
+does not fit is refused when it is loaded. A student is made of layers 0 and 2 of 4. `python tests/sweep.py` writes this page.
 
 | head | bits equal | refused | not built |
 |---|---|---|---|

@@ -29,6 +29,7 @@ DECODERS = ("gpt2", "llama", "qwen2")
 CASES = [(family, "masked LM") for family in ENCODERS] + [(family, "causal LM") for family in DECODERS]
 CLASSIFIERS = [
     ("bert", "sequence classification"),
+    ("albert", "sequence classification"),
     ("modernbert", "sequence classification"),
     ("llama", "sequence classification"),
     ("roberta", "token classification"),
