@@ -29,6 +29,7 @@ DECODERS = ("gpt2", "llama", "qwen2")
 CASES = [(family, "masked LM") for family in ENCODERS] + [(family, "causal LM") for family in DECODERS]
 CLASSIFIERS = [
     ("bert", "sequence classification"),
+    ("albert", "sequence classification"),
     ("modernbert", "sequence classification"),
     ("llama", "sequence classification"),
     ("roberta", "token classification"),
@@ -336,7 +337,7 @@ def test_a_run_waits_for_the_device_no_oftener_than_the_models_own(family, head,
     with Synchronisations() as ours:
         run_in_steps(model, inputs)
     assert ours.count <= own.count
-    # Without a cache, transformers looks whether a decoder's positions are those of packed sequences; DeBERTa looks for a mask.
+    # Without a cache, transformers looks for packed sequences in the positions of a decoder; DeBERTa looks for a mask.
     assert ours.count == 0 or padding != "none" or family in (*DECODERS, "deberta-v2")
 
 

@@ -40,7 +40,7 @@ def interchange(
     *,
     source_positions: Bool[Tensor, "batch source_tokens"] | None = None,
     dimensions: Dimensions = None,
-) -> Float[Tensor, "batch ... outputs"]:
+) -> Float[Tensor, "batch ..."]:
     """IntInv (Eq. 2): logits for ``base`` with its neurons N holding what they hold for ``source``.
 
     N is the output of every layer in ``layers`` at ``positions`` (True = swapped), all of it or the ranges in ``dimensions``

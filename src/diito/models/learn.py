@@ -66,7 +66,8 @@ def probe(model: PreTrainedModel, *, padded: bool = False) -> dict[str, Tensor]:
     longest = longest_sequence(model)
     length = next((each for each in _LENGTHS if longest is None or each <= longest), 1)
     config = model.config.get_text_config()
-    words = model.get_input_embeddings().weight.shape[0]
+    table = getattr(model.get_input_embeddings(), "weight", None)
+    words = config.vocab_size if table is None else len(table)
     special = {value for name, value in vars(config).items() if name.endswith(("_id", "_index")) and isinstance(value, int)}
     ordinary = [word for word in range(min(words, 1000)) if word not in special] or [0]
     ids = torch.tensor([ordinary[place * 7 % len(ordinary)] for place in range(2 * length)], device=model.device)

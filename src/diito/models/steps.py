@@ -191,8 +191,14 @@ class Steps:
             return self._answer(BodyOutput((rows, None)), inputs).reshape(*final.shape[:-1], -1)
         if inputs is None:
             raise ValueError(f"inputs: the head of {type(self.model).__name__} reads whole sequences; give their inputs")
+        return self._answer(BodyOutput((final, self._pooled(final))), inputs)
+
+    def _pooled(self, final: Tensor) -> Tensor | None:
+        """What the body's pooler makes of the sequences, where it has one."""
         pooler = getattr(self.body, "pooler", None)
-        return self._answer(BodyOutput((final, None if pooler is None else pooler(final))), inputs)
+        if isinstance(pooler, nn.Linear):  # ALBERT's, which reads the first token and is followed by an activation
+            return self.body.pooler_activation(pooler(final[:, 0]))
+        return None if pooler is None else pooler(final)
 
     def _answer(self, output: BodyOutput, inputs: Inputs) -> Tensor:
         model = graft(self.model, {self.parts.body: lambda *call: output})
