@@ -22,6 +22,7 @@ from diito.evaluation.held_out.perplexity import perplexity
 from diito.files import write_json
 from diito.method.positions import RULES
 from diito.models.teacher import special_ids
+from diito.plugins import load
 from diito.recipe import Recipe
 from diito.run.folder import RunFolder
 from diito.run.model_card import model_card
@@ -117,7 +118,7 @@ def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Eval
             parts.teacher,
             parts.alignment,
             held_out,
-            rule=RULES[recipe.intervention.positions],
+            rule=load(recipe.intervention.positions, field="intervention.positions", group="diito.positions", known=RULES),
             share=recipe.intervention.share,
             special_ids=special_ids(parts.tokenizer),
         )

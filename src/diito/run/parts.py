@@ -17,14 +17,20 @@ from diito.evaluation.held_out.text import HeldOut, uniform_masking
 from diito.method.alignment import Alignment
 from diito.method.alignment_files import build_alignment
 from diito.method.objective import DistillationObjective
+from diito.method.positions import RULES, Pairing, derangement
 from diito.models.layered import family_of
 from diito.models.student import build_student, student_layers
 from diito.models.teacher import load_config, load_teacher, load_tokenizer, special_ids
+from diito.plugins import load
 from diito.recipe import CorpusSection, Recipe
+from diito.refusal import Refusal
 from diito.run.plan import Plan
 from diito.speed.precision import prepare_models
 from diito.tasks.masked_lm import Masking
 from diito.training.trainer import DistillationTrainer, Evaluation
+
+PAIRINGS: dict[str, Pairing] = {"in-batch": derangement, "independent": derangement}
+"""Pairings by their names in a recipe; with independent ones every row brings its source."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def prepare(recipe: Recipe, arguments: TrainingArguments) -> Parts:
     alignment = build_alignment(recipe.alignment, **depths, seed=recipe.seed)
     width = config.hidden_size
     alignment.check(**depths, teacher_width=width, student_width=width)
-    _check_lengths(recipe, config)
+    recipe = _with_lengths(recipe, config)
     tokenizer = load_tokenizer(recipe.teacher, config)
     teacher = load_teacher(recipe.teacher)
     student = build_student(teacher, chosen, dropout=recipe.student.dropout)
@@ -77,10 +83,11 @@ def build_trainer(
         parts.student,
         teacher,
         parts.alignment,
-        weights=dataclasses.asdict(objective.weights),
+        weights={"mlm" if name == "task" else name: weight for name, weight in objective.weights.as_dict().items()},
         temperature=objective.temperature,
         tokens=objective.tokens,
-        positions=intervention.positions,
+        positions=load(intervention.positions, field="intervention.positions", group="diito.positions", known=RULES),
+        pairing=load(intervention.pairing, field="intervention.pairing", group="diito.pairings", known=PAIRINGS),
         share=intervention.share,
         specials=intervention.specials,
         special_ids=special_ids(parts.tokenizer),
@@ -106,11 +113,15 @@ def build_trainer(
     )
 
 
-def _check_lengths(recipe: Recipe, config: Any) -> None:
+def _with_lengths(recipe: Recipe, config: Any) -> Recipe:
+    """The recipe with the lengths that it leaves open: as many tokens as the teacher allows, at most 512."""
     longest = family_of(config.model_type).longest(config)
     for field, length in (("corpus.length", recipe.corpus.length), ("evaluation.length", recipe.evaluation.length)):
-        if length > longest:
-            raise ValueError(f"{field}: {length} tokens, but the teacher has positions for {longest}; give at most {longest}")
+        if length is not None and length > longest:
+            raise Refusal(field, f"{length} tokens, but the teacher has positions for {longest}; give at most {longest}")
+    corpus = dataclasses.replace(recipe.corpus, length=recipe.corpus.length or min(longest, 512))
+    evaluation = dataclasses.replace(recipe.evaluation, length=recipe.evaluation.length or min(longest, 512))
+    return dataclasses.replace(recipe, corpus=corpus, evaluation=evaluation)
 
 
 def _held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> HeldOut | None:

@@ -69,7 +69,7 @@ class Plan:
     def _lines(self) -> list[tuple[str, str]]:
         teacher, student = (model.num_parameters() for model in (self.teacher, self.student))
         layers = _list(self.student_layers)
-        weights = vars(self.recipe.objective.weights).items()
+        weights = self.recipe.objective.weights.as_dict().items()
         corpus = self.corpus.statistics.describe().splitlines()
         return [
             ("teacher", f"{self.recipe.teacher.model}: {_model(self.teacher)}, {teacher / 1e6:.1f} M parameters"),
