@@ -47,9 +47,9 @@ class Refusals(ValueError):
 def collect() -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """Gathers what independent checks refuse, and raises all of it at the end: one :class:`Refusal`, or :class:`Refusals`.
 
-    ``with collect() as attempt:`` gives ``attempt``; each check that does not depend on another stands in a ``with attempt():`` of
-    its own. One that stands outside, because the rest depends on it, ends the gathering where it refuses. Equal sentences are
-    given once.
+    ``with collect() as attempt:`` gives ``attempt``; each check that depends on no other stands in a ``with attempt():`` of its
+    own. One that stands outside of any, because the rest depends on it, ends the gathering where it refuses. A sentence that is
+    said twice is given once.
     """
     refusals: list[Refusal] = []
 

@@ -134,10 +134,11 @@ def _check_corpus(corpus: CorpusSection) -> None:
     if not corpus.sources:
         raise ValueError("corpus.sources: the list is empty; name at least one source, such as [my-text.txt]")
     _check_sources("corpus.sources", corpus.sources)
-    _at_least("corpus.length", corpus.length, SHORTEST)
+    if corpus.length is not None:
+        _at_least("corpus.length", corpus.length, SHORTEST)
     _share("corpus.share", corpus.share)
     _at_least("corpus.minimum_tokens", corpus.minimum_tokens, 0)
-    if corpus.layout == "lines" and corpus.minimum_tokens > corpus.length:
+    if corpus.layout == "lines" and corpus.length is not None and corpus.minimum_tokens > corpus.length:
         _refuse("corpus.minimum_tokens", corpus.minimum_tokens, f"must be at most corpus.length, {corpus.length}")
     _share("corpus.maximum_unknown", corpus.maximum_unknown)
     _at_least("corpus.workers", corpus.workers, 1)
@@ -259,13 +260,14 @@ def _check_arguments(training: TrainingSection) -> None:
 
 
 def _check_evaluation(evaluation: EvaluationSection) -> None:
-    _check_sources("evaluation.sources", evaluation.sources)
-    _at_least("evaluation.length", evaluation.length, SHORTEST)
+    _check_sources("evaluation.sources", evaluation.sources or [])
+    if evaluation.length is not None:
+        _at_least("evaluation.length", evaluation.length, SHORTEST)
     if evaluation.blocks is not None:
         _at_least("evaluation.blocks", evaluation.blocks, 1)
     _at_least("evaluation.batch", evaluation.batch, 1)
     _at_least("evaluation.interchange_every", evaluation.interchange_every, 0)
-    if evaluation.interchange_every and not evaluation.sources:
+    if evaluation.interchange_every and evaluation.sources == []:
         raise ValueError("evaluation.interchange_every: needs held-out text; name some in evaluation.sources")
 
 

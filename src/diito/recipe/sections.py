@@ -77,8 +77,9 @@ class CorpusSection:
     """Where the text comes from, joined in this order. A plain string is a local path."""
     layout: Literal["blocks", "lines"] = "blocks"
     """blocks: documents joined and cut to ``length``, no padding. lines: one line a sequence, as the paper."""
-    length: int = 512
-    """Tokens of a block; in lines the longest sequence (longer lines are split). Special tokens included."""
+    length: int | None = None
+    """Tokens of a block; in lines the longest sequence (longer lines are split). Special tokens included. null takes what the
+    teacher allows, at most 512."""
     share: float = 1.0
     """Share of the documents that is used, a seeded subset (the paper's low-resource runs: 0.15)."""
     minimum_tokens: int = 12
@@ -237,14 +238,13 @@ class SpeedSection:
 class EvaluationSection:
     """Held-out text, before and after training: perplexity and interchange-intervention accuracy."""
 
-    sources: list[SourceSection | str] = field(
-        default_factory=lambda: [SourceSection(dataset="Salesforce/wikitext", config="wikitext-103-v1", split="validation")]
-    )
-    """Held-out text, as in ``corpus.sources``; empty switches evaluation off."""
-    length: int = 512
-    """Tokens of an evaluation block."""
+    sources: list[SourceSection | str] | None = None
+    """Held-out text, as in ``corpus.sources``. null holds out a few of the corpus's documents, which are then not trained on;
+    an empty list switches evaluation off."""
+    length: int | None = None
+    """Tokens of an evaluation block; null takes what the teacher allows, at most 512."""
     blocks: int | None = None
-    """Blocks that are evaluated, spread over the text; null takes all."""
+    """Blocks that are evaluated, spread over the text; null takes all, of the corpus's own documents at most 200."""
     batch: int = 16
     """Blocks evaluated at a time (the results do not depend on it)."""
     interchange_every: int = 0

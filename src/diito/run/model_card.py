@@ -31,8 +31,8 @@ def model_card(
 ) -> str:
     """The card as Markdown with the hub's metadata.
 
-    ``results``: what ``results.json`` holds. The task's own words: ``kind`` of model, the hub's name of its ``pipeline``, and the
-    tokens at which accuracy under interventions is ``measured``.
+    ``results``: what ``results.json`` holds. The task's own words: ``kind`` of model, the hub's name of its ``pipeline``, and
+    the tokens at which accuracy under interventions is ``measured``.
     """
     recipe = plan.recipe
     hub = [source.dataset for source in recipe.corpus.sources if not isinstance(source, str) and source.dataset]

@@ -18,8 +18,8 @@ from diito.refusal import Refusal
 from diito.speed.precision import choose_precision
 
 _UNUSABLE = {
-    "gradient_checkpointing": "layers are run one by one, and their outputs are kept for the swaps",
     "activation_checkpointing": "layers are run one by one, and their outputs are kept for the swaps",
+    "gradient_checkpointing": "layers are run one by one, and their outputs are kept for the swaps",
     "neftune_noise_alpha": "noise on the embeddings would differ between the base and the counterfactual run",
     "use_liger_kernel": "its fused loss hides the logits, which the losses read",
     "auto_find_batch_size": "every draw is keyed by the micro-batch, whose size must stay",
