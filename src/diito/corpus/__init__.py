@@ -8,7 +8,19 @@
 """
 
 from diito.corpus.sampler import ShuffledSampler
-from diito.corpus.sources import check_sources
-from diito.corpus.store import Corpus, Statistics, collate, load_corpus
+from diito.corpus.sources import check_sources, find_sources
+from diito.corpus.store import LENGTH, Corpus, NothingLeft, Statistics, collate, load_corpus
+from diito.corpus.tokenise import Part
 
-__all__ = ["Corpus", "ShuffledSampler", "Statistics", "check_sources", "collate", "load_corpus"]
+__all__ = [
+    "LENGTH",
+    "Corpus",
+    "NothingLeft",
+    "Part",
+    "ShuffledSampler",
+    "Statistics",
+    "check_sources",
+    "collate",
+    "find_sources",
+    "load_corpus",
+]

@@ -19,6 +19,7 @@ from typing import Any
 import datasets
 import transformers
 
+from diito.environment import environment
 from diito.evaluation.fine_tuning.jobs import Job, fine_tuning_jobs, missing_glue_tasks, slug
 from diito.evaluation.held_out.jobs import interchange_job, perplexity_jobs
 from diito.evaluation.held_out.maps import draw_heat_map
@@ -26,7 +27,6 @@ from diito.evaluation.results import Measurement, ResultsFile
 from diito.evaluation.settings import AllSettings, EvaluateSettings, GlueSettings, InterchangeSettings
 from diito.evaluation.tables import fine_tuning_table, interchange_table, perplexity_table
 from diito.models.load import ModelSource
-from diito.run.folder import environment
 
 
 def evaluate(kind: str, model: str, settings: Any, where: EvaluateSettings) -> int:

@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         raise Refusal("", message.removeprefix("argument "))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As always; a switch takes the next word only where that is a truth value, else the recipe's name would be its value."""
+        """As always, but a switch takes the next word only where that is a truth value; it may be a recipe's name."""
         words = list(args or ())
         for index, word in enumerate(words):
             if word in self.switches and words[index + 1 : index + 2] not in (["true"], ["false"]):

@@ -71,7 +71,7 @@ def unknown_key(key: str, root: type = Recipe) -> str:
 def unknown_name(key: str, prefix: str, owner: Any, root: type) -> str:
     """The same for a key within ``prefix``: its name elsewhere, else the nearest sibling, else the nearest name anywhere."""
     rest, names = key.removeprefix(prefix), _all_names(root)
-    siblings = [*hints(owner), *aliases(owner)] + list(transformers_arguments() if _collects_arguments(owner) else ())
+    siblings = [*hints(owner), *aliases(owner), *(transformers_arguments() if _collects_arguments(owner) else ())]
     near = [known for known in names if known.endswith(f".{rest}")][:1] if prefix else []
     near += [] if "." in rest else [prefix + match for match in difflib.get_close_matches(rest, siblings, n=1)]
     last = {known: known.rpartition(".")[2] for known in names}

@@ -356,11 +356,12 @@ class EvaluationSection:
     """Held-out text, before and after training: perplexity and interchange-intervention accuracy."""
 
     sources: list[SourceSection | Text] | None = None
-    """Held-out text, as in ``corpus.sources``; null holds out a part of the corpus, an empty list switches evaluation off."""
+    """Held-out text, as in ``corpus.sources``. null holds out a few of the corpus's documents, which are then not trained on;
+    an empty list switches evaluation off."""
     length: Length | None = None
     """Tokens of an evaluation block; null: as many as the teacher allows, at most 512."""
     blocks: Count | None = None
-    """Blocks that are evaluated, spread over the text; null takes all."""
+    """Blocks that are evaluated, spread over the text; null takes all, of the corpus's own documents at most 200."""
     batch: Count = 16
     """Blocks evaluated at a time (the results do not depend on it)."""
     interchange_every: CountOrNever = 0

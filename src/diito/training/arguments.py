@@ -1,17 +1,32 @@
-"""Trainer's arguments, as a recipe says."""
+"""Trainer's arguments, as a recipe says and as the method needs them."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
+from diito.method.objective import DistillationObjective
+from diito.models.student import is_tied
 from diito.recipe import Recipe
+from diito.refusal import Refusal
 from diito.speed.precision import choose_precision
+
+_UNUSABLE = {
+    "activation_checkpointing": "layers are run one by one, and their outputs are kept for the swaps",
+    "gradient_checkpointing": "layers are run one by one, and their outputs are kept for the swaps",
+    "neftune_noise_alpha": "noise on the embeddings would differ between the base and the counterfactual run",
+    "use_liger_kernel": "its fused loss hides the logits, which the losses read",
+    "auto_find_batch_size": "every draw is keyed by the micro-batch, whose size must stay",
+    "label_smoothing_factor": "the losses are those of objective.weights",
+    "include_num_input_tokens_seen": "tokens are counted and logged already",
+}
+"""Arguments of Trainer that cannot work with the method, and why."""
 
 
 def training_arguments(recipe: Recipe, *, output_dir: str) -> TrainingArguments:
@@ -25,7 +40,8 @@ def training_arguments(recipe: Recipe, *, output_dir: str) -> TrainingArguments:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; see transformers.TrainingArguments"
-            raise ValueError(f"training.arguments.{name}: no such argument{hint}")
+            raise Refusal(f"training.arguments.{name}", f"no such argument{hint}")
+    _refuse_unusable(training.arguments, prefix="training.arguments.")
     _check_loggers(training.report_to)
     has_accelerator = not training.use_cpu and torch.accelerator.is_available()
     device = torch.accelerator.current_accelerator() if has_accelerator else None
@@ -60,7 +76,30 @@ def training_arguments(recipe: Recipe, *, output_dir: str) -> TrainingArguments:
     try:
         return TrainingArguments(**{**ours, **training.arguments})
     except (ValueError, TypeError, ImportError) as error:
-        raise ValueError(f"training.arguments: {error}") from error
+        raise Refusal("training.arguments", str(error)) from error
+
+
+def require(args: TrainingArguments, objective: DistillationObjective) -> TrainingArguments:
+    """``args`` with the fields that the method depends on, whatever they were set to.
+
+    Raises Refusal naming a field that cannot work with the method.
+    """
+    _refuse_unusable(vars(args), prefix="args.")
+    args.remove_unused_columns = False
+    args.dataloader_drop_last = True  # a partial batch would have other sources and another weight
+    args.logging_nan_inf_filter = False  # it would hide a non-finite loss, and synchronise at every micro-batch
+    args.ddp_broadcast_buffers = False
+    # The head gets no gradient from losses that read hidden states only, nor does a bias that an untied model never reads.
+    hidden_only = set(objective.weights) <= {"cos", "causal_cos"}
+    args.ddp_find_unused_parameters = hidden_only or not is_tied(objective.student)
+    args._n_gpu = min(args.n_gpu, 1)  # several devices: torchrun (DataParallel cannot carry named losses)
+    return args
+
+
+def _refuse_unusable(arguments: Mapping[str, Any], *, prefix: str) -> None:
+    for name, reason in _UNUSABLE.items():
+        if arguments.get(name) not in (None, False, 0, "no"):
+            raise Refusal(prefix + name, f"does not work with distillation ({reason}); leave it out")
 
 
 def _check_loggers(names: list[str]) -> None:
@@ -68,7 +107,7 @@ def _check_loggers(names: list[str]) -> None:
     installed = get_available_reporting_integrations() if names else []
     for name in names:
         if name not in [*installed, "all", "none"]:
-            raise ValueError(
-                f"training.report_to: {name!r} is not installed, or no logger of transformers; "
-                f"installed: {', '.join(installed) or 'none'}"
+            raise Refusal(
+                "training.report_to",
+                f"{name!r} is not installed, or no logger of transformers; installed: {', '.join(installed) or 'none'}",
             )
