@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from diito.method.intervention import interchange as interchange
     from diito.method.objective import DistillationObjective as DistillationObjective
     from diito.models.student import build_student as build_student
+    from diito.refusal import Refusal as Refusal
+    from diito.refusal import Refusals as Refusals
     from diito.training.trainer import DistillationTrainer as DistillationTrainer
 
 _PUBLIC = {
@@ -23,6 +25,8 @@ _PUBLIC = {
     "Alignment": "method.alignment",
     "DistillationObjective": "method.objective",
     "DistillationTrainer": "training.trainer",
+    "Refusal": "refusal",
+    "Refusals": "refusal",
     "build_student": "models.student",
     "get_values": "method.intervention",
     "interchange": "method.intervention",

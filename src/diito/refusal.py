@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 
@@ -42,14 +42,18 @@ class Refusals(ValueError):
         """Pickled by its parts, as :class:`Refusal`."""
         return type(self), (self.refusals,)
 
+    def under(self, prefix: str) -> Refusals:
+        """The same about fields that stand under ``prefix`` here."""
+        return Refusals([each.under(prefix) for each in self.refusals])
+
 
 @contextmanager
 def collect() -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """Gathers what independent checks refuse, and raises all of it at the end: one :class:`Refusal`, or :class:`Refusals`.
 
-    ``with collect() as attempt:`` gives ``attempt``; each check that does not depend on another stands in a
-    ``with attempt():`` of its own. One that stands outside, because the rest depends on it, ends the gathering where it
-    refuses. Equal sentences are given once.
+    ``with collect() as attempt:`` gives ``attempt``; each check that depends on no other stands in a ``with attempt():`` of its
+    own. One that stands outside of any, because the rest depends on it, ends the gathering where it refuses. A sentence that is
+    said twice is given once.
     """
     refusals: list[Refusal] = []
 
@@ -58,18 +62,22 @@ def collect() -> Iterator[Callable[[], AbstractContextManager[None]]]:
         try:
             yield
         except ValueError as error:
-            refusals.extend(_refusals_of(error))
+            refusals.extend(refusals_of(error))
 
     with attempt():
         yield attempt
+    refuse(refusals)
+
+
+def refuse(refusals: Iterable[Refusal]) -> None:
+    """Raise what there is to refuse, each sentence once: nothing, the one :class:`Refusal`, or :class:`Refusals`."""
     distinct = list({str(refusal): refusal for refusal in refusals}.values())
-    if len(distinct) > 1:
-        raise Refusals(distinct)
     if distinct:
-        raise distinct[0]
+        raise distinct[0] if len(distinct) == 1 else Refusals(distinct)
 
 
-def _refusals_of(error: ValueError) -> list[Refusal]:
+def refusals_of(error: ValueError) -> list[Refusal]:
+    """What an error refuses, one by one; an ordinary ValueError is a sentence about no field."""
     if isinstance(error, Refusals):
         return error.refusals
     return [error if isinstance(error, Refusal) else Refusal("", str(error))]

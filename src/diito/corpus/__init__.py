@@ -9,16 +9,21 @@
 
 from diito.corpus.framing import Framing, framing_of
 from diito.corpus.sampler import ShuffledSampler
-from diito.corpus.sources import check_sources
-from diito.corpus.store import Corpus, Statistics, collate, load_corpus
+from diito.corpus.sources import check_sources, find_sources
+from diito.corpus.store import LENGTH, Corpus, NothingLeft, Statistics, collate, load_corpus
+from diito.corpus.tokenise import Part
 
 __all__ = [
+    "LENGTH",
     "Corpus",
     "Framing",
+    "NothingLeft",
+    "Part",
     "ShuffledSampler",
     "Statistics",
     "check_sources",
     "collate",
+    "find_sources",
     "framing_of",
     "load_corpus",
 ]

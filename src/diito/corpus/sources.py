@@ -61,6 +61,10 @@ class LocalFiles:
         stats = [(path, path.stat()) for path in self.paths]
         return [self.column, [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]]
 
+    def size(self) -> int:
+        """Bytes on disk, no more than the text has."""
+        return sum(path.stat().st_size for path in self.paths)
+
 
 @dataclass(frozen=True)
 class HubDataset:
@@ -82,6 +86,10 @@ class HubDataset:
 
     def fingerprint(self) -> list[Any]:
         return [self.dataset, self.column, self._load()._fingerprint]
+
+    def size(self) -> int:
+        """Bytes of the text, about."""
+        return int(self._load().select_columns([self.column]).data.nbytes)
 
     def _load(self) -> Any:
         import datasets

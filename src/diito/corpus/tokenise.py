@@ -41,15 +41,39 @@ _AHEAD = 3  # chunks in flight for each process
 _UNKNOWN = "<unk>"
 
 
+@dataclass(frozen=True)
+class Part:
+    """The documents that are held out, or the others: a draw for each document, keyed by the seed and its text.
+
+    So no text is on both sides, whatever stands around it and however often.
+    """
+
+    share: float
+    """Of the documents, the held-out ones, on average."""
+    seed: int
+    held_out: bool
+    """Whether this is the held-out part."""
+
+    def has(self, document: str) -> bool:
+        """Whether the document belongs to this part."""
+        key = f"held out {self.seed}".encode()
+        digest = hashlib.blake2b(document.encode("utf-8", "surrogatepass"), key=key, digest_size=8).digest()
+        return (int.from_bytes(digest, "big") < self.share * 2**64) == self.held_out
+
+
 class Documents:
     """The documents of all sources in order, or a seeded subset of exactly round(share * documents) of them, in order.
+
+    ``part``: of those that belong to it; None takes all.
 
     ``seen`` and ``used`` count as they pass. Which documents are kept is a function of (seed, number of documents)
     alone. ``articles``: which of the used ones, counted from 0, is the heading of an article, in WikiText's form.
     """
 
-    def __init__(self, sources: Sequence[LocalFiles | HubDataset], *, share: float, seed: int) -> None:
-        self.sources, self.share, self.seed = sources, share, seed
+    def __init__(
+        self, sources: Sequence[LocalFiles | HubDataset], *, share: float, seed: int, part: Part | None = None
+    ) -> None:
+        self.sources, self.share, self.seed, self.part = sources, share, seed, part
         self.seen = self.used = 0
         self.articles: list[int] = []
 
@@ -80,7 +104,8 @@ class Documents:
                 yield document
 
     def _read(self) -> Iterator[str]:
-        return itertools.chain.from_iterable(source.documents() for source in self.sources)
+        documents = itertools.chain.from_iterable(source.documents() for source in self.sources)
+        return documents if self.part is None else filter(self.part.has, documents)
 
 
 def _is_heading(document: str) -> bool:

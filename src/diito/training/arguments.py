@@ -18,8 +18,8 @@ from diito.refusal import Refusal
 from diito.speed.precision import choose_precision
 
 _UNUSABLE = {
-    "gradient_checkpointing": "layers are run one by one, and their outputs are kept for the swaps",
     "activation_checkpointing": "layers are run one by one, and their outputs are kept for the swaps",
+    "gradient_checkpointing": "layers are run one by one, and their outputs are kept for the swaps",
     "neftune_noise_alpha": "noise on the embeddings would differ between the base and the counterfactual run",
     "use_liger_kernel": "its fused loss hides the logits, which the losses read",
     "auto_find_batch_size": "every draw is keyed by the micro-batch, whose size must stay",
@@ -43,33 +43,33 @@ def training_arguments(recipe: Recipe, *, output_dir: str) -> TrainingArguments:
             raise Refusal(f"training.arguments.{name}", f"no such argument{hint}")
     _refuse_unusable(training.arguments, prefix="training.arguments.")
     _check_loggers(training.report_to)
-    has_accelerator = training.device == "auto" and torch.accelerator.is_available()
+    has_accelerator = not training.use_cpu and torch.accelerator.is_available()
     device = torch.accelerator.current_accelerator() if has_accelerator else None
     precision = choose_precision(recipe.speed.precision, device or torch.device("cpu"))
     ours: dict[str, Any] = {
         "output_dir": output_dir,
         "run_name": recipe.name,
         "seed": recipe.seed,
-        "num_train_epochs": training.epochs,
-        "max_steps": training.steps or -1,
-        "per_device_train_batch_size": training.batch,
-        "gradient_accumulation_steps": training.accumulation,
+        "num_train_epochs": training.num_train_epochs,
+        "max_steps": training.max_steps or -1,
+        "per_device_train_batch_size": training.per_device_train_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "learning_rate": training.learning_rate,
-        "adam_beta1": training.betas[0],
-        "adam_beta2": training.betas[1],
-        "adam_epsilon": training.epsilon,
+        "adam_beta1": training.adam_beta1,
+        "adam_beta2": training.adam_beta2,
+        "adam_epsilon": training.adam_epsilon,
         "weight_decay": training.weight_decay,
-        "warmup_steps": training.warmup,
-        "max_grad_norm": training.clip,
+        "warmup_steps": training.warmup_ratio if training.warmup_steps is None else training.warmup_steps,
+        "max_grad_norm": training.max_grad_norm,
         "bf16": precision == "bf16",
         "use_cpu": not has_accelerator,
         "dataloader_pin_memory": has_accelerator,
-        "logging_steps": training.log_every,
+        "logging_steps": training.logging_steps,
         "logging_first_step": True,
-        "save_steps": training.save_every,
-        "save_total_limit": training.keep,
-        "eval_strategy": "steps" if training.evaluate_every else "no",
-        "eval_steps": training.evaluate_every or None,
+        "save_steps": training.save_steps,
+        "save_total_limit": training.save_total_limit,
+        "eval_strategy": "steps" if training.eval_steps else "no",
+        "eval_steps": training.eval_steps or None,
         "report_to": training.report_to or "none",
         "disable_tqdm": True,
     }
