@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import importlib
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from diito import plugins
 from diito.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -25,17 +24,11 @@ def find_task(name: str, *, field: str = "task") -> Task:
 
     Raises Refusal, naming ``field``, where there is none.
     """
-    paths = {entry.name: entry.value for entry in entry_points(group=GROUP)} | TASKS
-    path = paths.get(name, name)
-    module, _, attribute = path.partition(":")
-    if not attribute:
-        raise Refusal(field, f"there is no task {name!r}; give one of {', '.join(sorted(paths))}, or package.module:class")
-    try:
-        kind = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise Refusal(field, f"{path!r} cannot be imported ({error})") from error
+    reference = TASKS.get(name, name)
+    plugins.check_reference(reference, field=field, group=GROUP, known=TASKS)
+    kind: Any = plugins.load(reference, field=field, group=GROUP, known={})
     from diito.tasks.task import Task
 
     if not (isinstance(kind, type) and issubclass(kind, Task)):
-        raise Refusal(field, f"{path!r} is no diito.tasks.task.Task; give a class that is one")
+        raise Refusal(field, f"{name!r} is no diito.tasks.task.Task; give a class that is one")
     return kind()
