@@ -17,7 +17,6 @@ from diito.recipe.file import read_again
 from diito.recipe.keys import bare, hints, members
 from diito.recipe.sections import (
     RELEASED_LAYERS,
-    TASKS,
     AlignedPairSection,
     AlignmentSection,
     CorpusSection,
@@ -28,6 +27,7 @@ from diito.recipe.sections import (
     TrainingSection,
 )
 from diito.refusal import Refusal, refuse
+from diito.tasks import TASKS
 
 _ELSEWHERE = {
     "name and output": ("output_dir",),
