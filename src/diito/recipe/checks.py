@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import get_args
 
 from diito.plugins import check_reference, installed
@@ -105,7 +105,7 @@ def _refusals(recipe: Recipe) -> Iterator[Refusal]:
     yield from _evaluation(recipe.evaluation)
 
 
-def _references(fields: dict[str, tuple[str, str, Sequence[str]]]) -> Iterator[Refusal]:
+def _references(fields: dict[str, tuple[str, str, Collection[str]]]) -> Iterator[Refusal]:
     """Names that are not diito's own, of no installed package and no import path."""
     for field, (reference, group, known) in fields.items():
         try:
