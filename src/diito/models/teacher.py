@@ -56,8 +56,8 @@ def check_tokenizer(
     if largest >= vocabulary:
         raise Refusal(
             field,
-            f"the tokenizer of {source.name!r} has ids up to {largest:,}, but the model embeds only the {vocabulary:,} below "
-            f"{vocabulary:,}; give the tokenizer that the model was trained with",
+            f"the tokenizer of {source.name!r} has {len(tokenizer):,} words with ids up to {largest:,}, but the model knows "
+            f"only ids below {vocabulary:,}; give the tokenizer that the model was trained with",
         )
     for token in needed:
         if getattr(tokenizer, token) is None:
