@@ -66,7 +66,7 @@ TABLE = {
     "no held-out text": ("evaluation.sources", "/nowhere.txt", ["--evaluation.sources", "[/nowhere.txt]"]),
     "length beyond the positions": ("corpus.length", "at most 64", ["--corpus.length", "65"]),
     "held-out length beyond them": ("evaluation.length", "at most 64", ["--evaluation.length", "65"]),
-    "a batch of one row": ("training.batch", "at least 2 rows", ["--training.batch", "1"]),
+    "a batch of one row": ("training.per_device_train_batch_size", "at least 2 rows", ["--training.batch", "1"]),
     "fewer sequences than a micro-batch": ("training.batch", "smaller batch", ["--training.batch", "48"]),
     "unknown key": ("intervention.shar", "did you mean intervention.share?", ["--intervention.shar", "0.5"]),
     "unknown argument": ("training.arguments.optin", "did you mean optim?", ["--training.arguments", "{optin: adamw_torch}"]),
@@ -87,7 +87,7 @@ def test_one_sentence_names_the_field_and_nothing_is_written(case, capsys, tmp_p
     "family, said",
     [
         ("bert without a head", "no masked-language-model head"),
-        ("gpt2", "the family 'gpt2' is not supported; the supported ones are"),
+        ("gpt2", "has no masked-language-model head (it is a GPT2LMHeadModel)"),
     ],
 )
 def test_a_teacher_that_cannot_teach(family, said, capsys, tmp_path):

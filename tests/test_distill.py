@@ -82,7 +82,7 @@ def test_results_hold_the_teacher_and_the_student_before_and_after(finished):
         assert 10 < results[key]["perplexity"] < 1000  # 64 words, random text
         assert 0 <= results[key]["iia"] <= 1
     assert results["before"] != results["after"]
-    assert results["recipe"]["training"]["steps"] == 6
+    assert results["recipe"]["training"]["max_steps"] == 6
 
 
 def test_training_brings_the_student_closer_to_its_teacher(tmp_path):
@@ -166,7 +166,7 @@ def test_a_run_that_exists_is_refused_replaced_or_resumed_as_asked(tmp_path, cap
     for argv, said in (
         ([], "exists; continue it with --resume, replace it with --overwrite"),
         (["--resume", "--training.learning_rate", "1e-3"], "training.learning_rate: the run"),
-        (["--resume", "--training.steps", "4"], "training.steps: the run"),
+        (["--resume", "--training.steps", "4"], "training.max_steps: the run"),
         (["--resume", "--seed", "3"], "seed: the run"),
         (["--resume", "--overwrite"], "give one of them"),
     ):

@@ -46,7 +46,7 @@ def run_two_ranks(folder: Path) -> None:
     """Run this file as a script under torchrun; it fills the folder. Once: starting it costs more than all it does."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
         "TINY_RECIPE": tiny.recipe_file(),
         "HF_HUB_OFFLINE": "1",
     }

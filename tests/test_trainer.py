@@ -18,7 +18,7 @@ from transformers.trainer_pt_utils import safe_globals
 from diito.corpus import collate
 from diito.method.draws import generator
 from diito.training.callbacks import MetricsFile
-from diito.training.trainer import STAGING
+from diito.training.checkpoints import STAGING
 
 INPUTS = {"input_ids": torch.tensor([[2, 9, 4, 17, 31, 8, 3], [2, 40, 41, 42, 43, 44, 3]])}
 

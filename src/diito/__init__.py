@@ -6,6 +6,7 @@ Importing the package loads nothing heavy; each public name is imported when it 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from diito import renamed
 from diito.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from diito.method.intervention import interchange as interchange
     from diito.method.objective import DistillationObjective as DistillationObjective
     from diito.models.student import build_student as build_student
+    from diito.refusal import Refusal as Refusal
+    from diito.refusal import Refusals as Refusals
     from diito.training.trainer import DistillationTrainer as DistillationTrainer
 
 _PUBLIC = {
@@ -22,11 +25,15 @@ _PUBLIC = {
     "Alignment": "method.alignment",
     "DistillationObjective": "method.objective",
     "DistillationTrainer": "training.trainer",
+    "Refusal": "refusal",
+    "Refusals": "refusal",
     "build_student": "models.student",
     "get_values": "method.intervention",
     "interchange": "method.intervention",
 }
 __all__ = sorted(_PUBLIC)
+
+renamed.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,11 @@
-"""What comes with diito: a small teacher and WikiText-2, so that a first run needs no network."""
+"""What comes with diito: a small teacher and WikiText-2, so that a first run needs no network; recipes and grids."""
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
+
+from diito.refusal import Refusal
 
 PREFIX = "embedded:"
 
@@ -21,3 +24,20 @@ def resolve(path: str) -> str:
         held = sorted(f"{PREFIX}{entry.name}" for entry in folder.iterdir() if not entry.name.startswith(("_", ".")))
         raise ValueError(f"{path}: diito holds nothing of that name; it holds {', '.join(held) or 'nothing'}")
     return str(target)
+
+
+def packaged(path: str, what: str) -> Path:
+    """Turn ``recipe:NAME`` (``what`` is ``recipe``) or ``grid:NAME`` into the file that comes with diito; other paths are
+    returned as they are.
+
+    Raises ValueError where there is none of that name.
+    """
+    if not path.startswith(f"{what}:"):
+        return Path(path)
+    name, folder = path.removeprefix(f"{what}:"), Path(__file__).resolve().parent / f"{what}s"
+    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {what}:{near[0]}?" if near else f"there are {', '.join(known)}"
+        raise Refusal("", f"diito has no {what} of the name {name}; {hint}")
+    return folder / f"{name}.yaml"

@@ -17,11 +17,11 @@ from typing import Any
 import datasets
 import transformers
 
+from diito.environment import environment
 from diito.evaluation.kinds import Job, Kind, check_packages, find, parts_of, refusals_under
 from diito.evaluation.results import Measurement, ResultsFile, slug
 from diito.evaluation.settings import EvaluateSettings
 from diito.models.load import ModelSource
-from diito.run.folder import environment
 
 
 def evaluate(kind: str | Kind, model: str, settings: Any, run: EvaluateSettings) -> int:

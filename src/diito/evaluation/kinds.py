@@ -13,9 +13,8 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from diito.evaluation.results import Measurement
 from diito.evaluation.settings import (
@@ -28,11 +27,12 @@ from diito.evaluation.settings import (
     PerplexitySettings,
     SquadSettings,
 )
+from diito.plugins import load
 from diito.refusal import Refusal
 from diito.tables import Table
 
-if TYPE_CHECKING:
-    pass
+GROUP = "diito.evaluations"
+"""The entry points by which an installed package adds kinds."""
 
 Result = tuple[dict[str, Any], dict[str, Any]]
 """The figures, and the counts or predictions of single examples from which they can be made again."""
@@ -130,7 +130,7 @@ class Kind:
 
 def find(reference: str | Kind) -> Kind:
     """The kind of that name: one of :data:`KINDS`, an entry point, or ``module:row``. Raises Refusal where there is none."""
-    kind = reference if isinstance(reference, Kind) else KINDS.get(reference) or _load(reference)
+    kind = reference if isinstance(reference, Kind) else load(reference, field="KIND", group=GROUP, known=KINDS)
     if not isinstance(kind, Kind):
         raise Refusal("KIND", f"{reference} is a {type(kind).__name__}; it must be a diito.evaluation.kinds.Kind")
     return kind
@@ -169,18 +169,6 @@ def _has_field(settings: Any, path: str) -> bool:
     if not dataclasses.is_dataclass(settings) or not any(field.name == name for field in dataclasses.fields(settings)):
         return False
     return not rest or bool(index) or _has_field(getattr(settings, name), rest)
-
-
-def _load(reference: str) -> Any:
-    for entry in entry_points(group="diito.evaluations", name=reference):
-        return entry.load()
-    module, _, name = reference.partition(":")
-    if not name:
-        raise Refusal("KIND", f"{reference!r} is not one of {', '.join(KINDS)}, nor of the form my_package.my_file:row")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise Refusal("KIND", f"{reference} cannot be imported ({error})") from error
 
 
 # ----------------------------------------------------------------------------------------------------------- the rows

@@ -166,15 +166,3 @@ class AllSettings:
     glue: GlueSettings = field(default_factory=GlueSettings)
     ner: NerSettings = field(default_factory=NerSettings)
     squad: SquadSettings = field(default_factory=SquadSettings)
-
-
-KINDS: dict[str, type] = {
-    "perplexity": PerplexitySettings,
-    "interchange": InterchangeSettings,
-    "map": MapSettings,
-    "glue": GlueSettings,
-    "ner": NerSettings,
-    "squad": SquadSettings,
-    "all": AllSettings,
-}
-"""The kinds of evaluation and their settings."""

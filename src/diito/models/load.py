@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from diito.embedded import resolve
-from diito.models.layered import FAMILIES
+from diito.models import layered
 from diito.refusal import Refusal
 
 _ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
@@ -149,10 +149,10 @@ def check_files(source: ModelSource) -> None:
 def longest_sequence(source: ModelSource) -> int | None:
     """Tokens for which the model has positions, special tokens included; None where it has no limit."""
     configuration = load_configuration(source)
-    if configuration.model_type in FAMILIES:
-        return FAMILIES[configuration.model_type].longest(configuration)
-    limits = (getattr(configuration, "max_position_embeddings", None), load_tokenizer(source).model_max_length)
-    return min((limit for limit in limits if limit is not None and limit < 10**9), default=None)
+    limit = layered.longest_sequence(configuration)
+    if limit is None:
+        limit = load_tokenizer(source).model_max_length  # a huge number where the tokenizer does not know
+    return limit if limit < 10**9 else None
 
 
 def digest(source: ModelSource) -> str:

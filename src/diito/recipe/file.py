@@ -1,28 +1,51 @@
 """Recipes on disk: a YAML file and overrides become a :class:`Recipe`, and a recipe becomes YAML that reads back equal.
 
 1. the file is parsed to YAML nodes, which still know their line and the text as written;
-2. :func:`fill` walks dataclass and nodes together and refuses what does not fit: unknown or repeated keys, wrong types;
-3. an override replaces the node of its key, so flags and files are read by the same rules.
+2. :class:`_Reading` turns them into plain values under the names of the fields, and remembers where each one stood;
+3. an override replaces the value of its key, so flags and files are read by the same rules;
+4. pydantic checks types and ranges and fills the dataclass; what it refuses is told in our words, all at once.
 
-Every refusal is a ValueError of one sentence that names the key and, for a file, the line.
+Every refusal is a :class:`Refusal` that names the key as its author wrote it and, for a file, the line.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import functools
+import json
 import math
 import re
-import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import yaml
 
+from diito.embedded import packaged
+from diito.recipe.keys import (
+    aliases,
+    bare,
+    describe,
+    fits,
+    hints,
+    item_kind,
+    members,
+    requirement,
+    rest_of,
+    section_of,
+    unknown_key,
+    unknown_name,
+)
+from diito.recipe.keys import known_keys as known_keys
 from diito.recipe.sections import Recipe
+from diito.refusal import Refusal, refuse
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+    from pydantic_core import ErrorDetails
 
 Section = TypeVar("Section")
+Keys = tuple[str, ...]
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,33 +65,34 @@ for _yaml_class in (_Loader, _Dumper):
 def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe in a YAML file, with overrides such as ``{"student.layers": "3"}`` on top.
 
-    A text is read as on the command line (YAML), any other value is taken as it is. Values are only checked for their
-    type here; :func:`diito.recipe.checks.check` does the rest. Raises ValueError with one sentence.
+    ``path``: a file, or ``recipe:quickstart`` for one that comes with diito. A text among the overrides is read as on the
+    command line (YAML), any other value is taken as it is. Each field is checked for itself here, its type and its range;
+    :func:`diito.recipe.checks.check` does the rest. Raises ValueError: a :class:`Refusal`, or all there are.
     """
-    nodes = {key: _override(key, value, Recipe) for key, value in (overrides or {}).items()}
-    recipe: Recipe = _Reader(str(path), nodes).fill(Recipe, _parse_file(Path(path)), "")
-    return recipe
+    return read_section(Recipe, path, overrides)
 
 
 def read_section(
     section: type[Section], path: str | Path, overrides: Mapping[str, Any] | None = None, *, what: str = "recipe"
 ) -> Section:
     """The same for any dataclass, such as a section of a recipe that has a file of its own. ``what``: its name in errors."""
-    nodes = {key: _override(key, value, section) for key, value in (overrides or {}).items()}
-    filled: Section = _Reader(str(path), nodes, section).fill(section, _parse_file(Path(path), what), "")
-    return filled
+    file = packaged(str(path), what)
+    return _Reading(section, str(file)).fill(_parse_file(file, what), overrides or {})
 
 
 def from_flags(section: type[Section], values: Mapping[str, Any]) -> Section:
-    """A dataclass from flags alone, its other fields at their defaults. Raises ValueError with one sentence."""
-    nodes = {key: _override(key, value, section) for key, value in values.items()}
-    filled: Section = _Reader("", nodes, section).fill(section, None, "")
-    return filled
+    """A dataclass from flags alone, its other fields at their defaults. Raises ValueError: all there is to refuse."""
+    return _Reading(section).fill(None, values)
+
+
+def read_again(section: Section) -> Section:
+    """The same dataclass with every field checked, for values that were set in Python. Raises ValueError."""
+    return _Reading(type(section)).fill(_represent(section), {})
 
 
 def dump(recipe: Any) -> str:
     """The complete recipe (or a section of one) as YAML; :func:`read` gives back an equal recipe."""
-    return yaml.dump(_plain(dataclasses.asdict(recipe)), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(_spread(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def write_value(value: Any) -> str:
@@ -77,166 +101,252 @@ def write_value(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def known_keys(section: type = Recipe, prefix: str = "") -> dict[str, Any]:
-    """Every key of a recipe, sections before their fields, with its type: ``{"training.batch": int, ...}``."""
-    keys: dict[str, Any] = {}
-    for name, kind in get_type_hints(section).items():
-        keys[prefix + name] = kind
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            keys |= known_keys(kind, f"{prefix}{name}.")
-    return keys
+@functools.cache
+def adapter(section: type) -> TypeAdapter[list[Any]]:
+    """What pydantic checks a list of such dataclasses with (a list, as it lets the settings be given from outside)."""
+    from pydantic import ConfigDict, TypeAdapter  # slow to import, and the help of the command needs it not
+
+    settings = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    return TypeAdapter(list[section], config=settings)  # type: ignore[valid-type]
 
 
-def unknown_key(key: str, root: type = Recipe) -> str:
-    """The sentence about a key that no recipe (or other ``root``) has, with the nearest right one."""
-    keys, section = known_keys(root), key.rpartition(".")[0]
-    while section and section not in keys:
-        section = section.rpartition(".")[0]
-    prefix = f"{section}." if section else ""
-    siblings = [known.removeprefix(prefix) for known in keys if known.startswith(prefix)]
-    return _unknown(key, prefix, [name for name in siblings if "." not in name], root)
+class _Place(NamedTuple):
+    """Where a value stood: its key as written, its type, and the nodes of key and value."""
+
+    written: str
+    kind: Any
+    key_node: yaml.Node | None
+    node: yaml.Node | None
 
 
-def _unknown(key: str, prefix: str, siblings: list[str], root: type) -> str:
-    """The same for a key within ``prefix``: its name elsewhere, else the nearest sibling, else the nearest name anywhere."""
-    rest = key.removeprefix(prefix)
-    near = [known for known in known_keys(root) if known.endswith(f".{rest}")][:1] if prefix else []
-    near += [] if "." in rest else [prefix + match for match in difflib.get_close_matches(rest, siblings, n=1)]
-    names = {known: known.rpartition(".")[2] for known in known_keys(root)}
-    alike = difflib.get_close_matches(rest.rpartition(".")[2], set(names.values()), n=1, cutoff=0.75)
-    elsewhere = [known for known, name in names.items() if name in alike]
-    near += difflib.get_close_matches(key, elsewhere, n=1, cutoff=0)
-    if near:
-        return f"{key}: unknown key; did you mean {near[0]}?"
-    whole = "a recipe" if root is Recipe else "it"
-    return f"{key}: unknown key; {prefix.removesuffix('.') or whole} has {', '.join(siblings)}"
+class _Reading:
+    """One reading of a dataclass: where each value stood, and what is refused so far."""
 
-
-def describe(kind: Any) -> str:
-    """A type in words: ``int`` is "a whole number"."""
-    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
-    if kind in words:
-        return words[kind]
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, get_args(kind)))
-    if get_origin(kind) is list:
-        return f"a list of {_plural(get_args(kind)[0])}"
-    if get_origin(kind) is tuple:
-        return f"a list of {len(get_args(kind))} {_plural(get_args(kind)[0])}"
-    if _is_union(kind):
-        return " or ".join(describe(member) for member in get_args(kind))
-    if dataclasses.is_dataclass(kind):
-        return f"a section {{{', '.join(field.name for field in dataclasses.fields(kind))}}}"
-    return "a section of keys with values"
-
-
-class _Reader:
-    """One walk over a recipe's dataclasses; holds what error messages and overrides need."""
-
-    def __init__(self, path: str, overrides: dict[str, yaml.Node], root: type = Recipe):
-        self.path = path
-        self.overrides = overrides
+    def __init__(self, root: type, path: str = "") -> None:
         self.root = root
+        self.path = path
+        self.places: dict[str, _Place] = {}
+        self.refusals: list[Refusal] = []
 
-    def fill(self, kind: Any, node: yaml.Node | None, key: str) -> Any:
-        """The value of type ``kind`` that the node holds; no node at all leaves a section its defaults."""
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            return self._section(kind, node, key)
-        assert node is not None
-        if _is_union(kind):
-            return self._union(kind, node, key)
-        if not _fits(kind, node):
-            raise self._error(key, f"{_written(node)} is not {describe(kind)}", node)
-        if get_origin(kind) in (list, tuple):
-            return self._sequence(kind, node, key)
-        if kind is str or get_origin(kind) is Literal:
-            return node.value
-        value = self._value(node, key)
-        return float(value) if kind is float else value
+    def fill(self, node: yaml.Node | None, overrides: Mapping[str, Any]) -> Any:
+        """The dataclass that a node and overrides hold. Raises all that is refused."""
+        values = {} if node is None else self._value(node, "", _Place("", self.root, node, node))
+        given: dict[Keys, str] = {}
+        for key, value in sorted(overrides.items(), key=lambda item: item[0].count(".")):
+            for keys, place in self._override(key, value):
+                if keys in given:
+                    self._refuse(place, f"the same as {given[keys]}; give one of them")
+                given[keys] = key
+                _set(values, keys, self._value(place.node, ".".join(keys), place))
+        filled = self._validate(values)
+        refuse(self.refusals)
+        return filled
 
-    def _section(self, section: type, node: yaml.Node | None, key: str) -> Any:
-        prefix = f"{key}." if key else ""
-        hints = get_type_hints(section)
-        entries = {} if node is None or _is_null(node) else self._entries(node, key)
-        for name, (key_node, _) in entries.items():
-            if name not in hints:
-                raise self._error("", _unknown(prefix + name, prefix, list(hints), self.root), key_node)
-        values = {}
-        for field in dataclasses.fields(section):
-            field_key = prefix + field.name
-            entry = self.overrides.get(field_key) or entries.get(field.name, (None, None))[1]
-            if entry is not None or dataclasses.is_dataclass(hints[field.name]):
-                values[field.name] = self.fill(hints[field.name], entry, field_key)
-            elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                raise self._error(field_key, f"missing; {describe(hints[field.name])} is needed", node)
-        return section(**values)
-
-    def _entries(self, node: yaml.Node, key: str) -> dict[str, tuple[yaml.Node, yaml.Node]]:
-        """Name to (key node, value node) of a mapping; a name given twice is an error (PyYAML keeps the last)."""
-        if not isinstance(node, yaml.MappingNode):
-            raise self._error(key or "the recipe", f"{_written(node)} is not a section of keys with values", node)
-        entries: dict[str, tuple[yaml.Node, yaml.Node]] = {}
-        for key_node, value_node in node.value:
-            name = str(key_node.value)
-            if name in entries:
-                first = entries[name][0].start_mark.line + 1
-                raise self._error(f"{key}.{name}" if key else name, f"given twice, first in line {first}", key_node)
-            entries[name] = (key_node, value_node)
-        return entries
-
-    def _sequence(self, kind: Any, node: yaml.Node, key: str) -> Any:
-        kinds = get_args(kind)
-        if get_origin(kind) is list:
-            return [self.fill(kinds[0], item, f"{key}[{index}]") for index, item in enumerate(node.value)]
-        if len(node.value) != len(kinds):
-            raise self._error(key, f"{_written(node)} is not {describe(kind)}", node)
-        return tuple(
-            self.fill(item_kind, item, f"{key}[{index}]")
-            for index, (item_kind, item) in enumerate(zip(kinds, node.value, strict=True))
-        )
-
-    def _union(self, kind: Any, node: yaml.Node, key: str) -> Any:
-        for member in get_args(kind):
-            if _fits(member, node):
-                return self.fill(member, node, key)
-        raise self._error(key, f"{_written(node)} is not {describe(kind)}", node)
-
-    def _value(self, node: yaml.Node, key: str) -> Any:
-        """The plain value of a node whose type is settled, or is none of our business."""
-        if isinstance(node, yaml.MappingNode):
-            return {name: self._value(value, f"{key}.{name}") for name, (_, value) in self._entries(node, key).items()}
+    def _value(self, node: yaml.Node | None, key: str, place: _Place) -> Any:
+        """The plain value of a node, in a list where the field takes only lists."""
+        for known in [known for known in self.places if known.startswith((f"{key}.", f"{key}["))]:
+            del self.places[known]  # what an override replaces
+        self.places[key] = place
+        kinds, items = members(place.kind), item_kind(place.kind)
         if isinstance(node, yaml.SequenceNode):
-            return [self._value(item, f"{key}[{index}]") for index, item in enumerate(node.value)]
-        try:
-            return _Loader("").construct_document(node)
-        except (yaml.YAMLError, ValueError):
-            raise self._error(key, f"{_written(node)} is not a value that YAML can hold", node) from None
+            return [self._item(place, key, index, item) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            section = next((bare(kind) for kind in kinds if dataclasses.is_dataclass(bare(kind))), None)
+            if section or not any(dataclasses.is_dataclass(bare(kind)) for kind in members(items)):
+                return self._mapping(node, section or bare(place.kind), key, place)
+        else:
+            assert isinstance(node, yaml.ScalarNode)
+            value = self._scalar(node, kinds, place)
+            takes_list = any(get_origin(bare(kind)) is list for kind in kinds)
+            if value is None or not takes_list or any(fits(value, kind) for kind in kinds):
+                return value
+        return [self._value(node, f"{key}[0]", place._replace(kind=items))]
 
-    def _error(self, key: str, problem: str, node: yaml.Node | None) -> ValueError:
-        sentence = f"{key}: {problem}" if key else problem
+    def _item(self, place: _Place, key: str, index: int, node: yaml.Node) -> Any:
+        kind = item_kind(place.kind, index) or Any
+        return self._value(node, f"{key}[{index}]", _Place(f"{place.written}[{index}]", kind, node, node))
+
+    def _scalar(self, node: yaml.ScalarNode, kinds: Sequence[Any], place: _Place) -> Any:
+        """A number, a truth value, null; or the text as written, as a commit may look like 12345e6."""
+        try:
+            value = _Loader("").construct_document(node)
+        except (yaml.YAMLError, ValueError):
+            self._refuse(place, f"{_written(node)} is not a value that YAML can hold")
+            return None
+        bare_kinds = [bare(kind) for kind in kinds]
+        if value is None or any(fits(value, kind) for kind in bare_kinds if kind is not str):
+            is_float = float in bare_kinds and int not in bare_kinds and isinstance(value, int)
+            return float(value) if is_float and not isinstance(value, bool) else value
+        return node.value if str in bare_kinds or any(get_origin(kind) is Literal for kind in bare_kinds) else value
+
+    def _mapping(self, node: yaml.MappingNode, owner: Any, key: str, place: _Place) -> dict[str, Any]:
+        """Names to values, a name given twice refused (PyYAML keeps the last)."""
+        values: dict[str, Any] = {}
+        prefix, written = f"{key}." if key else "", f"{place.written}." if place.written else ""
+        entries = [each for name, item in node.value for each in self._entry(owner, str(name.value), name, item, written)]
+        for keys, inner in sorted(entries, key=lambda entry: len(entry[0])):
+            if first := self.places.get(prefix + ".".join(keys)):
+                assert first.key_node is not None
+                self._refuse(inner, f"given twice, first in line {first.key_node.start_mark.line + 1}", key=True)
+                if first.written != inner.written:
+                    self.refusals[-1] = self._refusal(inner, f"the same as {first.written}; give one of them", key=True)
+            elif not (dataclasses.is_dataclass(inner.kind) and _is_null(inner.node)):  # an empty section keeps its defaults
+                _set(values, keys, self._value(inner.node, prefix + ".".join(keys), inner))
+        return values
+
+    def _entry(
+        self, owner: Any, name: str, key_node: yaml.Node | None, node: yaml.Node, prefix: str
+    ) -> Iterator[tuple[Keys, _Place]]:
+        """The fields of ``owner`` that a name stands for, each with its own node."""
+        place = _Place(prefix + name, Any, key_node, node)
+        if not dataclasses.is_dataclass(owner):
+            yield (name,), place._replace(kind=get_args(owner)[1] if get_origin(owner) is dict else Any)
+        elif name in hints(owner):  # type: ignore[arg-type]
+            yield (name,), place._replace(kind=hints(owner)[name])  # type: ignore[arg-type]
+        elif alias := aliases(owner).get(name):
+            kinds = [hints(owner)[field] for field in alias.fields]  # type: ignore[arg-type]
+            if len(kinds) == 1:
+                yield alias.fields, place._replace(kind=kinds[0], node=self._translated(place, alias.values))
+            elif not isinstance(node, yaml.SequenceNode) or len(node.value) != len(kinds):
+                self._refuse(place, f"{_written(node)} is not {describe(tuple[tuple(kinds)])}")  # type: ignore[misc]
+            else:
+                for index, (field, kind, item) in enumerate(zip(alias.fields, kinds, node.value, strict=True)):
+                    yield (field,), _Place(f"{prefix}{name}[{index}]", kind, key_node, item)
+        elif rest := rest_of(owner, name):
+            yield (rest, name), place._replace(kind=get_args(hints(owner)[rest])[1])  # type: ignore[arg-type]
+        else:
+            self._refuse(place, unknown_name(prefix + name, prefix, owner, self.root), key=True)
+
+    def _translated(self, place: _Place, words: Mapping[str, Any] | None) -> yaml.Node | None:
+        """The node, in the words of the new field."""
+        if words is None:
+            return place.node
+        if not isinstance(place.node, yaml.ScalarNode) or place.node.value not in words:
+            self._refuse(place, f"{_written(place.node)} is not one of {', '.join(words)}")
+            return _represent(next(iter(words.values())))
+        return _represent(words[place.node.value])
+
+    def _override(self, key: str, value: Any) -> Iterator[tuple[Keys, _Place]]:
+        """The fields that an override sets."""
+        *parents, name = key.split(".")
+        owner = section_of(key, self.root)
+        if owner is None:
+            self.refusals.append(Refusal(key, unknown_key(key, self.root)))
+            return
+        field = aliases(owner)[name].fields[0] if name in aliases(owner) else name
+        node = _parse_override(key, value, hints(owner).get(field, Any))
+        for keys, place in self._entry(owner, name, None, node, "".join(f"{parent}." for parent in parents)):
+            if not (dataclasses.is_dataclass(place.kind) and _is_null(node)):
+                yield (*parents, *keys), place
+
+    def _validate(self, values: Any) -> Any:
+        from pydantic import ValidationError
+
+        try:
+            return adapter(self.root).validate_json(json.dumps([values], default=str))[0]
+        except ValidationError as error:
+            self._translate(error.errors(include_url=False), values)
+
+    def _translate(self, errors: Sequence[ErrorDetails], values: Any) -> None:
+        """pydantic's errors as refusals: of a union, what its most fitting part says."""
+        by_path: dict[str, ErrorDetails] = {}
+        for error in errors:
+            path = _path(error["loc"][1:], values, is_missing=error["type"] == "missing")
+            is_type = error["type"].endswith("_type") or error["type"] == "literal_error"
+            if path not in by_path or not is_type:
+                by_path[path] = error
+        told = {refusal.field for refusal in self.refusals}
+        for path, error in by_path.items():
+            if any(other.startswith((f"{path}.", f"{path}[")) for other in by_path):
+                continue
+            place, sentence = self._sentence(path, error)
+            if self._field(place) not in told:
+                self._refuse(place, sentence)
+
+    def _sentence(self, path: str, error: ErrorDetails) -> tuple[_Place, str]:
+        kind_of_error, value = error["type"], error["input"]
+        if kind_of_error == "missing" and path not in self.places:
+            parent, _, name = path.rpartition(".")
+            place = self.places.get(parent, _Place("", self.root, None, None))
+            owner = next(bare(kind) for kind in members(place.kind) if dataclasses.is_dataclass(bare(kind)))
+            kind, written = hints(owner)[name], f"{place.written}.{name}".lstrip(".")
+            return place._replace(written=written, kind=kind), f"missing; {describe(kind)} is needed"
+        place = self.places.get(path, _Place(path, self.root, None, None))
+        if kind_of_error.endswith("_type") or kind_of_error in ("literal_error", "too_long", "missing"):
+            is_section = dataclasses.is_dataclass(place.kind)
+            return (
+                place,
+                f"{_written(place.node)} is not {'a section of keys with values' if is_section else describe(place.kind)}",
+            )
+        if kind_of_error == "too_short":
+            return place, f"the list {requirement(place.kind, value)}"
+        return place, f"{value!r} {requirement(place.kind, value)}"
+
+    def _refuse(self, place: _Place, sentence: str, *, key: bool = False) -> None:
+        self.refusals.append(self._refusal(place, sentence, key=key))
+
+    def _refusal(self, place: _Place, sentence: str, *, key: bool) -> Refusal:
+        node = place.key_node if key else place.node
         mark = node.start_mark if node else None
         if mark is None or mark.name != self.path:  # the nodes of an override carry its key instead
-            return ValueError(sentence)
-        return ValueError(f"{sentence} ({self.path}, line {mark.line + 1})")
+            return Refusal(self._field(place), sentence)
+        return Refusal(self._field(place), f"{sentence} ({self.path}, line {mark.line + 1})")
+
+    def _field(self, place: _Place) -> str:
+        return place.written or "the recipe"
+
+
+def _path(loc: Sequence[str | int], values: Any, *, is_missing: bool) -> str:
+    """The key of an error's location, which also holds names of the parts of unions."""
+    path = ""
+    for index, part in enumerate(loc):
+        if isinstance(part, int):
+            if not isinstance(values, list) or part >= len(values):  # an item that a tuple lacks: its own fault
+                break
+            path, values = f"{path}[{part}]", values[part]
+        elif isinstance(values, dict) and (part in values or (is_missing and index == len(loc) - 1)):
+            path, values = f"{path}.{part}", values.get(part)
+    return path.removeprefix(".")
+
+
+def _set(values: Any, keys: Keys, value: Any) -> None:
+    """Put a value into nested mappings; one that is no mapping stays, and is refused as such."""
+    *parents, name = keys
+    for parent in parents:
+        if not isinstance(values, dict):
+            return
+        values = values.setdefault(parent, {})
+    if isinstance(values, dict):
+        values[name] = value
+
+
+def _parse_override(key: str, value: Any, kind: Any) -> yaml.Node:
+    """The node that stands for an override; a field that takes only text takes it as it is."""
+    if not isinstance(value, str):
+        return _represent(value)
+    only_text = all(bare(each) in (str, type(None)) or get_origin(bare(each)) is Literal for each in members(kind))
+    if only_text and value not in ("", "null"):
+        return yaml.ScalarNode("tag:yaml.org,2002:str", value)
+    return _compose(value, key) or yaml.ScalarNode("tag:yaml.org,2002:null", "")
 
 
 def _parse_file(path: Path, what: str = "recipe") -> yaml.Node:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise ValueError(f"there is no {what} {path}") from None
+        raise Refusal("", f"there is no {what} {path}") from None
     except IsADirectoryError:
-        raise ValueError(f"{path} is a folder; a {what} is a YAML file") from None
+        raise Refusal("", f"{path} is a folder; a {what} is a YAML file") from None
     except OSError as error:
-        raise ValueError(f"the {what} {path} cannot be read: {error.strerror}") from None
+        raise Refusal("", f"the {what} {path} cannot be read: {error.strerror}") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}, line {line}: a {what} must be UTF-8 text, and this byte is not") from None
+        raise Refusal(f"{path}, line {line}", f"a {what} must be UTF-8 text, and this byte is not") from None
     node = _compose(text, str(path))
     if node is None:
-        raise ValueError(f"{path}: the {what} is empty; see the {what}s/ folder for complete ones")
+        raise Refusal(str(path), f"the {what} is empty; see the {what}s/ folder for complete ones")
     return node
 
 
@@ -248,73 +358,44 @@ def _compose(text: str, place: str) -> yaml.Node | None:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{place}, line {mark.line + 1}" if mark else place
+        at = f"{place}, line {mark.line + 1}" if mark else place
         problem = error.problem or "the text cannot be parsed"
         if problem.startswith("but "):  # PyYAML's sentence began in the context
             problem = f"{error.context}, {problem}"
-        raise ValueError(f"{where}: not valid YAML: {problem}") from None
+        raise Refusal(at, f"not valid YAML: {problem}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ValueError(f"{place}, line {line}: not valid YAML: a character that YAML does not allow") from None
+        raise Refusal(f"{place}, line {line}", "not valid YAML: a character that YAML does not allow") from None
 
 
-def _override(key: str, value: Any, root: type) -> yaml.Node:
-    """The node that stands for an override; raises ValueError for an unknown key."""
-    keys = known_keys(root)
-    if key not in keys:
-        raise ValueError(unknown_key(key, root))
-    members = get_args(keys[key]) if _is_union(keys[key]) else (keys[key],)
-    if isinstance(value, str) and set(members) <= {str, type(None)} and value != "null":
-        return yaml.ScalarNode("tag:yaml.org,2002:str", value)  # a name or path may look like YAML
-    text = value if isinstance(value, str) else yaml.dump(_plain(value), Dumper=_Dumper)
-    return _compose(text, key) or yaml.ScalarNode("tag:yaml.org,2002:null", "")
+def _represent(value: Any) -> yaml.Node:
+    """A value as YAML nodes without lines."""
+    return yaml.representer.SafeRepresenter().represent_data(_plain(value))
 
 
-def _fits(kind: Any, node: yaml.Node) -> bool:
-    """Whether the outermost shape of the node is right; what lies inside is checked where it is read."""
-    if kind is Any:
-        return True
-    if get_origin(kind) in (list, tuple):
-        return isinstance(node, yaml.SequenceNode)
-    if get_origin(kind) is dict or dataclasses.is_dataclass(kind):
-        return isinstance(node, yaml.MappingNode)
-    if not isinstance(node, yaml.ScalarNode):
-        return False
-    if get_origin(kind) is Literal:
-        return node.value in get_args(kind)
-    if kind is str:  # whatever was written: a commit such as 1234567 or 12345e6 is a text
-        return not _is_null(node)
-    tags = {int: ("int",), float: ("int", "float"), bool: ("bool",), type(None): ("null",)}[kind]
-    return node.tag.rpartition(":")[2] in tags
-
-
-def _is_null(node: yaml.Node) -> bool:
+def _is_null(node: yaml.Node | None) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
 
 
-def _is_union(kind: Any) -> bool:
-    return get_origin(kind) in (Union, types.UnionType)
-
-
-def _written(node: yaml.Node) -> str:
+def _written(node: yaml.Node | None) -> str:
     """The node as its author wrote it, for a message."""
     if isinstance(node, yaml.ScalarNode):
         return "null" if _is_null(node) else repr(node.value)
     return "a list" if isinstance(node, yaml.SequenceNode) else "a section"
 
 
-def _plural(kind: Any) -> str:
-    """The same in the plural: "whole numbers", "lists of 2 whole numbers"."""
-    if _is_union(kind):
-        return " or ".join(_plural(member) for member in get_args(kind))
-    words = {str: "texts", int: "whole numbers", float: "numbers"}
-    return words.get(kind) or describe(kind).replace("a list", "lists", 1).replace("a section", "sections", 1)
-
-
 def _plain(value: Any) -> Any:
-    """Tuples as lists, which is how YAML writes them."""
+    """Sections as mappings and tuples as lists, which is how YAML writes them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(vars(value))
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(dataclasses.asdict(value))
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _spread(value: Any) -> Any:
+    """The same of a section, with the names that a field of it collects among its own."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return _plain(value)
+    fields = {name: _spread(item) for name, item in vars(value).items()}
+    return fields | fields.pop(getattr(value, "REST", ""), {})

@@ -1,18 +1,28 @@
 """A run, as data: the dataclasses behind ``recipes/*.yaml``.
 
-1. ``file.read`` fills a :class:`Recipe` from a YAML file and ``section.key`` overrides;
-2. ``checks.check`` refuses values that no model or corpus could make right, naming the field;
+1. ``file.read`` fills a :class:`Recipe` from a YAML file and ``section.key`` overrides; pydantic checks types and ranges;
+2. ``checks.check`` refuses what cannot be right across fields;
 3. each part of the program is then handed its own section and nothing else.
 
-The text under a field is its documentation everywhere: ``diito distill --help`` shows it.
+The text under a field is its documentation everywhere: ``diito distill --help``, ``diito init`` and ``diito schema`` show it.
+What a field accepts stands in its type, and the sentence of a predicate is its docstring.
 
 No torch here: ``diito --help`` and a mistyped recipe answer at once.
 """
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib.util
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from operator import attrgetter
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
 RELEASED_LAYERS = {
     "released-3": [0, 2, 4],
@@ -21,15 +31,58 @@ RELEASED_LAYERS = {
 }
 """The layers of the authors' released students, by the name a recipe gives them; for a teacher of 12 layers."""
 
-DimensionRange = tuple[int, int]
+TASKS = ("masked-lm",)
+"""The tasks that come with diito."""
+
+
+def is_written(text: str) -> bool:
+    """must not be empty"""
+    return bool(text.strip())
+
+
+def is_folder_name(text: str) -> bool:
+    """must be the plain name of a folder, such as my-run"""
+    return text.strip() == text and text not in ("", ".", "..") and not any(mark in text for mark in "/\\\0")
+
+
+def is_layer_list(layers: Sequence[int]) -> bool:
+    """must be a list of layers that increase, counted from 0"""
+    increasing = all(below < above for below, above in itertools.pairwise(layers))
+    return bool(layers) and layers[0] >= 0 and increasing
+
+
+def is_range(bounds: Sequence[int]) -> bool:
+    """must be a range [start, stop] with 0 <= start < stop"""
+    return 0 <= bounds[0] < bounds[1]
+
+
+Text = Annotated[str, Predicate(is_written)]
+Count = Annotated[int, Ge(1)]
+CountOrNever = Annotated[int, Ge(0)]
+Length = Annotated[int, Ge(3)]
+"""Tokens of a sequence; the shortest useful one is [CLS], one word, [SEP]."""
+Share = Annotated[float, Gt(0), Le(1)]
+BelowOne = Annotated[float, Ge(0), Lt(1)]
+AboveZero = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Layers = Annotated[list[int], Predicate(is_layer_list)]
+DimensionRange = Annotated[tuple[int, int], Predicate(is_range)]
 """``[start, stop)`` within a hidden state."""
+
+
+class Alias(NamedTuple):
+    """Another name of a field, or of several fields that were given as one list."""
+
+    fields: tuple[str, ...]
+    values: Mapping[str, Any] | None = None
+    """What the words of the old field are in the new one."""
 
 
 @dataclass
 class TeacherSection:
     """The model that is distilled."""
 
-    model: str = "google-bert/bert-base-uncased"
+    model: Text = "google-bert/bert-base-uncased"
     """Hub id, local folder, or ``embedded:teacher-minilm-mlm`` (the small teacher that comes with diito)."""
     revision: str | None = None
     """Hub revision (branch, tag or commit) of the teacher."""
@@ -41,10 +94,10 @@ class TeacherSection:
 class StudentSection:
     """The model that is trained, made from the teacher's layers."""
 
-    layers: int | list[int] | str = 6
+    layers: Count | Layers | str = 6
     """A number of layers (layer i is copied from teacher layer floor(i * L_T / n)), the list of teacher layers to copy,
     or the name of a released list: released-3, released-6, released-9."""
-    dropout: float | None = None
+    dropout: BelowOne | None = None
     """Dropout of hidden states and attention in the student; null keeps the teacher's."""
 
 
@@ -71,21 +124,22 @@ class SourceSection:
 class CorpusSection:
     """The training text."""
 
-    sources: list[SourceSection | str] = field(
+    sources: Annotated[list[SourceSection | Text], MinLen(1)] = field(
         default_factory=lambda: [SourceSection(dataset="Salesforce/wikitext", config="wikitext-103-v1")]
     )
     """Where the text comes from, joined in this order. A plain string is a local path."""
     layout: Literal["blocks", "lines"] = "blocks"
     """blocks: documents joined and cut to ``length``, no padding. lines: one line a sequence, as the paper."""
-    length: int = 512
-    """Tokens of a block; in lines the longest sequence (longer lines are split). Special tokens included."""
-    share: float = 1.0
+    length: Length | None = None
+    """Tokens of a block; in lines the longest sequence (longer lines are split). Special tokens included. null: as many as the
+    teacher allows, at most 512."""
+    share: Share = 1.0
     """Share of the documents that is used, a seeded subset (the paper's low-resource runs: 0.15)."""
-    minimum_tokens: int = 12
+    minimum_tokens: CountOrNever = 12
     """lines: a sequence with fewer tokens, specials included, is dropped."""
-    maximum_unknown: float = 0.5
+    maximum_unknown: Share = 0.5
     """lines: a sequence in which this share of tokens or more is unknown is dropped."""
-    workers: int = 2
+    workers: Count = 2
     """Processes that tokenise."""
     cache: str | None = None
     """Folder of the tokenised corpus; null takes the cache folder of Hugging Face datasets."""
@@ -95,9 +149,9 @@ class CorpusSection:
 class MaskingSection:
     """Which words are hidden for the masked-language-model task."""
 
-    rate: float = 0.15
+    rate: Share = 0.15
     """Share of a row's maskable tokens that is predicted."""
-    smoothing: float = 0.7
+    smoothing: NotNegative = 0.7
     """Tokens are drawn in proportion to count ** -smoothing over the corpus; 0 draws uniformly."""
 
 
@@ -105,13 +159,13 @@ class MaskingSection:
 class AlignedPairSection:
     """One pair of a custom alignment."""
 
-    student: list[int]
+    student: Layers
     """Student layers (0-based) whose outputs are swapped."""
-    teacher: list[int]
+    teacher: Layers
     """Teacher layers (0-based) aligned with them."""
-    student_dimensions: list[DimensionRange] | None = None
+    student_dimensions: Annotated[list[DimensionRange], MinLen(1)] | None = None
     """Ranges [start, stop) of the student's hidden state; null swaps all of it."""
-    teacher_dimensions: list[DimensionRange] | None = None
+    teacher_dimensions: Annotated[list[DimensionRange], MinLen(1)] | None = None
     """Ranges [start, stop) of the teacher's hidden state; null swaps all of it."""
 
 
@@ -121,7 +175,7 @@ class AlignmentSection:
 
     kind: Literal["full", "middle", "late", "late-released", "custom"] = "full"
     """Which student layer answers to which teacher layers; custom takes ``pairs`` or ``file``."""
-    pairs: list[AlignedPairSection] | None = None
+    pairs: Annotated[list[AlignedPairSection], MinLen(1)] | None = None
     """The pairs of a custom alignment."""
     file: str | None = None
     """Instead of ``pairs``: a released ``.nm`` file, or YAML with this section, such as ``diito align`` writes."""
@@ -135,36 +189,53 @@ class AlignmentSection:
 class InterventionSection:
     """Which tokens are swapped, and with whose."""
 
-    positions: Literal["consecutive", "random", "masked"] = "consecutive"
-    """Which eligible tokens of a row are swapped."""
-    share: float = 0.3
+    positions: Literal["consecutive", "random", "masked"] | str = "consecutive"
+    """Which eligible tokens of a row are swapped; or a rule of your own, such as ``my_package.rules:last``."""
+    share: Share = 0.3
     """Share of a row's eligible tokens that is swapped, at least one."""
     specials: bool = False
     """true makes [CLS] and [SEP] eligible as well."""
     source_positions: Literal["same", "independent"] = "same"
     """same: the base's own positions, as the paper. independent: drawn for the source, as the released code."""
-    pairing: Literal["in-batch", "independent"] = "in-batch"
-    """in-batch: every row is the source of another row. independent: sources are drawn from the corpus on their own."""
+    pairing: Literal["in-batch", "independent"] | str = "in-batch"
+    """in-batch: every row is the source of another row. independent: sources are drawn from the corpus on their own. Or a
+    pairing of your own, such as ``my_package.rules:neighbour``."""
     control: Literal["none", "token-swap"] = "none"
     """token-swap: the same spans are swapped in the input ids instead of the activations."""
 
 
 @dataclass
 class WeightsSection:
-    """Weights of the losses in their sum, used as given; a causal weight of 0 costs nothing."""
+    """Weights of the losses in their sum, used as given; a causal weight of 0 costs nothing. Losses of your own stand beside
+    these by their names."""
 
-    mlm: float = 0.25
-    """Cross-entropy of the student with the masked words."""
-    ce: float = 0.25
+    task: NotNegative = 0.25
+    """The task's own loss: in masked language modelling the cross-entropy with the masked words (also: mlm)."""
+    ce: NotNegative = 0.25
     """Smoothed cross-entropy with the teacher."""
-    cos: float = 0.25
+    cos: NotNegative = 0.25
     """Cosine distance of the last hidden states."""
-    causal_ce: float = 0.25
+    causal_ce: NotNegative = 0.25
     """The DIITO loss: smoothed cross-entropy under the same interchange intervention."""
-    causal_cos: float = 0.0
+    causal_cos: NotNegative = 0.0
     """Cosine distance of the last hidden states under the same interchange intervention."""
-    mse: float = 0.0
+    mse: NotNegative = 0.0
     """Squared error of the logits, summed over the vocabulary."""
+    further: dict[str, NotNegative] = field(default_factory=dict)
+    """Weights of further losses, by name."""
+
+    ALIASES: ClassVar[Mapping[str, Alias]] = {"mlm": Alias(("task",))}
+    REST: ClassVar[str] = "further"
+    mlm: ClassVar[Any] = property(attrgetter("task"))
+
+    def as_dict(self) -> dict[str, float]:
+        """Every loss with its weight, those of the user's own losses too."""
+        return {name: value for name, value in vars(self).items() if name != "further"} | self.further
+
+    @classmethod
+    def takes(cls, name: str) -> bool:
+        """Whether ``name`` may be a loss of the user's own; ``checks`` knows which there are."""
+        return name.isidentifier()
 
 
 @dataclass
@@ -172,50 +243,97 @@ class ObjectiveSection:
     """The losses."""
 
     weights: WeightsSection = field(default_factory=WeightsSection)
-    temperature: float = 2.0
+    losses: list[Text] = field(default_factory=list)
+    """Further losses: import paths such as ``my_package.losses:huber``, rows of losses."""
+    temperature: AboveZero = 2.0
     """Temperature of both smoothed cross-entropies."""
     tokens: Literal["masked", "all"] = "masked"
-    """Tokens of every loss but mlm: the masked ones (the paper) or all real ones (the released code)."""
+    """Tokens of every loss but the task's own: the masked ones (the paper) or all real ones (the released code)."""
 
 
 @dataclass
 class TrainingSection:
-    """Steps, batches, optimiser and device."""
+    """Steps, batches, optimiser and device, by the names of transformers.TrainingArguments, of which any other field can stand
+    here too."""
 
-    epochs: float = 3.0
-    """Passes over the corpus; ``steps`` wins where given."""
-    steps: int | None = None
+    num_train_epochs: AboveZero = 3.0
+    """Passes over the corpus; ``max_steps`` wins where given."""
+    max_steps: Count | None = None
     """Optimiser steps."""
-    batch: int = 40
+    per_device_train_batch_size: Count = 40
     """Sequences of a micro-batch on one device."""
-    accumulation: int = 6
+    gradient_accumulation_steps: Count = 6
     """Micro-batches an optimiser step."""
-    learning_rate: float = 5e-4
+    learning_rate: AboveZero = 5e-4
     """Highest learning rate of AdamW, reached at the end of the warm-up."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    """AdamW's decay rates."""
-    epsilon: float = 1e-6
+    adam_beta1: BelowOne = 0.9
+    """AdamW's decay rate of the gradient's mean."""
+    adam_beta2: BelowOne = 0.98
+    """AdamW's decay rate of the gradient's square."""
+    adam_epsilon: AboveZero = 1e-6
     """AdamW's epsilon."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """AdamW's weight decay."""
-    warmup: float = 0.05
+    warmup_ratio: BelowOne = 0.05
     """Share of the steps with a rising learning rate; it then falls linearly to 0."""
-    clip: float = 5.0
+    warmup_steps: NotNegative | None = None
+    """Steps with a rising learning rate, in place of ``warmup_ratio``."""
+    max_grad_norm: NotNegative = 5.0
     """Largest gradient norm; 0 does not clip."""
-    device: Literal["auto", "cpu"] = "auto"
-    """cpu stays on the CPU even where there is an accelerator."""
-    log_every: int = 10
+    use_cpu: bool = False
+    """true stays on the CPU even where there is an accelerator."""
+    logging_steps: Count = 10
     """Steps between lines of metrics.jsonl."""
-    save_every: int = 500
+    save_steps: Count = 500
     """Steps between checkpoints; one is always written at the end."""
-    keep: int = 2
+    save_total_limit: Count = 2
     """Checkpoints kept."""
-    evaluate_every: int = 0
+    eval_steps: CountOrNever = 0
     """Steps between evaluations; 0 evaluates before and after training only."""
     report_to: list[str] = field(default_factory=list)
     """Loggers of Trainer, e.g. [tensorboard, wandb, mlflow]."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Any other field of transformers.TrainingArguments, e.g. {push_to_hub: true, hub_model_id: me/student}."""
+    """Further fields of transformers.TrainingArguments as a section of their own, e.g. {push_to_hub: true}."""
+
+    ALIASES: ClassVar[Mapping[str, Alias]] = {
+        "epochs": Alias(("num_train_epochs",)),
+        "steps": Alias(("max_steps",)),
+        "batch": Alias(("per_device_train_batch_size",)),
+        "accumulation": Alias(("gradient_accumulation_steps",)),
+        "betas": Alias(("adam_beta1", "adam_beta2")),
+        "epsilon": Alias(("adam_epsilon",)),
+        "warmup": Alias(("warmup_ratio",)),
+        "clip": Alias(("max_grad_norm",)),
+        "device": Alias(("use_cpu",), {"auto": False, "cpu": True}),
+        "log_every": Alias(("logging_steps",)),
+        "save_every": Alias(("save_steps",)),
+        "keep": Alias(("save_total_limit",)),
+        "evaluate_every": Alias(("eval_steps",)),
+    }
+    """The names of diito 0.1.0, which go on working in recipes and flags."""
+    REST: ClassVar[str] = "arguments"
+
+    epochs: ClassVar[Any] = property(attrgetter("num_train_epochs"))
+    steps: ClassVar[Any] = property(attrgetter("max_steps"))
+    batch: ClassVar[Any] = property(attrgetter("per_device_train_batch_size"))
+    accumulation: ClassVar[Any] = property(attrgetter("gradient_accumulation_steps"))
+    evaluate_every: ClassVar[Any] = property(attrgetter("eval_steps"))
+
+    @classmethod
+    def takes(cls, name: str) -> bool:
+        """Whether ``name`` is a field of transformers.TrainingArguments."""
+        return name in transformers_arguments()
+
+
+@functools.cache
+def transformers_arguments() -> tuple[str, ...]:
+    """The fields of transformers.TrainingArguments, read from its source: importing it would bring torch."""
+    package = importlib.util.find_spec("transformers")
+    assert package is not None and package.origin is not None
+    module = ast.parse(Path(package.origin).with_name("training_args.py").read_text(encoding="utf-8"))
+    classes = [node for node in module.body if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments"]
+    fields = [node.target for node in classes[0].body if isinstance(node, ast.AnnAssign)]
+    return tuple(target.id for target in fields if isinstance(target, ast.Name))
 
 
 @dataclass
@@ -237,31 +355,32 @@ class SpeedSection:
 class EvaluationSection:
     """Held-out text, before and after training: perplexity and interchange-intervention accuracy."""
 
-    sources: list[SourceSection | str] = field(
-        default_factory=lambda: [SourceSection(dataset="Salesforce/wikitext", config="wikitext-103-v1", split="validation")]
-    )
-    """Held-out text, as in ``corpus.sources``; empty switches evaluation off."""
-    length: int = 512
-    """Tokens of an evaluation block."""
-    blocks: int | None = None
-    """Blocks that are evaluated, spread over the text; null takes all."""
-    batch: int = 16
+    sources: list[SourceSection | Text] | None = None
+    """Held-out text, as in ``corpus.sources``. null holds out a few of the corpus's documents, which are then not trained on;
+    an empty list switches evaluation off."""
+    length: Length | None = None
+    """Tokens of an evaluation block; null: as many as the teacher allows, at most 512."""
+    blocks: Count | None = None
+    """Blocks that are evaluated, spread over the text; null takes all, of the corpus's own documents at most 200."""
+    batch: Count = 16
     """Blocks evaluated at a time (the results do not depend on it)."""
-    interchange_every: int = 0
+    interchange_every: CountOrNever = 0
     """Steps between measurements of interchange-intervention accuracy alone; 0: only where all is evaluated
-    (``training.evaluate_every``, and before and after training)."""
+    (``training.eval_steps``, and before and after training)."""
 
 
 @dataclass
 class Recipe:
     """One run."""
 
-    name: str = "run"
+    name: Annotated[str, Predicate(is_folder_name)] = "run"
     """The run's folder is ``<output>/<name>``."""
-    output: str = "runs"
+    output: Text = "runs"
     """Folder that holds the runs."""
-    seed: int = 42
+    seed: Annotated[int, Ge(0), Lt(2**32)] = 42
     """Every random draw is a function of this seed and of a position in the run."""
+    task: Text = "masked-lm"
+    """What the models are trained for: masked-lm, or a task of your own, such as ``my_package.tasks:my_task``."""
     teacher: TeacherSection = field(default_factory=TeacherSection)
     student: StudentSection = field(default_factory=StudentSection)
     corpus: CorpusSection = field(default_factory=CorpusSection)

@@ -1,6 +1,6 @@
 """The main job, from a recipe to a student on disk.
 
-1. everything that can be refused is refused (:func:`prepare`): sources, run folder, teacher, student, alignment, corpus;
+1. everything that can be refused is refused (:func:`survey`, :func:`load`): sources, teacher, student, alignment, corpus;
 2. the plan is shown, and perplexity and interchange accuracy are measured on held-out text;
 3. training (:func:`train`), which can be interrupted and resumed;
 4. the same measurements again, and the student is saved as an ordinary Hugging Face checkpoint.
@@ -20,16 +20,18 @@ from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 from diito.evaluation.held_out.interchange import interchange_accuracy
 from diito.evaluation.held_out.perplexity import perplexity
 from diito.files import write_json
-from diito.method.positions import RULES
 from diito.models.teacher import special_ids
 from diito.recipe import Recipe
 from diito.run.folder import RunFolder
 from diito.run.model_card import model_card
-from diito.run.parts import Parts, build_trainer, prepare
+from diito.run.parts import Parts, build_trainer, load, position_rule, survey
 from diito.speed.process import keep_freed_memory
 from diito.training.arguments import training_arguments
 from diito.training.callbacks import Every, Interruption, MetricsFile, Progress
 from diito.training.trainer import Evaluation
+
+_FIGURES = {"perplexity": ("perplexity", ".2f"), "iia": ("IIA", ".3f"), "effective_iia": ("effective", ".3f")}
+"""What the screen shows of a measurement: title and format."""
 
 
 def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, plan_only: bool = False) -> int:
@@ -39,11 +41,11 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
     """
     _quieten()
     arguments = training_arguments(recipe, output_dir=str(RunFolder(recipe).checkpoints))
-    recipe = _as_run(recipe, arguments)
-    folder = RunFolder(recipe)
+    surveyed = survey(_as_run(recipe, arguments))
+    recipe, folder = surveyed.recipe, RunFolder(surveyed.recipe)
     if not plan_only:
         folder.check(resume=resume, overwrite=overwrite)
-    parts = prepare(recipe, arguments)
+    parts = load(surveyed, arguments)
     main = arguments.process_index == 0
     _say(main, str(parts.plan))
     if plan_only:
@@ -85,7 +87,7 @@ def train(
     interruption = Interruption()
     trainer = build_trainer(recipe, parts, arguments, evaluation)
     trainer.remove_callback(PrinterCallback)
-    for callback in (interruption, MetricsFile(folder.metrics), Progress(list(trainer.objective.weights))):
+    for callback in (interruption, MetricsFile(folder.metrics), Progress(list(trainer.objective.weights), list(_FIGURES))):
         trainer.add_callback(callback)
     if interchange is not None and recipe.evaluation.interchange_every:
         trainer.add_callback(Every(recipe.evaluation.interchange_every, interchange, trainer.log))
@@ -109,6 +111,7 @@ def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Eval
     held_out = parts.held_out
     if held_out is None:
         return None, None
+    rule = position_rule(recipe)
 
     def interchange(student: PreTrainedModel) -> dict[str, float]:
         parts.teacher.to(student.device)
@@ -117,7 +120,7 @@ def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Eval
             parts.teacher,
             parts.alignment,
             held_out,
-            rule=RULES[recipe.intervention.positions],
+            rule=rule,
             share=recipe.intervention.share,
             special_ids=special_ids(parts.tokenizer),
         )
@@ -159,12 +162,12 @@ def _finish(folder: RunFolder, parts: Parts, measure: Evaluation | None, results
 
 def _table(results: dict[str, Any]) -> str:
     """Held-out numbers, a line a model."""
-    lines = [f"{'held-out':<18}{'perplexity':>12}{'IIA':>9}{'effective':>11}"]
+    lines = [f"{'held-out':<18}" + "".join(f"{title:>12}" for title, _ in _FIGURES.values())]
     for key, name in (("teacher", "teacher"), ("before", "student before"), ("after", "student after")):
         if key in results:
             numbers = results[key]
-            accuracies = [f"{numbers[each]:.3f}" if each in numbers else "" for each in ("iia", "effective_iia")]
-            lines.append(f"{name:<18}{numbers['perplexity']:>12.2f}{accuracies[0]:>9}{accuracies[1]:>11}")
+            cells = (f"{numbers[each]:{form}}" if each in numbers else "" for each, (_, form) in _FIGURES.items())
+            lines.append(f"{name:<18}" + "".join(f"{cell:>12}" for cell in cells))
     return "\n".join(lines)
 
 

@@ -6,33 +6,27 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
 import shutil
-import subprocess
-import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diito.files import check_writable, read_json, write_json, write_text
+from diito.environment import environment
+from diito.files import check_writable, read_json, replace_folder, write_json, write_text
 from diito.recipe import Recipe
 from diito.recipe.file import dump, read
-from diito.version import __version__
 
 FREE_ON_RESUME = (
     "output",
     "name",
     "corpus.workers",
     "corpus.cache",
-    "training.log_every",
-    "training.save_every",
-    "training.keep",
-    "training.evaluate_every",
+    "training.logging_steps",
+    "training.save_steps",
+    "training.save_total_limit",
+    "training.eval_steps",
     "evaluation.interchange_every",
     "training.report_to",
     "training.arguments",
@@ -98,8 +92,7 @@ class RunFolder:
             raise OSError(f"{self.student}: the weights could not be written ({error})") from error
         tokenizer.save_pretrained(aside)
         (aside / "README.md").write_text(card, encoding="utf-8")
-        shutil.rmtree(self.student, ignore_errors=True)
-        os.replace(aside, self.student)
+        replace_folder(aside, self.student)
 
     def _check_same_run(self) -> None:
         before, now = (deciding_fields(recipe) for recipe in (read(self.recipe_file), self.recipe))
@@ -114,55 +107,6 @@ class RunFolder:
 def deciding_fields(recipe: Recipe) -> dict[str, Any]:
     """The fields of a recipe that decide the student, with their values: ``{"training.batch": 40, ...}``."""
     return {key: value for key, value in _flat(dataclasses.asdict(recipe)).items() if not key.startswith(FREE_ON_RESUME)}
-
-
-def environment() -> dict[str, Any]:
-    """What a result may depend on besides the recipe."""
-    packages = ["torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy"]
-    packages += [name for name in ("scikit-learn", "scipy", "seqeval", "torchmetrics") if _is_installed(name)]
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return {
-        "diito": __version__,
-        "commit": _commit(),
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-        "platform": platform.platform(),
-        "processors": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "accelerator": None if device is None else _device_name(device),
-    }
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return bool(version(package))
-    except PackageNotFoundError:
-        return False
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name() if device.type == "cuda" else device.type
-
-
-def _commit() -> str | None:
-    """The commit of diito's own source tree, with a plus where files differ from it; None where it is no checkout."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--dirty=+",
-        "--exclude=*",
-    ]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:

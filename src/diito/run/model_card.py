@@ -2,43 +2,93 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from diito.embedded import resolve
 from diito.recipe.file import dump
 from diito.run.plan import Plan
 from diito.version import __version__
 
 REFERENCE = "Wu et al., *Causal Distillation for Language Models*, NAACL 2022 (https://aclanthology.org/2022.naacl-main.318)"
+_COLUMNS = {
+    "perplexity": ("perplexity", ".2f"),
+    "iia": ("IIA", ".3f"),
+    "effective_iia": ("effective IIA", ".3f"),
+    "counterfactual_kl": ("counterfactual KL", ".3f"),
+}
 
 
-def model_card(plan: Plan, results: dict[str, Any]) -> str:
-    """The card as Markdown with the hub's metadata. ``results``: what ``results.json`` holds."""
+def model_card(
+    plan: Plan,
+    results: dict[str, Any],
+    *,
+    kind: str = "masked language model",
+    pipeline: str = "fill-mask",
+    measured: str = "unswapped masked tokens",
+) -> str:
+    """The card as Markdown with the hub's metadata.
+
+    ``results``: what ``results.json`` holds. The task's own words: ``kind`` of model, the hub's name of its ``pipeline``, and
+    the tokens at which accuracy under interventions is ``measured``.
+    """
     recipe = plan.recipe
     hub = [source.dataset for source in recipe.corpus.sources if not isinstance(source, str) and source.dataset]
-    metadata = ["library_name: transformers", "pipeline_tag: fill-mask", "tags: [diito, distillation, fill-mask]"]
-    if not recipe.teacher.model.startswith("embedded:"):
-        metadata.append(f"base_model: {recipe.teacher.model}")
-    if hub:
-        metadata.append(f"datasets: [{', '.join(hub)}]")
+    data = ModelCardData(
+        model_name=recipe.name,
+        library_name="transformers",
+        pipeline_tag=pipeline,
+        tags=["diito", "distillation", pipeline],
+        base_model=None if Path(resolve(recipe.teacher.model)).exists() else recipe.teacher.model,
+        datasets=hub or None,
+        eval_results=_eval_results(plan, results, pipeline) or None,
+    )
     sections = [
-        "---\n" + "\n".join(metadata) + "\n---",
+        f"---\n{data.to_yaml()}\n---",
         f"# {recipe.name}",
-        f"A masked language model distilled with diito {__version__} ({REFERENCE}).",
-        "```text\n" + str(plan) + "\n```",
-        *_measured(results),
+        f"A {kind} distilled with diito {__version__} ({REFERENCE}).",
+        f"```text\n{plan}\n```",
+        *_measured(results, measured),
         "## Recipe",
-        "```yaml\n" + dump(recipe) + "```",
+        f"```yaml\n{dump(recipe)}```",
     ]
-    return "\n\n".join(sections) + "\n"
+    return str(ModelCard("\n\n".join(sections) + "\n"))
 
 
-def _measured(results: dict[str, Any]) -> list[str]:
+def _eval_results(plan: Plan, results: dict[str, Any], pipeline: str) -> list[EvalResult]:
+    """The student's figures as the hub lists them."""
+    return [
+        EvalResult(
+            task_type=pipeline,
+            dataset_type="text",
+            dataset_name=_held_out_name(plan),
+            metric_type=name,
+            metric_name=title,
+            metric_value=results["after"][name],
+        )
+        for name, (title, _) in _COLUMNS.items()
+        if name in results.get("after", {})
+    ]
+
+
+def _held_out_name(plan: Plan) -> str:
+    """The held-out text, by the hub ids and file names of its sources."""
+    sources = plan.recipe.evaluation.sources
+    if sources is None:
+        return "documents of the corpus that were held out"
+    paths = [source if isinstance(source, str) else source.dataset or source.path or "" for source in sources]
+    return ", ".join(path.rpartition("/")[2] if Path(path).is_absolute() else path for path in paths)
+
+
+def _measured(results: dict[str, Any], tokens: str) -> list[str]:
     if "after" not in results:
         return []
-    lines = ["| held-out | perplexity | IIA | effective IIA | counterfactual KL |", "|---|---|---|---|---|"]
+    lines = [f"| held-out | {' | '.join(title for title, _ in _COLUMNS.values())} |", "|---" * (len(_COLUMNS) + 1) + "|"]
     for key in ("teacher", "before", "after"):
         numbers = results[key]
-        cells = [f"{numbers[name]:.3f}" if name in numbers else "" for name in ("iia", "effective_iia", "counterfactual_kl")]
-        lines.append(f"| {key} | {numbers['perplexity']:.2f} | {' | '.join(cells)} |")
-    note = "IIA: interchange-intervention accuracy at unswapped masked tokens, against the teacher."
+        cells = [f"{numbers[name]:{form}}" if name in numbers else "" for name, (_, form) in _COLUMNS.items()]
+        lines.append(f"| {key} | {' | '.join(cells)} |")
+    note = f"IIA: interchange-intervention accuracy at {tokens}, against the teacher."
     return ["## Measured on held-out text", "\n".join(lines), note]

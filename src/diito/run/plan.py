@@ -27,6 +27,8 @@ class Plan:
     alignment: Alignment
     corpus: Corpus
     processes: int
+    held_out_blocks: int | None = None
+    """Blocks that are measured; None where nothing is."""
 
     @property
     def rows_per_step(self) -> int:
@@ -54,8 +56,8 @@ class Plan:
     def cost(self) -> StepCost:
         """Matrix-product FLOPs for one token."""
         return step_cost(
-            ModelSize.of(self.teacher.config),
-            ModelSize.of(self.student.config),
+            ModelSize.of(self.teacher),
+            ModelSize.of(self.student),
             self.alignment,
             length=round(self.corpus.statistics.mean_length),
             loss_tokens=1.0 if self.recipe.objective.tokens == "all" else self.recipe.masking.rate,
@@ -69,7 +71,7 @@ class Plan:
     def _lines(self) -> list[tuple[str, str]]:
         teacher, student = (model.num_parameters() for model in (self.teacher, self.student))
         layers = _list(self.student_layers)
-        weights = vars(self.recipe.objective.weights).items()
+        weights = self.recipe.objective.weights.as_dict().items()
         corpus = self.corpus.statistics.describe().splitlines()
         return [
             ("teacher", f"{self.recipe.teacher.model}: {_model(self.teacher)}, {teacher / 1e6:.1f} M parameters"),
@@ -80,6 +82,7 @@ class Plan:
             ("objective", " + ".join(f"{weight:.3g} {name}" for name, weight in weights if weight)),
             ("alignment", self._alignment()),
             *zip(["corpus"] + [""] * len(corpus), corpus, strict=False),
+            ("held-out", self._held_out()),
             ("steps", self._steps()),
             ("compute", self._compute()),
         ]
@@ -92,6 +95,14 @@ class Plan:
             f"{self.steps:,} of {shape} = {self.rows_per_step:,} sequences, {about}{self.tokens_per_step:,.0f} tokens a step; "
             f"{self.steps * self.tokens_per_step / 1e6:,.2f} M tokens in all ({self.steps / self.steps_per_epoch:.2f} epochs)"
         )
+
+    def _held_out(self) -> str:
+        evaluation = self.recipe.evaluation
+        if self.held_out_blocks is None:
+            reason = "evaluation.sources is empty" if evaluation.sources == [] else "the corpus is too small to set some aside"
+            return f"none, nothing is measured: {reason}"
+        own = " of documents of the corpus that are not trained on" if evaluation.sources is None else ""
+        return f"{self.held_out_blocks:,} blocks of {evaluation.length} tokens{own}"
 
     def _compute(self) -> str:
         flops = self.cost.total * self.tokens_per_step

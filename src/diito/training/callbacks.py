@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +111,13 @@ class Every(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """A progress bar with the named losses and tokens/s; where there is no terminal, a line a log step."""
+    """A progress bar with the named losses and tokens/s; where there is no terminal, a line a log step.
 
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
+    What is measured on the way has a line of its own in both cases, with the figures called ``measured``.
+    """
+
+    def __init__(self, names: Sequence[str], measured: Sequence[str] = ()) -> None:
+        self.names, self.measured = names, measured
         self._bar: tqdm[Any] | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -133,15 +136,26 @@ class Progress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not state.is_world_process_zero or "loss" not in (logs or {}):
+        logs = logs or {}
+        if not state.is_world_process_zero:
             return
-        assert logs is not None
+        figures = [f"{name} {logs[f'eval_{name}']:.4g}" for name in self.measured if f"eval_{name}" in logs]
+        if figures:
+            self._print(f"step {state.global_step}/{state.max_steps}  held-out: {'  '.join(figures)}")
+        if "loss" not in logs:
+            return
         text = "  ".join(f"{name} {logs[name]:.3f}" for name in [*self.names, "loss"])
         text += f"  {logs['tokens_per_second']:,.0f} tokens/s"
         if self._bar is not None:
             self._bar.set_postfix_str(text)
         else:
-            print(f"step {state.global_step}/{state.max_steps}  {text}", file=sys.stderr, flush=True)
+            self._print(f"step {state.global_step}/{state.max_steps}  {text}")
+
+    def _print(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._bar is not None:

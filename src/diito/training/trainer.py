@@ -3,47 +3,53 @@
 1. the loader gives rows of the corpus in an order that is a function of (seed, epoch);
 2. they are masked on the device, with draws keyed by (seed, micro-batch, rank), and the objective answers with named losses;
 3. losses and tokens are summed on the device and reach the host at log steps only, where a non-finite one stops the run;
-4. checkpoints hold the student, the optimiser and Trainer's state; they are written aside and renamed when complete.
+4. checkpoints hold the student, the optimiser and Trainer's state (``checkpoints``).
 
 To resume, nothing is needed but a checkpoint and the same arguments: no draw depends on a state of its own.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainingArguments
 
-from diito.corpus import Corpus, ShuffledSampler, collate
+from diito.corpus import ShuffledSampler, collate
 from diito.method.draws import generator
 from diito.method.objective import DistillationObjective
-from diito.models.student import is_tied
+from diito.recipe import MaskingSection
+from diito.refusal import Refusal
 from diito.tasks.masked_lm import Masking
+from diito.training.arguments import require
+from diito.training.checkpoints import CheckpointTrainer
 from diito.training.counters import Counters
+from diito.training.placement import place_teacher
+from diito.training.rows import as_rows
 
 Evaluation = Callable[[PreTrainedModel], Mapping[str, float]]
 """Measures a student: named numbers."""
-STAGING = "_staging"  # hub uploads leave out names that start with an underscore
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(CheckpointTrainer):
     """A ``transformers.Trainer`` that distils.
 
     ``model``: the objective. ``args``: ``TrainingArguments``; the few fields the method depends on are set here.
-    ``train_dataset``: a :class:`Corpus`. ``masking``: makes masked batches of its rows. ``processing_class``: the tokenizer.
-    ``draw_sources``: True brings every batch sources drawn from the corpus on their own, instead of in-batch pairs.
+    ``train_dataset``: a ``datasets.Dataset`` or a map-style dataset of torch, whose rows have ``input_ids`` (lists of any
+    length) and optionally ``attention_mask``; other columns are ignored. Or a :class:`~diito.corpus.Corpus`.
+    ``processing_class``: the tokenizer. ``masking``: makes masked batches of the rows; None masks 15 % of the tokens of each
+    row, each as likely as another, with the tokenizer's own mask token.
+    ``draw_sources``: True brings every batch sources drawn from the dataset on their own, instead of in-batch pairs.
     ``evaluation``: called with the student, returns named numbers; used by ``evaluate``. Other arguments are Trainer's.
 
-    Raises FloatingPointError, naming the step and the losses, when a loss is not finite, and OSError when a checkpoint cannot
-    be written; the last complete checkpoint stays in both cases.
+    Rows are drawn in an order of (seed, epoch), those of a micro-batch similarly long. A partial micro-batch is dropped.
+
+    Raises Refusal (a ValueError) for a dataset or arguments that cannot be trained with; FloatingPointError, naming the step
+    and the losses, when a loss is not finite, and OSError when a checkpoint cannot be written; the last complete checkpoint
+    stays in both cases.
     """
 
     def __init__(
@@ -51,35 +57,32 @@ class DistillationTrainer(Trainer):
         model: DistillationObjective,
         args: TrainingArguments,
         *,
-        train_dataset: Corpus,
-        masking: Masking,
+        train_dataset: Any,
+        masking: Masking | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
         draw_sources: bool = False,
         evaluation: Evaluation | None = None,
         **kwargs: Any,
     ) -> None:
+        rows = as_rows(train_dataset)
+        batch = args.per_device_train_batch_size * args.world_size
+        if len(rows) < batch:
+            raise Refusal("train_dataset", f"{len(rows)} rows are fewer than one micro-batch of {batch}; give more rows")
         self.objective = model
-        self.masking = masking
+        self.masking = masking or _uniform_masking(processing_class, model)
         self.draw_sources = draw_sources
         self.evaluation = evaluation
-        self._writing_aside = False
-        self.sampler = ShuffledSampler(
-            len(train_dataset),
-            lengths=train_dataset.lengths,
-            batch=args.per_device_train_batch_size * args.world_size,
-            seed=args.seed,
-        )
-        kwargs.setdefault("eval_dataset", train_dataset)  # Trainer wants one where it evaluates; ours reads none
+        self.sampler = ShuffledSampler(len(rows), lengths=rows.lengths, batch=batch, seed=args.seed)
+        kwargs.setdefault("eval_dataset", rows)  # Trainer wants one where it evaluates; ours reads none
         super().__init__(
             model=model,
-            args=_with_required(args, model),
-            train_dataset=train_dataset,
+            args=require(args, model),
+            train_dataset=rows,
             data_collator=self._collate,
+            processing_class=processing_class,
             **kwargs,
         )
-        # Neither Trainer nor FSDP sees the teacher, so it is put in place here.
-        model.teacher.to(self.args.device)
-        if self.args.bf16:
-            model.teacher.to(torch.bfloat16)
+        place_teacher(model.teacher, self.args)
         self.add_callback(_EpochOrder(self))
         self._counters = Counters([*model.weights, "loss"], device=self.args.device)
         self._counted_step, self._micro = -1, 0
@@ -87,10 +90,8 @@ class DistillationTrainer(Trainer):
     # One micro-batch
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.train``; what an interrupted save left behind is removed first."""
+        """As ``Trainer.train``."""
         self._counted_step, self._micro = -1, 0
-        if self.is_world_process_zero():
-            shutil.rmtree(os.path.join(self.args.output_dir, STAGING), ignore_errors=True)
         return super().train(*args, **kwargs)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
@@ -175,94 +176,11 @@ class DistillationTrainer(Trainer):
 
     # Checkpoints
 
-    def student(self) -> PreTrainedModel:
-        """The student, out of whatever wraps it."""
-        return self.accelerator.unwrap_model(self.model).student
-
-    def _get_output_dir(self, trial: Any) -> str:
-        folder = super()._get_output_dir(trial)
-        return os.path.join(folder, STAGING) if self._writing_aside else folder
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the checkpoint aside, rename it when it is complete on all ranks, then drop the oldest."""
+    def prepare_to_save(self) -> None:
+        """Refuse losses and weights that are not finite; put the tokens seen so far into the state that is saved."""
         self._refuse_non_finite_losses()
-        if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
-            raise FloatingPointError(f"step {self.state.global_step}: the student's weights are not finite; not saved")
+        super().prepare_to_save()
         self.state.num_input_tokens_seen += self._counters.take_tokens(self.accelerator)
-        final = self._get_output_dir(trial)
-        staging, name = os.path.join(final, STAGING), f"checkpoint-{self.state.global_step}"
-        self._writing_aside = True
-        try:
-            super()._save_checkpoint(model, trial)
-            if self.args.should_save:
-                self._name_best_checkpoint(final, os.path.join(staging, name))
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                self._put_in_place(os.path.join(staging, name), os.path.join(final, name))
-        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk comes as any of them
-            shutil.rmtree(staging, ignore_errors=True)
-            reason = str(error).splitlines()[0]
-            raise OSError(f"{final}: {name} could not be written ({reason}); the checkpoint before it stays") from error
-        finally:
-            self._writing_aside = False
-        self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(os.path.join(final, name))
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Upload a checkpoint once it is in place: the upload goes on while training does, and a rename would stop it."""
-        if not self._writing_aside:
-            super()._push_from_checkpoint(checkpoint_folder)
-
-    def _name_best_checkpoint(self, final: str, written: str) -> None:
-        """The state speaks of where the best checkpoint will be, not of the staging folder."""
-        if self.state.best_global_step:
-            self.state.best_model_checkpoint = os.path.join(final, f"checkpoint-{self.state.best_global_step}")
-            self.state.save_to_json(os.path.join(written, "trainer_state.json"))
-
-    def _put_in_place(self, written: str, final: str) -> None:
-        if os.path.isdir(final):  # the same step of the same run: what stands there is complete
-            shutil.rmtree(written)
-        else:
-            _sync_folder(written)
-            os.replace(written, final)
-        os.rmdir(os.path.dirname(written))
-        rotate_checkpoints(
-            output_dir=os.path.dirname(final),
-            save_total_limit=self.args.save_total_limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=False,
-        )
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """The student as a Hugging Face checkpoint with its tokenizer; no pickled arguments."""
-        if not self.args.should_save:
-            return
-        output_dir = output_dir or self.args.output_dir
-        if state_dict is not None:
-            state_dict = {
-                name.removeprefix("student."): value for name, value in state_dict.items() if name.startswith("student.")
-            }
-        self.student().save_pretrained(output_dir, state_dict=state_dict)
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(output_dir)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            self._load_student(resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_best_model()
-        else:
-            self._load_student(self.state.best_model_checkpoint)
-
-    def _load_student(self, folder: str) -> None:
-        student = self.student()
-        saved = type(student).from_pretrained(folder, dtype=student.dtype, local_files_only=True)
-        student.load_state_dict(saved.state_dict())
 
 
 class _EpochOrder(TrainerCallback):
@@ -275,25 +193,10 @@ class _EpochOrder(TrainerCallback):
         self.trainer.sampler.set_epoch(self.trainer.micro_batches() // self.trainer._batches_per_epoch)
 
 
-def _with_required(args: TrainingArguments, objective: DistillationObjective) -> TrainingArguments:
-    """The fields the method depends on, whatever they were set to."""
-    args.remove_unused_columns = False
-    args.dataloader_drop_last = True  # a partial batch would have other sources and another weight
-    args.logging_nan_inf_filter = False  # it would hide a non-finite loss, and synchronise at every micro-batch
-    args.ddp_broadcast_buffers = False
-    # The head gets no gradient from losses that read hidden states only, nor does a bias that an untied model never reads.
-    hidden_only = set(objective.weights) <= {"cos", "causal_cos"}
-    args.ddp_find_unused_parameters = hidden_only or not is_tied(objective.student)
-    args._n_gpu = min(args.n_gpu, 1)  # several devices: torchrun (DataParallel cannot carry named losses)
-    return args
-
-
-def _sync_folder(folder: str) -> None:
-    """Bring every file of ``folder`` to the disk, so that a rename after it cannot outlive its contents."""
-    for path in [os.path.join(folder, name) for name in os.listdir(folder)] + [folder]:
-        if os.path.isfile(path) or path == folder:
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+def _uniform_masking(tokenizer: PreTrainedTokenizerBase | None, objective: DistillationObjective) -> Masking:
+    """15 % of the tokens of a row, each as likely as another."""
+    if tokenizer is None:
+        raise Refusal("processing_class", "give the tokenizer, so that its mask token is known, or a masking")
+    section = MaskingSection(rate=0.15, smoothing=0.0)
+    vocabulary = objective.student.config.vocab_size
+    return Masking.for_tokenizer(section, tokenizer=tokenizer, vocab_size=vocabulary, token_counts=None)

@@ -28,6 +28,7 @@ from diito.method.alignment import AlignedPair
 from diito.method.alignment_files import build_alignment
 from diito.method.positions import RULES
 from diito.models import load as models
+from diito.models.learn import learn
 from diito.models.load import ModelSource
 from diito.models.student import build_student, student_layers
 from diito.models.teacher import check_tokenizer, special_ids
@@ -94,6 +95,8 @@ def interchange_jobs(
     def run() -> Result:
         place = _device(device)
         student, teacher = (models.load_masked_language_model(each).to(place) for each in (source, plan.teacher))
+        for model, each in ((student, source), (teacher, plan.teacher)):
+            learn(model, field=each.field)
         counts = interchange_counts(
             student,
             teacher,

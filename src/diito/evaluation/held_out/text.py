@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from diito.corpus import collate
 from diito.recipe import MaskingSection
-from diito.tasks.masked_lm import Masking
+from diito.tasks.masked_lm import MaskedLM, Masking
 
 
 @runtime_checkable
@@ -82,7 +82,7 @@ class HeldOut:
 def uniform_masking(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> Masking:
     """The paper's masks for measuring, whatever training masks: 15 % of the tokens, each as likely as another."""
     section = MaskingSection(rate=0.15, smoothing=0.0)
-    return Masking.for_tokenizer(section, tokenizer=tokenizer, vocab_size=vocab_size, token_counts=None)
+    return MaskedLM().batching(section, tokenizer=tokenizer, vocab_size=vocab_size)
 
 
 def at_slots(states: Tensor, slots: Tensor) -> Tensor:

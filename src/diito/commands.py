@@ -1,0 +1,176 @@
+"""What each command does with its arguments: read and check them, then import the part that does the work and hand over.
+
+The text of a command is its help.
+torch comes with those parts, so help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
+
+from diito import plugins
+from diito.evaluation.kinds import GROUP, KINDS, find
+from diito.evaluation.settings import AlignSettings, EvaluateSettings
+from diito.recipe import Recipe
+from diito.recipe.checks import check
+from diito.recipe.file import read
+from diito.recipe.flags import Parser, filled, given
+from diito.refusal import Refusal
+from diito.speed.process import keep_freed_memory, limit_spinning
+
+
+def distill(arguments: Namespace) -> int:
+    """Distil a student from a teacher as a recipe says, into <output>/<name>/.
+
+    Any field of the recipe can be set on the command line; lists and sections are written as in YAML:
+      diito distill recipes/diito-full.yaml --student.layers 3 --corpus.share 0.15
+      diito distill recipe:quickstart --corpus.sources my-text.txt --training.max_steps 500
+    """
+    recipe = read(arguments.recipe, given(arguments, Recipe))
+    check(recipe)
+    if arguments.resume and arguments.overwrite:
+        raise Refusal("", "--resume continues a run and --overwrite replaces it; give one of them")
+    limit_spinning()
+    from diito.run.distill import distill
+
+    return distill(recipe, resume=arguments.resume, overwrite=arguments.overwrite, plan_only=arguments.plan)
+
+
+def evaluate(arguments: Namespace) -> int:
+    """Measure any Hugging Face model: print a table, and write the figures with all they come from as JSON.
+
+    diito evaluate perplexity runs/quickstart/student --against google-bert/bert-base-uncased
+    diito evaluate interchange runs/quickstart/student --teacher embedded:teacher-minilm-mlm --map
+    diito evaluate glue distilbert/distilbert-base-uncased --tasks '[rte, stsb]' --seeds '[1, 2, 3]'
+    """
+    settings: Any = filled(find(arguments.kind).settings, arguments)
+    run = filled(EvaluateSettings, arguments)
+    limit_spinning()
+    keep_freed_memory()
+    from diito.evaluation.evaluate import evaluate
+
+    return evaluate(arguments.kind, arguments.model, settings, run)
+
+
+def align(arguments: Namespace) -> int:
+    """Find the best alignment of a student's layers with a teacher's, from the map of all pairs."""
+    settings, run = filled(AlignSettings, arguments), filled(EvaluateSettings, arguments)
+    limit_spinning()
+    keep_freed_memory()
+    from diito.evaluation.align import align
+
+    return align(arguments.teacher, arguments.student, settings, run)
+
+
+def reproduce(arguments: Namespace) -> int:
+    """Run every condition, seed and evaluation of a grid on Ray; what is done already is not run again.
+
+      diito reproduce grids/smoke.yaml
+      diito reproduce grids/paper.yaml --dry-run
+      diito reproduce grids/paper.yaml --address auto --only '[standard-6, full-6]' --speed.precision bf16
+    Any field of the recipes can be set for all conditions, as in diito distill.
+    """
+    from diito.experiments import grid as grids
+
+    grid = grids.read(arguments.grid, given(arguments, grids.Grid), given(arguments, Recipe))
+    settings = filled(grids.ReproduceSettings, arguments)
+    _need("experiments", ("ray", "rich"))
+    limit_spinning()
+    from diito.experiments.reproduce import reproduce
+
+    return reproduce(grid, settings, dry_run=arguments.dry_run)
+
+
+def report(arguments: Namespace) -> int:
+    """Make the tables and figures of what a grid has measured, beside the paper's numbers; reads JSON only."""
+    _need("evaluation", ("matplotlib", "scipy"))
+    from diito.experiments import gather
+    from diito.report.report import report
+
+    source = Path(arguments.measured).expanduser()
+    beside = (source if source.is_dir() else source.parent) / "report"
+    return report(gather.read(source), Path(arguments.output).expanduser() if arguments.output else beside)
+
+
+def schema(arguments: Namespace) -> int:
+    """Print the JSON Schema of a recipe, which editors complete and check recipes with."""
+    from diito.recipe.schema import recipe_schema
+
+    print(recipe_schema())
+    return 0
+
+
+def init(arguments: Namespace) -> int:
+    """Write a commented recipe to start from, which runs as it stands: my-distillation.yaml, or --output."""
+    from diito.recipe.schema import starting_recipe
+
+    path = Path(arguments.output).expanduser()
+    text = starting_recipe(arguments.task, name=path.stem)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise Refusal("--output", f"{path} exists; give another file") from None
+    except OSError as error:
+        raise Refusal("--output", f"cannot write {path}: {error.strerror}") from None
+    print(f"written    {path}  (diito distill {path})")
+    return 0
+
+
+def add_distill(parser: Parser) -> None:
+    """The flags of ``distill``."""
+    parser.add_argument("--resume", action="store_true", help="continue the run from its newest complete checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run's folder if there is one")
+    parser.add_argument("--plan", action="store_true", help="print the plan and stop")
+    parser.add_section(Recipe, "the run")
+
+
+def add_evaluate(parser: Parser) -> None:
+    """A parser for every kind of evaluation."""
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    own = [word for word in parser.words[:1] if ":" in word]  # a kind of the user's own, by its import path
+    for kind in [*KINDS, *sorted(plugins.installed(GROUP)), *own]:
+        settings = find(kind).settings
+        text = " ".join((settings.__doc__ or "").replace("``", "").split())
+        one = kinds.add_parser(kind, help=text, description=text)
+        one.add_argument("model", metavar="MODEL", help="hub id or folder, such as runs/quickstart/student")
+        one.set_defaults(parser=one)
+        one.add_section(settings, "what is measured")
+        one.add_settings(EvaluateSettings)
+
+
+def add_align(parser: Parser) -> None:
+    """The flags of ``align``."""
+    parser.add_section(AlignSettings, "what is measured", without=("teacher", "map", "alignment"))
+    parser.add_settings(EvaluateSettings)
+
+
+def add_reproduce(parser: Parser) -> None:
+    """The flags of ``reproduce``: the grid's, and those of all its recipes."""
+    from diito.experiments.grid import Grid, ReproduceSettings
+    from diito.recipe.keys import hints
+
+    parser.add_argument("--dry-run", action="store_true", help="list the jobs with tokens, FLOPs and hours, and stop")
+    parser.add_settings(ReproduceSettings, "this run")
+    parser.add_section(Grid, "the grid")
+    parser.add_section(Recipe, "every recipe", without=[*hints(Grid), "seed"])
+
+
+def add_report(parser: Parser) -> None:
+    """The flag of ``report``."""
+    parser.add_argument("--output", metavar="VALUE", help="folder of the report (default: report/ beside what is read)")
+
+
+def add_init(parser: Parser) -> None:
+    """The flag of ``init``."""
+    parser.add_argument("--output", metavar="VALUE", default="my-distillation.yaml", help="the file (default: %(default)s)")
+
+
+def _need(extra: str, packages: Iterable[str]) -> None:
+    """Refuse to start without packages that would be missed at the end."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise Refusal("", f"{package} is not installed; install it with: pip install 'diito[{extra}]'")

@@ -1,0 +1,118 @@
+"""What the sections say, for editors and beginners: the JSON Schema of a recipe, and a commented recipe to start from."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from diito.plugins import check_reference
+from diito.recipe import sections
+from diito.recipe.file import adapter, write_value
+from diito.recipe.flags import default_of, field_documents
+from diito.recipe.keys import aliases, hints
+from diito.recipe.sections import TASKS, Recipe, TrainingSection, transformers_arguments
+
+START: dict[str, Any] = {
+    "teacher.model": "embedded:teacher-minilm-mlm",
+    "student.layers": 3,
+    "corpus.sources": [{"path": "embedded:wikitext-2/train.txt.gz"}],
+    "corpus.length": 128,
+    "masking.smoothing": 0.0,
+    "training.max_steps": 120,
+    "training.per_device_train_batch_size": 16,
+    "training.gradient_accumulation_steps": 1,
+    "evaluation.sources": [{"path": "embedded:wikitext-2/valid.txt.gz"}],
+    "evaluation.length": 128,
+    "evaluation.blocks": 60,
+}
+"""What a starting recipe sets: a first run of some minutes, with no model hub."""
+_WIDTH = 100
+
+
+def recipe_schema() -> str:
+    """The JSON Schema of a recipe: types, ranges, defaults, documentation and older names."""
+    definitions = adapter(Recipe).json_schema()["$defs"]
+    for name, definition in definitions.items():
+        _complete(definition, getattr(sections, name))
+        for field in definition["properties"].values():
+            if "$ref" in field:  # a section may stand empty
+                definitions[field["$ref"].rpartition("/")[2]]["type"] = ["object", "null"]
+    root = {"$schema": "https://json-schema.org/draft/2020-12/schema", **definitions.pop("Recipe"), "$defs": definitions}
+    return json.dumps(root, indent=2, ensure_ascii=False).replace("``", "`")
+
+
+def starting_recipe(task: str | None, *, name: str) -> str:
+    """A commented recipe with every field, which runs as it stands on the teacher and the text that come with diito.
+
+    Raises :class:`diito.refusal.Refusal` for a task that there is not.
+    """
+    task = task or TASKS[0]
+    check_reference(task, field="TASK", group="diito.tasks", known=TASKS)
+    heading = (
+        f"A recipe for: diito distill {name}.yaml. It runs as it stands, on the teacher and the text that come with diito. "
+        "Every field is here; those in comments stand at their defaults. For completion and checks in an editor: "
+        "diito schema > recipe.schema.json, and then, as the first line of this file, "
+        "yaml-language-server: $schema=recipe.schema.json after a # sign."
+    )
+    lines = [*_comment(heading, ""), *_fields(Recipe, START | {"name": name, "task": task}, "")]
+    return "\n".join(lines) + "\n"
+
+
+def _fields(section: type, start: dict[str, Any], prefix: str) -> Iterator[str]:
+    """The fields of a section, each under its documentation; sections come last, with their own."""
+    indent, documents = "  " * prefix.count("."), field_documents(section)
+    fields = [field for field in dataclasses.fields(section) if field.name != getattr(section, "REST", None)]
+    for field in sorted(fields, key=lambda field: dataclasses.is_dataclass(hints(section)[field.name])):
+        kind, key = hints(section)[field.name], prefix + field.name
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            yield from ("", *_comment(inspect.getdoc(kind) or "", indent), f"{indent}{field.name}:")
+            yield from _fields(kind, start, f"{key}.")
+        else:
+            yield from _comment(documents[field.name], indent)
+            mark = "" if key in start else "# "
+            yield f"{indent}{mark}{field.name}: {write_value(start.get(key, default_of(field)))}"
+
+
+def _comment(text: str, indent: str) -> list[str]:
+    words = " ".join(text.replace("``", "").split())
+    return textwrap.wrap(words, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ", break_long_words=False)
+
+
+def _complete(definition: dict[str, Any], section: Any) -> None:
+    """What the reader accepts and pydantic does not know of: one item instead of a list, empty sections, other names."""
+    properties = definition["properties"]
+    rest = getattr(section, "REST", None)
+    for field in dataclasses.fields(section):
+        own = properties[field.name]
+        own.pop("title", None)
+        if "default" not in own and "$ref" not in own and default_of(field) is not dataclasses.MISSING:
+            own["default"] = default_of(field)
+        properties[field.name] = _or_one_item(own)
+    for name, alias in aliases(section).items():
+        only = properties[alias.fields[0]]
+        like = {key: value for key, value in only.items() if key not in ("default", "description")}
+        if alias.values:
+            like = {"enum": list(alias.values)}
+        if len(alias.fields) > 1:
+            like = {"type": "array", "items": like, "minItems": len(alias.fields), "maxItems": len(alias.fields)}
+        properties[name] = {**like, "deprecated": True, "description": f"Another name of {' and '.join(alias.fields)}."}
+    if section is TrainingSection:
+        for name in transformers_arguments():
+            properties.setdefault(name, {"description": f"As in transformers.TrainingArguments({name}=...)."})
+    elif rest:
+        definition["additionalProperties"] = properties.pop(rest)["additionalProperties"]
+
+
+def _or_one_item(schema: dict[str, Any]) -> dict[str, Any]:
+    """A list may be written as its only item."""
+    choices = schema.get("anyOf", [schema])
+    items = [choice["items"] for choice in choices if choice.get("type") == "array" and "items" in choice]
+    if not items or any(choice.get("type") in ("integer", "string") for choice in choices):
+        return schema
+    outer: dict[str, Any] = {key: schema[key] for key in ("default", "description") if key in schema}
+    inner = [{key: choice[key] for key in choice if key not in outer} for choice in choices]
+    return {"anyOf": [*inner, *items], **outer}
