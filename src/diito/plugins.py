@@ -1,6 +1,6 @@
 """Parts of the user's own: a name that diito knows, an entry point of an installed package, or an import path.
 
-A package offers parts under the entry-point groups ``diito.method.losses``, ``diito.method.positions``, ``diito.pairings``,
+A package offers parts under the entry-point groups ``diito.losses``, ``diito.positions``, ``diito.pairings``,
 ``diito.tasks`` and ``diito.evaluations``. An import path is ``package.module:attribute``; modules in the current directory
 are found, as with ``python -m``. No torch here.
 """
@@ -23,7 +23,7 @@ Part = TypeVar("Part")
 def load(reference: str, *, field: str, group: str, known: Mapping[str, Part]) -> Part:
     """The part that ``reference`` names. Raises :class:`Refusal` naming ``field`` where there is none.
 
-    ``group``: of entry points, such as ``diito.method.losses``; ``known``: diito's own parts by name.
+    ``group``: of entry points, such as ``diito.losses``; ``known``: diito's own parts by name.
     """
     if reference in known:
         return known[reference]

@@ -188,7 +188,7 @@ def _objective(recipe: Recipe) -> Iterator[Refusal]:
     if recipe.objective.losses or not weights.further:
         return
     own = [name for name in weights.as_dict() if name not in weights.further]
-    known = {name for loss in installed("diito.method.losses") for name in (loss, f"causal_{loss}")}
+    known = {name for loss in installed("diito.losses") for name in (loss, f"causal_{loss}")}
     for name in weights.further:
         if name not in known:
             near = difflib.get_close_matches(name, [*own, "mlm", *known], n=1)

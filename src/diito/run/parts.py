@@ -104,9 +104,7 @@ def survey(recipe: Recipe) -> Survey:
 
 def position_rule(recipe: Recipe) -> PositionRule:
     """The rule that chooses the swapped positions. Raises Refusal for one that cannot be found."""
-    return plugins.load(
-        recipe.intervention.positions, field="intervention.positions", group="diito.method.positions", known=RULES
-    )
+    return plugins.load(recipe.intervention.positions, field="intervention.positions", group="diito.positions", known=RULES)
 
 
 def pairing_of(recipe: Recipe) -> Pairing:
@@ -119,7 +117,7 @@ def own_losses(recipe: Recipe) -> dict[str, Loss]:
     rows = {}
     for index, reference in enumerate(recipe.objective.losses):
         field = f"objective.losses[{index}]"
-        row: Any = plugins.load(reference, field=field, group="diito.method.losses", known={})
+        row: Any = plugins.load(reference, field=field, group="diito.losses", known={})
         if not isinstance(row, Loss):
             raise Refusal(field, f"{reference} is a {type(row).__name__}; it must be a diito.method.losses.Loss")
         rows[reference.rpartition(":")[2]] = row

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,15 +14,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from diito.corpus import Corpus, collate
+from diito.corpus import collate
 from diito.tasks.masked_lm import MaskedLM, Masking
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """What is read of a corpus."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, rows: list[int]) -> list[dict[str, Tensor]]:
+        """These rows, each with its ``input_ids``."""
+
+    @property
+    def documents(self) -> Any:
+        """The document of each row."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """Examples of a corpus, each masked by draws of its own."""
 
-    corpus: Corpus
+    corpus: Rows
     masking: Masking
     """Uniform (smoothing 0) where perplexity is measured: the exponent of the training draws is for training only."""
     seed: int
@@ -38,7 +53,7 @@ class HeldOut:
         return [index * rows // count for index in range(count)]
 
     @property
-    def documents(self) -> NDArray[np.int32]:
+    def documents(self) -> NDArray[Any]:
         """The document of each example."""
         return np.asarray(self.corpus.documents)[self.examples]
 
