@@ -138,8 +138,9 @@ def _check_corpus(corpus: CorpusSection) -> None:
         _at_least("corpus.length", corpus.length, SHORTEST)
     _share("corpus.share", corpus.share)
     _at_least("corpus.minimum_tokens", corpus.minimum_tokens, 0)
-    if corpus.layout == "lines" and corpus.length is not None and corpus.minimum_tokens > corpus.length:
-        _refuse("corpus.minimum_tokens", corpus.minimum_tokens, f"must be at most corpus.length, {corpus.length}")
+    longest = corpus.length or 512
+    if corpus.layout == "lines" and corpus.minimum_tokens > longest:
+        _refuse("corpus.minimum_tokens", corpus.minimum_tokens, f"must be at most corpus.length, {longest}")
     _share("corpus.maximum_unknown", corpus.maximum_unknown)
     _at_least("corpus.workers", corpus.workers, 1)
 
