@@ -116,8 +116,9 @@ def _references(fields: dict[str, tuple[str, str, Collection[str]]]) -> Iterator
 
 def _corpus(corpus: CorpusSection) -> Iterator[Refusal]:
     yield from _sources("corpus.sources", corpus.sources)
-    if corpus.layout == "lines" and corpus.length is not None and corpus.minimum_tokens > corpus.length:
-        yield Refusal("corpus.minimum_tokens", f"{corpus.minimum_tokens} must be at most corpus.length, {corpus.length}")
+    longest = corpus.length or 512
+    if corpus.layout == "lines" and corpus.minimum_tokens > longest:
+        yield Refusal("corpus.minimum_tokens", f"{corpus.minimum_tokens} must be at most corpus.length, {longest}")
 
 
 def _sources(field: str, sources: Sequence[SourceSection | str]) -> Iterator[Refusal]:

@@ -73,6 +73,8 @@ class DistillationTrainer(CheckpointTrainer):
             raise Refusal("train_dataset", f"{len(rows)} rows are fewer than one micro-batch of {batch}; give more rows")
         self.objective = model
         self.batching = batching or masking or _uniform_masking(processing_class, model)
+        if rows.lengths is not None and self.batching.pad_token_id is None:
+            raise Refusal("processing_class", "rows of different lengths need a padding token, and the tokenizer has none")
         self.draw_sources = draw_sources
         self.evaluation = evaluation
         self.sampler = ShuffledSampler(len(rows), lengths=rows.lengths, batch=batch, seed=args.seed)
@@ -200,6 +202,8 @@ def _uniform_masking(tokenizer: PreTrainedTokenizerBase | None, objective: Disti
     """15 % of the tokens of a row, each as likely as another."""
     if tokenizer is None:
         raise Refusal("processing_class", "give the tokenizer, so that its mask token is known, or a masking")
+    if tokenizer.mask_token_id is None:
+        raise Refusal("processing_class", f"{type(tokenizer).__name__} has no mask token; give a masking, or another tokenizer")
     section = MaskingSection(rate=0.15, smoothing=0.0)
     vocabulary = objective.student.config.vocab_size
     return Masking.for_tokenizer(section, tokenizer=tokenizer, vocab_size=vocabulary, token_counts=None)
