@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from diito.files import write_json
 from diito.environment import environment
+from diito.files import write_json
 
 Shape = tuple[int, int, int]
 """Rows, inner size and columns of a matrix product."""
