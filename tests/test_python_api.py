@@ -185,10 +185,6 @@ def test_arguments_that_cannot_work_with_the_method_are_refused_by_name(field, v
 
 # The stock trainer
 
-KEYWORDS = pytest.mark.xfail(reason="DistillationObjective.forward takes no keywords yet", raises=TypeError)
-COLUMNS = pytest.mark.xfail(reason="DistillationObjective.forward names no columns yet", raises=ValueError)
-TIED = pytest.mark.xfail(reason="DistillationObjective's state dict holds tied weights twice", raises=RuntimeError)
-
 
 def collated():
     """A batch of the stock collator."""
@@ -196,7 +192,6 @@ def collated():
     return collator([{"input_ids": row} for row in sequences()[:4]])
 
 
-@KEYWORDS
 def test_the_objective_takes_a_batch_as_keywords():
     batch = collated()
     assert {"input_ids", "attention_mask", "labels"} <= set(batch)
@@ -204,7 +199,6 @@ def test_the_objective_takes_a_batch_as_keywords():
     assert named.keys() == positional.keys() and all(torch.equal(named[name], positional[name]) for name in named)
 
 
-@COLUMNS
 def test_the_stock_trainer_trains_the_student_and_leaves_the_teacher(tmp_path):
     module = objective()
     before = {name: value.clone() for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
@@ -217,7 +211,6 @@ def test_the_stock_trainer_trains_the_student_and_leaves_the_teacher(tmp_path):
     assert tiny.same(told, module.teacher.state_dict()) and not module.teacher.training
 
 
-@TIED
 def test_what_the_stock_trainer_saves_holds_the_student_alone(tmp_path):
     module = objective()
     trainer = Trainer(module, arguments(tmp_path))

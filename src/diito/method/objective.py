@@ -112,6 +112,9 @@ class DistillationObjective(nn.Module):
         self.micro_batches = 0
         self.words = _shared_words(student, teacher, words)
         self._check(temperature)
+        # safetensors, and so the stock Trainer, refuses a weight that stands under two names.
+        self.register_state_dict_post_hook(_without_second_names)
+        self.register_load_state_dict_pre_hook(_with_second_names)
 
     @property
     def teacher(self) -> Any:
@@ -268,6 +271,24 @@ class DistillationObjective(nn.Module):
                     f"objective.weights.{name}",
                     f"must be 0 where the widths of student ({student.width}) and teacher ({teacher.width}) differ",
                 )
+
+
+def _second_names(module: nn.Module) -> dict[str, str]:
+    """The further names of weights that stand under several, such as tied embeddings, with their first names."""
+    first: dict[int, str] = {}
+    names = ((name, id(value)) for name, value in module.named_parameters(remove_duplicate=False))
+    return {name: first[value] for name, value in names if first.setdefault(value, name) != name}
+
+
+def _without_second_names(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    for name in _second_names(module):
+        state.pop(prefix + name, None)
+
+
+def _with_second_names(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    for name, first in _second_names(module).items():
+        if prefix + first in state:
+            state.setdefault(prefix + name, state[prefix + first])
 
 
 def _rank() -> int:
