@@ -20,9 +20,7 @@ from typing import Any
 from benchmarks.machine import described, keep, print_columns
 from diito.corpus.sources import read_file
 from diito.embedded import resolve
-from diito.evaluation.fine_tuning.jobs import Job, fine_tuning_jobs
-from diito.evaluation.held_out.jobs import interchange_job, perplexity_jobs
-from diito.evaluation.settings import GlueSettings, InterchangeSettings, NerSettings, PerplexitySettings, SquadSettings
+from diito.evaluation.kinds import Job, find
 from diito.models.load import ModelSource
 from diito.recipe import SourceSection
 from diito.speed.process import keep_freed_memory
@@ -36,25 +34,19 @@ def jobs(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, float
     source, device = ModelSource(options.model), "auto"
     text: dict[str, Any] = {"sources": [SourceSection(path=TEXT)], "length": 128, "cache": str(folder / "cache")}
     tuned: dict[str, Any] = {"examples": options.examples, "epochs": 1, "precision": options.precision}
-    interchange = {"teacher": options.model, "blocks": options.blocks}
-    makers: dict[str, Any] = {
-        "perplexity": lambda: perplexity_jobs(PerplexitySettings(**text, draws=1), source, device=device),
-        "interchange": lambda: [interchange_job(InterchangeSettings(**text, **interchange), source, device=device)],
-        "interchange, map": lambda: [
-            interchange_job(InterchangeSettings(**text, **interchange, map=True), source, device=device)
-        ],
-        "ner": lambda: fine_tuning_jobs("ner", NerSettings(data=make_ner(folder), **tuned), source, device=device),
-    }
-    if options.glue:
-        makers["glue"] = lambda: fine_tuning_jobs("glue", GlueSettings(data=options.glue, **tuned), source, device=device)
-    if options.squad:
-        makers["squad"] = lambda: fine_tuning_jobs("squad", SquadSettings(data=options.squad, **tuned), source, device=device)
-    for kind, make in makers.items():
+    interchange = {**text, "teacher": options.model, "limit": options.blocks}
+    settings = {"perplexity": {**text, "draws": 1}, "interchange": interchange, "map": interchange}
+    settings["ner"] = {"data": make_ner(folder), **tuned}
+    for suite in ("glue", "squad"):
+        if data := getattr(options, suite):
+            settings[suite] = {"data": data, **tuned}
+    for name, values in settings.items():
         start = time.perf_counter()
-        made = make()
-        preparing = (time.perf_counter() - start) / len(made)
-        for job in made:
-            yield (f"{kind}, {job.identity['task']}" if kind == "glue" else kind), preparing, job
+        kind = find(name)
+        planned = kind.jobs(kind.settings(**values), source, device=device, results=None)
+        preparing = (time.perf_counter() - start) / len(planned)
+        for job in planned:
+            yield (f"{name}, {job.identity['task']}" if len(planned) > 1 else name), preparing, job
 
 
 def make_ner(folder: Path) -> str:

@@ -80,7 +80,7 @@ def run(
 class LiteralStep:
     """One micro-batch of Algorithm 1 (lines 9 to 18), without the backward pass.
 
-    `weights` are those of mlm, ce, cos, causal_ce, causal_cos and mse, 0 where absent. Puts the teacher into eval
+    `weights` are those of task, ce, cos, causal_ce, causal_cos and mse, 0 where absent. Puts the teacher into eval
     mode and the student into train mode (lines 1 and 2).
     """
 
@@ -114,7 +114,7 @@ class LiteralStep:
 
         labels, real = batch["labels"], batch.get("attention_mask")
         terms: dict[str, Callable[[], Tensor]] = {
-            "mlm": lambda: F.cross_entropy(student_logits.flatten(0, 1), labels.flatten(), ignore_index=-100),
+            "task": lambda: F.cross_entropy(student_logits.flatten(0, 1), labels.flatten(), ignore_index=-100),
             "ce": lambda: self._divergence(student_logits, teacher_logits, real),
             "cos": lambda: self._cosine_distance(student_hidden, teacher_hidden, real),
             "causal_ce": lambda: self._divergence(student_swapped_logits, teacher_swapped_logits, real),

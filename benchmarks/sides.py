@@ -70,8 +70,9 @@ class Case:
 
     def sizes(self) -> tuple[ModelSize, ModelSize]:
         """Of teacher and student."""
-        rest = (self.width, 4 * self.width, self.words)
-        return ModelSize(self.teacher_layers, *rest), ModelSize(self.student_layers, *rest)
+        shape = {"width": self.width, "inner": 4 * self.width, "words": self.words}
+        teacher, student = (ModelSize.of_bert(layers=layers, **shape) for layers in (self.teacher_layers, self.student_layers))
+        return teacher, student
 
     def products(self) -> list[Shape]:
         """The matrix products of the models."""

@@ -19,6 +19,8 @@ from typing import Any
 FOLDER = Path(__file__).parent / "golden"
 STEPS, ACCUMULATION = 6, 2
 WEIGHTS = {"mlm": 0.3, "ce": 0.2, "cos": 0.5, "causal_ce": 0.7, "causal_cos": 0.4, "mse": 0.01}
+NAMES = {"task": "mlm"}
+"""Names that losses had when the trajectories were made."""
 TEACHERS = ("bert", "roberta", "embedded")
 
 
@@ -57,7 +59,7 @@ def trajectory(teacher: str, overrides: dict[str, str], output: Path) -> dict[st
     trainer.remove_callback(PrinterCallback)
     losses: list[dict[str, float]] = []
     trainer.objective.register_forward_hook(
-        lambda module, arguments, named: losses.append({name: float(f"{value:.8g}") for name, value in named.items()})
+        lambda module, arguments, named: losses.append({NAMES.get(name, name): float(f"{named[name]:.8g}") for name in named})
     )
     trainer.train()
     assert parts.held_out is not None

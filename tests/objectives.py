@@ -7,8 +7,8 @@ from models import build, inputs_of, masked_batch
 from diito import Alignment, DistillationObjective
 from diito.method.losses import cosine_distance, masked_cross_entropy, smoothed_cross_entropy, squared_error
 
-EVERY = {"mlm": 0.3, "ce": 0.2, "cos": 0.5, "causal_ce": 0.7, "causal_cos": 0.4, "mse": 0.01}
-STANDARD = {"mlm": 1 / 3, "ce": 1 / 3, "cos": 1 / 3}
+EVERY = {"task": 0.3, "ce": 0.2, "cos": 0.5, "causal_ce": 0.7, "causal_cos": 0.4, "mse": 0.01}
+STANDARD = {"task": 1 / 3, "ce": 1 / 3, "cos": 1 / 3}
 CAUSAL = ("causal_ce", "causal_cos")
 NAMES = tuple(EVERY)
 
@@ -19,8 +19,7 @@ def batch_of(seed=1, lengths=(9, 9, 9), **options):
 
 def make(student, teacher, alignment=None, **options):
     """An objective on the given models; FULL and all six losses unless told."""
-    depths = len(oracle.layer_modules(teacher)), len(oracle.layer_modules(student))
-    alignment = alignment or Alignment.full(*depths)
+    alignment = alignment or Alignment.full(*(len(oracle.layer_modules(model)) for model in (teacher, student)))
     return DistillationObjective(student, teacher, alignment, **{"weights": EVERY} | options)
 
 
@@ -58,7 +57,7 @@ def plain_distillation(student, teacher, batch, weights, tokens="masked"):
     said = student(**inputs, output_hidden_states=True)
     chosen = labels != -100 if tokens == "masked" else oracle.attention_mask(batch).bool()
     values = {
-        "mlm": masked_cross_entropy(said.logits[labels != -100], labels[labels != -100]),
+        "task": masked_cross_entropy(said.logits[labels != -100], labels[labels != -100]),
         "ce": smoothed_cross_entropy(said.logits[chosen], told.logits[chosen], 2.0),
         "cos": cosine_distance(said.hidden_states[-1][chosen], told.hidden_states[-1][chosen]),
         "mse": squared_error(said.logits[chosen], told.logits[chosen]),

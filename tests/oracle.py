@@ -18,7 +18,7 @@ LAYERS_OF_FAMILY = {
     "gpt2": lambda model: model.transformer.h,
     "llama": lambda model: model.model.layers,
 }
-LOSSES = ("mlm", "ce", "cos", "causal_ce", "causal_cos", "mse")
+LOSSES = ("task", "ce", "cos", "causal_ce", "causal_cos", "mse")
 
 Tokens = list[tuple[int, int]]  # (row, position) pairs
 
@@ -250,7 +250,7 @@ def objective(
     )
 
     losses = {
-        "mlm": mlm(student_logits, labels, masked),
+        "task": mlm(student_logits, labels, masked),
         "ce": ce(student_logits, teacher_logits, chosen, temperature),
         "cos": cos(student_hidden, teacher_hidden, chosen),
         "causal_ce": ce(student_swapped_logits, teacher_swapped_logits, chosen_causal, temperature),

@@ -87,7 +87,7 @@ def test_one_sentence_names_the_field_and_nothing_is_written(case, capsys, tmp_p
     "family, said",
     [
         ("bert without a head", "no masked-language-model head"),
-        ("gpt2", "the family 'gpt2' is not supported; the supported ones are"),
+        ("gpt2", "has no masked-language-model head (it is a GPT2LMHeadModel)"),
     ],
 )
 def test_a_teacher_that_cannot_teach(family, said, capsys, tmp_path):

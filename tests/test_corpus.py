@@ -37,6 +37,7 @@ from diito.corpus.sampler import ShuffledSampler
 from diito.corpus.sources import LocalFiles, check_sources
 from diito.corpus.tokenise import Tokeniser
 from diito.recipe import CorpusSection, SourceSection
+from diito.refusal import Refusal
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 FIRST_WORD = 5
@@ -517,10 +518,10 @@ class TestErrorsOfACorpus:
         with pytest.raises(ValueError, match=r"^corpus.sources: .*'some/text' has no column 'text'.* body, id$"):
             load([SourceSection(dataset="some/text")])
 
-    def test_tokenizer_without_cls(self, tmp_path: Path, load: Any) -> None:
+    def test_lines_without_a_pad_token(self, tmp_path: Path, load: Any) -> None:
         bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
-        with pytest.raises(ValueError, match=r"^corpus: the tokenizer .* has no \[CLS\] and \[SEP\]"):
-            load(write_txt(tmp_path / "a.txt"), tokenizer=bare)
+        with pytest.raises(Refusal, match=r"^corpus.layout: .* has no pad token; give blocks"):
+            load(write_txt(tmp_path / "a.txt"), tokenizer=bare, layout="lines")
 
 
 def test_long_documents_bring_no_warning_about_the_model(tmp_path: Path, load: Any, caplog: Any, capfd: Any) -> None:

@@ -46,7 +46,7 @@ def run_two_ranks(folder: Path) -> None:
     """Run this file as a script under torchrun; it fills the folder. Once: starting it costs more than all it does."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
         "TINY_RECIPE": tiny.recipe_file(),
         "HF_HUB_OFFLINE": "1",
     }
@@ -178,7 +178,7 @@ def compare_gradients(folder: Path, report: dict) -> None:
     for index in range(2):
         start = (2 * index + rank) * 4  # whole micro-batches go to the ranks in turn
         rows = [trainer.train_dataset[row] for row in order[start : start + 4]]
-        masked = trainer.masking(collate(rows, pad_token_id=0), generator=generator("mask", 1, index, rank))
+        masked = trainer.batching.batch(collate(rows, pad_token_id=0), generator=generator("mask", 1, index, rank))
         losses.append(objective(masked, step=index)["loss"])
     names, values = zip(*objective.student.named_parameters(), strict=True)
     own = torch.autograd.grad(sum(losses) / 2, values)

@@ -15,7 +15,10 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize("code", EXAMPLES)
-def test_example_runs_and_prints_its_losses(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_runs_and_prints_its_losses(
+    code: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     exec(compile(code, "example", "exec"), {"__name__": "example"})
     printed = capsys.readouterr().out
     assert "loss" in printed and "nan" not in printed

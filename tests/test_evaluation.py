@@ -300,7 +300,7 @@ def test_the_difference_of_two_models_is_paired_by_document():
     assert result["difference"] == pytest.approx(math.exp(2) - math.exp(3))
     low, high = result["interval"]  # one document twice, or both: e − e², e³ − e⁴, or in between
     assert low == pytest.approx(math.exp(3) - math.exp(4)) and high == pytest.approx(math.e - math.exp(2))
-    with pytest.raises(ValueError, match=r"^--against: the two models read the text with other tokens"):
+    with pytest.raises(ValueError, match=r"^against: the two models read the text with other tokens"):
         perplexity_difference(ours, TokenLosses(other.losses, tokens + 1, documents))
 
 
@@ -475,5 +475,5 @@ def test_the_best_monotone_alignment_is_the_best_of_all(students, teachers, seed
 
 
 def test_an_undefined_score_cannot_choose():
-    with pytest.raises(ValueError, match=r"^--score: undefined for so many pairs"):
+    with pytest.raises(ValueError, match=r"^score: undefined for so many pairs"):
         best_monotone(np.array([[math.nan, math.nan]]))

@@ -27,8 +27,9 @@ from transformers import (
 )
 
 from diito.evaluation.fine_tuning import train as fine_tuning
-from diito.evaluation.fine_tuning.jobs import fine_tuning_jobs, missing_glue_tasks, slug
 from diito.evaluation.fine_tuning.train import FineTuning, check_fit, chosen_rows, encode, fine_tune, predict
+from diito.evaluation.kinds import find
+from diito.evaluation.results import slug
 from diito.evaluation.settings import GlueSettings
 from diito.models.load import (
     ModelSource,
@@ -42,6 +43,7 @@ from diito.models.load import (
     load_tokenizer,
     longest_sequence,
 )
+from diito.suites.glue import missing_tasks
 from diito.suites.suite import Scores, Task
 
 HOW = FineTuning(seed=1, learning_rate=1e-3, batch=8, epochs=2, length=16, examples=None, precision="fp32")
@@ -266,7 +268,7 @@ def test_a_length_beyond_the_models_positions_is_refused_before_anything_is_load
 
     monkeypatch.setattr(fine_tuning, "load_head", load)
     monkeypatch.setattr(fine_tuning, "load_tokenizer", load)
-    message = f"--length: 65 tokens, but {tiny.teacher()} has positions for 64; give at most 64 for w0"
+    message = f"length: 65 tokens, but {tiny.teacher()} has positions for 64; give at most 64 for w0"
     assert refusal(tune, length=65) == refusal(check_fit, task(), source, 65) == message
     monkeypatch.undo()
     check_fit(task(), source, 64)
@@ -322,7 +324,7 @@ def model(tmp_path):
 def jobs(folder, model=None, *, device="cpu", kind="glue", **changes):
     values = {"length": 16, "tasks": ["rte"], "precision": "fp32"} | changes
     settings = GlueSettings(data=None if folder is None else str(folder), **values)
-    return fine_tuning_jobs(kind, settings, ModelSource(str(model or tiny.teacher())), device=device)
+    return find(kind).jobs(settings, ModelSource(str(model or tiny.teacher())), device=device, results=None)
 
 
 def identity(*arguments, **keywords):
@@ -443,10 +445,9 @@ def test_a_job_runs_and_what_it_gives_is_json(glue, tmp_path):
 
 def test_tasks_that_the_folder_lacks_are_skipped_and_named(glue):
     (glue / "CoLA").mkdir()
-    settings = GlueSettings(data=str(glue))
-    assert missing_glue_tasks(settings) == ["cola", "mnli", "mrpc", "qnli", "qqp", "stsb", "wnli"]
+    assert missing_tasks(str(glue)) == ["cola", "mnli", "mrpc", "qnli", "qqp", "stsb", "wnli"]
     assert [job.identity["task"] for job in jobs(glue, tasks=None)] == ["rte", "sst2"]
-    assert missing_glue_tasks(GlueSettings(data=None)) == []
+    assert missing_tasks(None) == []
 
 
 def test_a_missing_task_that_is_asked_for_by_name_is_refused(glue):
@@ -465,26 +466,27 @@ def test_a_task_without_its_scored_split_is_refused_even_by_default(glue):
 
 def test_a_folder_without_any_task_and_no_folder(tmp_path):
     assert refusal(jobs, tmp_path, tasks=None) == (
-        f"--data: {tmp_path} holds no task of GLUE; its folders are CoLA, MNLI, MRPC and so on"
+        f"data: {tmp_path} holds no task of GLUE; its folders are CoLA, MNLI, MRPC and so on"
     )
     assert refusal(jobs, tmp_path / "none", tasks=None) == (
-        f"--data: {tmp_path}/none is not a folder; give the one that holds CoLA/, RTE/, SST-2/ and so on"
+        f"data: {tmp_path}/none is not a folder; give the one that holds CoLA/, RTE/, SST-2/ and so on"
     )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seeds": []}, "--seeds: the list is empty; give at least one, such as [42]"),
-        ({"epochs": 0}, "--epochs: 0 must be above 0"),
-        ({"epochs": -1.5}, "--epochs: -1.5 must be above 0"),
-        ({"learning_rate": 0.0}, "--learning_rate: 0.0 must be above 0"),
-        ({"batch": 0}, "--batch: 0 must be above 0"),
-        ({"examples": 0}, "--examples: 0 must be above 0"),
-        ({"length": 7}, "--length: 7 must be at least 8"),
+        ({"seeds": []}, "seeds: the list is empty; give at least one, such as [42]"),
+        ({"epochs": 0}, "epochs: 0 must be above 0"),
+        ({"epochs": -1.5}, "epochs: -1.5 must be above 0"),
+        ({"learning_rate": 0.0}, "learning_rate: 0.0 must be above 0"),
+        ({"batch": 0}, "batch: 0 must be above 0"),
+        ({"examples": 0}, "examples: 0 must be above 0"),
+        ({"limit": 0}, "limit: 0 must be above 0"),
+        ({"length": 7}, "length: 7 must be at least 8"),
         (
             {"tasks": ["RTE"]},
-            "--tasks: 'RTE' is not one of cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb, wnli",
+            "tasks: 'RTE' is not one of cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb, wnli",
         ),
     ],
 )
@@ -493,17 +495,17 @@ def test_bad_settings(change, message, glue):
 
 
 def test_a_length_beyond_the_models_positions_makes_no_job(glue):
-    expected = f"--length: 128 tokens, but {tiny.teacher()} has positions for 64; give at most 64 for rte"
+    expected = f"length: 128 tokens, but {tiny.teacher()} has positions for 64; give at most 64 for rte"
     assert refusal(jobs, glue, length=None) == expected
 
 
 def test_an_empty_list_of_tasks_is_called_so(glue):
-    assert refusal(jobs, glue, tasks=[]).startswith("--tasks:")
+    assert refusal(jobs, glue, tasks=[]).startswith("tasks:")
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_that_cannot_be_set_makes_no_job(seed, glue):
-    assert refusal(jobs, glue, seeds=[seed]).startswith("--seeds:")
+    assert refusal(jobs, glue, seeds=[seed]).startswith("seeds:")
 
 
 def test_a_model_fine_tuned_for_other_labels_makes_no_job(glue, three_labels):

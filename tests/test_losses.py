@@ -9,15 +9,18 @@ from torch import nn
 
 from diito.method import losses
 from diito.method.losses import (
+    Loss,
     Predictions,
     by_chunks,
     cosine_distance,
+    find_loss,
     masked_cross_entropy,
     paper_losses,
     smoothed_cross_entropy,
     squared_error,
     token_mean,
 )
+from diito.refusal import Refusal
 
 TOKENS, WORDS = 11, 9
 
@@ -89,7 +92,7 @@ def test_the_gradient_of_the_smoothed_loss_hardly_depends_on_the_temperature(chu
 def plain(name, student, teacher, labels):
     """The formula as torch would differentiate it, in fp32."""
     student, teacher = student.float(), teacher.float()
-    if name == "mlm":
+    if name == "task":
         return F.cross_entropy(student, labels, reduction="none")
     if name == "mse":
         return (student - teacher).pow(2).sum(-1)
@@ -98,12 +101,12 @@ def plain(name, student, teacher, labels):
 
 
 def ours(name, student, teacher, labels):
-    if name == "mlm":
+    if name == "task":
         return masked_cross_entropy(student, labels)
     return squared_error(student, teacher) if name == "mse" else smoothed_cross_entropy(student, teacher, 2.0)
 
 
-names = pytest.mark.parametrize("name", ["mlm", "ce", "mse"])
+names = pytest.mark.parametrize("name", ["task", "ce", "mse"])
 
 
 @names
@@ -178,7 +181,7 @@ def test_the_teachers_logits_get_no_gradient_and_none_is_made_where_none_is_want
     assert not ours(name, student.detach(), teacher.detach(), labels).requires_grad
 
 
-@pytest.mark.parametrize("name", ["mlm", "ce", "mse", "cos"])
+@pytest.mark.parametrize("name", ["task", "ce", "mse", "cos"])
 def test_autocast_and_low_precision_do_not_reach_the_losses(name, chunks):
     """bf16 logits give the losses of the same numbers in fp32, under autocast too."""
     student, teacher, labels = drawn(9, dtype=torch.bfloat16)
@@ -215,7 +218,7 @@ def test_a_masked_loss_is_the_loss_of_the_subset(chunks):
     student, teacher, labels = drawn(10)
     chosen = torch.tensor([0, 3, 4, 10])
     weights = torch.zeros(TOKENS).index_fill(0, chosen, 1.0)
-    for name in ("mlm", "ce", "mse"):
+    for name in ("task", "ce", "mse"):
         whole = token_mean(ours(name, student, teacher, labels), weights)
         subset = ours(name, student[chosen], teacher[chosen], labels[chosen]).mean()
         torch.testing.assert_close(whole, subset)
@@ -252,22 +255,42 @@ def test_logits_are_made_when_a_loss_asks_for_them_and_once():
     table = paper_losses(2.0)
     table["cos"].function(student, teacher, labels)
     assert calls == []
-    for name in ("mlm", "ce", "mse", "causal_ce"):
+    for name in ("task", "ce", "mse"):
         assert table[name].function(student, teacher, labels).shape == (3,)
     assert calls == [3, 3], "once for each model"
 
 
-def test_the_table_names_the_papers_losses_and_the_runs_they_read():
+def test_the_table_names_the_papers_losses_and_what_they_read():
     table = paper_losses(2.0)
-    assert list(table) == ["mlm", "ce", "cos", "causal_ce", "causal_cos", "mse"]
-    assert [name for name in table if table[name].counterfactual] == ["causal_ce", "causal_cos"]
-    assert [name for name in table if table[name].labelled] == ["mlm"]
+    assert list(table) == ["task", "ce", "cos", "mse"]
+    assert [name for name in table if table[name].labelled] == ["task"]
+    assert [name for name in table if "hidden" in table[name].reads] == ["cos"]
     student, teacher, labels = drawn(11)
     sides = [Predictions(logits, lambda hidden: hidden) for logits in (student, teacher)]
-    for name in ("ce", "causal_ce"):
-        warm = paper_losses(5.0)[name].function(*sides, labels)
-        assert torch.equal(warm, smoothed_cross_entropy(student, teacher, 5.0))
-    for name in ("cos", "causal_cos"):
-        assert torch.equal(table[name].function(*sides, labels), cosine_distance(student, teacher))
-    assert torch.equal(table["mlm"].function(*sides, labels), masked_cross_entropy(student, labels))
+    warm = paper_losses(5.0)["ce"].function(*sides, labels)
+    assert torch.equal(warm, smoothed_cross_entropy(student, teacher, 5.0))
+    assert torch.equal(table["cos"].function(*sides, labels), cosine_distance(student, teacher))
+    assert torch.equal(table["task"].function(*sides, labels), masked_cross_entropy(student, labels))
     assert torch.equal(table["mse"].function(*sides, labels), squared_error(student, teacher))
+
+
+def test_the_causal_form_of_a_loss_is_the_same_row_read_under_the_intervention():
+    table = paper_losses(2.0) | {"huber": Loss(lambda student, teacher, labels: student.logits.sum(-1))}
+    for name in ("ce", "cos", "mse", "huber"):
+        causal = find_loss(f"causal_{name}", table)
+        assert causal.counterfactual and not table[name].counterfactual
+        assert (causal.function, causal.reads) == (table[name].function, table[name].reads)
+    own = Loss(table["ce"].function, counterfactual=True)
+    assert find_loss("causal_ce", table | {"causal_ce": own}) is own, "a row of that name comes first"
+
+
+@pytest.mark.parametrize("name", ["causal", "causal_", "huber", "causal_huber", "causal_causal_ce", "causal_task"])
+def test_a_name_without_a_row_is_refused(name):
+    with pytest.raises(Refusal, match=name) as refused:
+        find_loss(name, paper_losses(2.0))
+    assert refused.value.field == "objective.weights"
+
+
+def test_a_row_reads_logits_or_hidden_states():
+    with pytest.raises(ValueError, match="reads"):
+        Loss(lambda student, teacher, labels: student.logits, reads=frozenset({"attention"}))

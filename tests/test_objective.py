@@ -7,7 +7,6 @@ import oracle
 import pytest
 import torch
 from models import (
-    FAMILIES,
     SPECIAL_IDS,
     VOCABULARY,
     WIDTH,
@@ -25,6 +24,7 @@ from objectives import CAUSAL, EVERY, NAMES, batch_of, fixed_pairing, fixed_rule
 from diito import AlignedPair, Alignment, DistillationObjective
 from diito.method import objective
 from diito.method.losses import Loss, by_chunks, paper_losses
+from diito.method.runs import LiveTeacher
 
 SWAPPED = choose([1, 2, 3], [5], [], width=9)
 FOREIGN = {"source_" + name: value for name, value in text(7, [9, 7, 8]).items()}
@@ -214,8 +214,8 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(family, lengths):
     for step in range(4):
         losses = method(batch_of(lengths=lengths), step=step)
         assert all(losses[name].abs() < 1e-6 for name in ("ce", "cos", "causal_ce", "causal_cos", "mse"))
-        torch.testing.assert_close(losses["loss"], 0.3 * losses["mlm"])
-    assert losses["mlm"] > 0.1
+        torch.testing.assert_close(losses["loss"], 0.3 * losses["task"])
+    assert losses["task"] > 0.1
 
 
 # ------------------------------------------------------------------------------------------- law 7: totals and tokens
@@ -225,12 +225,12 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(family, lengths):
 def test_the_total_is_the_weighted_sum_with_weights_as_given(family):
     student, teacher = models(family)
     paper = DistillationObjective(student, teacher, Alignment.full(4, 2))
-    assert paper.weights == {"mlm": 0.25, "ce": 0.25, "cos": 0.25, "causal_ce": 0.25}
+    assert paper.weights == {"task": 0.25, "ce": 0.25, "cos": 0.25, "causal_ce": 0.25}
     whole = make(student, teacher, weights={name: 1.0 for name in NAMES})(batch_of(), step=0)
-    heavy = make(student, teacher, weights={"mlm": 2.0, "causal_ce": 3.0})(batch_of(), step=0)
-    assert list(heavy) == ["mlm", "causal_ce", "loss"]
-    assert torch.equal(heavy["mlm"], whole["mlm"]) and torch.equal(heavy["causal_ce"], whole["causal_ce"])
-    torch.testing.assert_close(heavy["loss"], 2 * whole["mlm"] + 3 * whole["causal_ce"])
+    heavy = make(student, teacher, weights={"task": 2.0, "causal_ce": 3.0})(batch_of(), step=0)
+    assert list(heavy) == ["task", "causal_ce", "loss"]
+    assert torch.equal(heavy["task"], whole["task"]) and torch.equal(heavy["causal_ce"], whole["causal_ce"])
+    torch.testing.assert_close(heavy["loss"], 2 * whole["task"] + 3 * whole["causal_ce"])
     torch.testing.assert_close(paper(batch_of(), step=0)["loss"], sum(whole[name] for name in NAMES[:4]) / 4)
 
 
@@ -278,6 +278,69 @@ def test_given_slots_are_those_that_would_be_found():
     wider = method(with_slots(batch, slots=5), step=0)
     torch.testing.assert_close(found, given)
     torch.testing.assert_close(found, wider)
+
+
+@pytest.mark.parametrize("tokens", ["masked", "all"])
+def test_labels_at_the_slots_are_the_labels_at_their_positions(tokens):
+    student, teacher = models()
+    batch = with_slots(batch_of(lengths=(9, 7, 8)), slots=5)
+    slots = batch.pop("masked_positions")
+    at_slots = batch["labels"].gather(1, slots.clamp(min=0)).masked_fill(slots < 0, -100)
+    method = make(student, teacher, tokens=tokens, positions="masked")
+    whole, given = method(batch, step=0), method(batch | {"slots": slots, "labels": at_slots}, step=0)
+    torch.testing.assert_close(given, whole)
+
+
+def test_a_batch_can_be_given_as_keywords():
+    student, teacher = models()
+    batch, method = batch_of(lengths=(9, 7, 8)), make(student, teacher)
+    assert same(method(**batch, step=3), method(batch, step=3))
+
+
+def test_the_tasks_own_loss_is_also_called_mlm():
+    student, teacher = models()
+    old, new = (make(student, teacher, weights={name: 1.0, "ce": 1.0})(batch_of(), step=0) for name in ("mlm", "task"))
+    assert list(old) == list(new) == ["task", "ce", "loss"]
+    assert old["mlm"] is old["task"] and torch.equal(old["task"], new["task"])
+    with pytest.raises(KeyError):
+        old["cos"]
+
+
+def test_slots_that_no_swap_reaches_are_out_of_the_causal_losses():
+    """As in a decoder, where nothing before the first swapped position can change."""
+    student, teacher = models()
+    batch = with_slots(batch_of())
+
+    def at_or_after(slots, positions):
+        return (slots >= positions.int().argmax(1, keepdim=True)) & positions.any(1, keepdim=True)
+
+    options = {"positions": fixed_rule(SWAPPED), "pairing": fixed_pairing(1, 2, 0)}
+    losses = make(student, teacher, reach=at_or_after, **options)(batch, step=0)
+    kept = batch["masked_positions"].where(at_or_after(batch["masked_positions"], SWAPPED), -1)
+    expected = make(student, teacher, **options)(batch | {"masked_positions": kept}, step=0)
+    assert (kept != batch["masked_positions"]).any() and (kept >= 0).any()
+    for name in CAUSAL:
+        torch.testing.assert_close(losses[name], expected[name])
+
+
+def test_a_teacher_is_anything_that_answers_as_one():
+    """Here one that remembers its answers and no longer has its model."""
+    student, teacher = models()
+    live, kept = LiveTeacher(teacher), {}
+
+    class Remembering:
+        depth, width = live.depth, live.width
+
+        def runs(self, *arguments, step, **options):
+            if step not in kept:
+                kept[step] = live.runs(*arguments, step=step, **options)
+            return kept[step]
+
+    expected = make(student, teacher)(batch_of(), step=5)
+    alignment = Alignment.full(4, 2)
+    assert same(make(student, Remembering(), alignment)(batch_of(), step=5), expected)
+    live.model = None
+    assert same(make(student, Remembering(), alignment)(batch_of(), step=5), expected)
 
 
 def test_a_vocabulary_that_is_only_padded_differently_is_compared_on_the_shared_words():
@@ -338,8 +401,8 @@ def test_the_token_swap_control_is_distillation_on_stitched_ids(family, foreign)
         stitched[row, position] = source_ids[row, position]
     some = {name: value[:2] for name, value in (inputs_of(batch) | {"labels": batch["labels"]}).items()}
     on_stitched = plain_distillation(student, teacher, some | {"input_ids": stitched[:2]}, {"ce": 1.0, "cos": 1.0})
-    on_base = plain_distillation(student, teacher, batch, {"mlm": 1.0, "ce": 1.0, "cos": 1.0, "mse": 1.0})
-    for name in ("mlm", "ce", "cos", "mse"):
+    on_base = plain_distillation(student, teacher, batch, {"task": 1.0, "ce": 1.0, "cos": 1.0, "mse": 1.0})
+    for name in ("task", "ce", "cos", "mse"):
         torch.testing.assert_close(losses[name], on_base[name])
     torch.testing.assert_close(losses["causal_ce"], on_stitched["ce"])
     torch.testing.assert_close(losses["causal_cos"], on_stitched["cos"])
@@ -371,7 +434,7 @@ def test_a_rule_a_pairing_and_losses_of_ones_own_are_used():
         seen["labels"] = labels
         return by_chunks(lambda logits, other: (logits - other).abs().sum(-1), student_says.logits, teacher_says.logits)
 
-    weights = {"absolute": 0.5, "causal_absolute": 2.0, "mlm": 1.0}
+    weights = {"absolute": 0.5, "causal_absolute": 2.0, "task": 1.0}
     further = {"absolute": Loss(own), "causal_absolute": Loss(own, counterfactual=True)}
     pair = Alignment([AlignedPair([0], [1])])
     batch = batch_of()
@@ -389,7 +452,7 @@ def test_a_rule_a_pairing_and_losses_of_ones_own_are_used():
     )
     torch.testing.assert_close(losses["absolute"], base)
     torch.testing.assert_close(losses["causal_absolute"], (ours - theirs)[chosen].abs().sum(-1).mean())
-    torch.testing.assert_close(losses["loss"], 0.5 * base + 2 * losses["causal_absolute"] + losses["mlm"])
+    torch.testing.assert_close(losses["loss"], 0.5 * base + 2 * losses["causal_absolute"] + losses["task"])
     replaced = make(student, teacher, weights={"ce": 1.0}, losses={"ce": paper_losses(7.0)["ce"]})(batch, step=0)
     assert torch.equal(replaced["ce"], make(student, teacher, weights={"ce": 1.0}, temperature=7.0)(batch, step=0)["ce"])
 
@@ -436,7 +499,7 @@ def test_a_teacher_in_bf16_teaches_a_student_in_fp32():
     rough = make(student, copy.deepcopy(teacher).to(torch.bfloat16))(batch_of(), step=0)
     assert all(value.dtype == torch.float32 for value in rough.values())
     torch.testing.assert_close(rough, exact, rtol=0.1, atol=0.05)
-    assert torch.equal(rough["mlm"], exact["mlm"])
+    assert torch.equal(rough["task"], exact["task"])
 
 
 # --------------------------------------------------------------------------------------------------------- errors
@@ -445,11 +508,12 @@ def test_a_teacher_in_bf16_teaches_a_student_in_fp32():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"weights": {"causal": 1.0}}, r"^objective\.weights: no loss is called 'causal'; the losses are mlm, ce, cos"),
+        ({"weights": {"causal": 1.0}}, r"^objective\.weights: no loss is called 'causal'; the losses are task, ce, cos"),
         ({"weights": {"mlm": -1.0}}, r"^objective\.weights\.mlm: -1\.0 must be"),
         ({"weights": {"mlm": float("nan")}}, r"^objective\.weights\.mlm: nan must be"),
-        ({"weights": {"mlm": float("inf")}}, r"^objective\.weights\.mlm: inf must be"),
-        ({"weights": {"mlm": 0.0}}, r"^objective\.weights: all are 0"),
+        ({"weights": {"task": float("inf")}}, r"^objective\.weights\.task: inf must be"),
+        ({"weights": {"task": 0.0}}, r"^objective\.weights: all are 0"),
+        ({"weights": {"mlm": 1.0, "task": 1.0}}, r"^objective\.weights\.mlm: is another name of task"),
         ({"weights": {}}, r"^objective\.weights: all are 0"),
         ({"temperature": 0.0}, r"^objective\.temperature: 0\.0"),
         ({"share": 0.0}, r"^intervention\.share: 0\.0"),
@@ -468,8 +532,8 @@ def test_values_that_no_batch_could_make_right_are_refused(changes, complaint):
 def test_cosines_of_different_widths_are_refused_and_the_rest_works(name):
     student, teacher = build(layers=2, hidden_size=8, seed=1), build(layers=4)
     with pytest.raises(ValueError, match=rf"^objective\.weights\.{name}: must be 0 where the widths of student \(8\)"):
-        make(student, teacher, weights={"mlm": 1.0, name: 1.0})
-    losses = make(student, teacher, weights={"mlm": 1.0, "ce": 1.0, "causal_ce": 1.0})(batch_of(), step=0)
+        make(student, teacher, weights={"task": 1.0, name: 1.0})
+    losses = make(student, teacher, weights={"task": 1.0, "ce": 1.0, "causal_ce": 1.0})(batch_of(), step=0)
     assert losses["loss"].isfinite()
 
 
@@ -477,9 +541,3 @@ def test_a_micro_batch_of_one_row_has_no_pair():
     row = {name: value[:1] for name, value in batch_of().items()}
     with pytest.raises(ValueError, match=r"^training\.batch: .*at least 2 rows.* not 1"):
         make(*models())(row, step=0)
-
-
-def test_every_supported_family_is_tested():
-    from diito.models.layered import FAMILIES as supported
-
-    assert set(FAMILIES) == set(supported)

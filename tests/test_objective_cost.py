@@ -54,7 +54,7 @@ def test_without_causal_weights_every_bit_is_plain_distillations(family, lengths
     logits = head(student, said)
     ones = torch.ones(len(labels))
     expected = {
-        "mlm": token_mean(masked_cross_entropy(logits, labels), ones),
+        "task": token_mean(masked_cross_entropy(logits, labels), ones),
         "ce": token_mean(smoothed_cross_entropy(logits, target, 2.0), ones),
         "cos": token_mean(cosine_distance(said, told), ones),
     }
@@ -114,7 +114,7 @@ def test_runs_that_no_loss_reads_are_not_made(family):
     only_cosines = runs_of(make(student, teacher, pair, weights={"cos": 1.0, "causal_cos": 1.0}), batch_of())
     assert [calls["layers"] for calls in only_cosines] == [[1, 1, 2], [1, 1, 1, 2, 2, 2]]
     assert [calls["head"] for calls in only_cosines] == [[], []]
-    only_mlm = runs_of(make(student, teacher, pair, weights={"mlm": 1.0}), batch_of())
+    only_mlm = runs_of(make(student, teacher, pair, weights={"task": 1.0}), batch_of())
     assert [calls["head"] for calls in only_mlm] == [[9], []], "the teacher's logits are not asked for"
 
 
@@ -126,8 +126,8 @@ def test_given_sources_run_up_to_the_aligned_layer_only(family):
     assert student["head"] == teacher["head"] == [9, 9]
 
 
-BASE = ModelSize(layers=12, width=768, inner=3072, words=30522)
-SIX = ModelSize(layers=6, width=768, inner=3072, words=30522)
+BASE = ModelSize.of_bert(layers=12, width=768, inner=3072, words=30522)
+SIX = ModelSize.of_bert(layers=6, width=768, inner=3072, words=30522)
 
 
 def test_the_counted_operations_are_the_methods():
@@ -150,7 +150,7 @@ def test_the_counted_operations_are_those_of_torchs_own_counter(family):
     student, teacher = models(family, 4, 2, attention="eager", hidden_dropout_prob=0.0)
     pair = Alignment([AlignedPair([0], [0, 1])])
     batch = masked_batch(1, [20, 20], [1, 4], [2, 3])
-    sizes = ModelSize.of(teacher.config), ModelSize.of(student.config)
+    sizes = ModelSize.of(teacher), ModelSize.of(student)
     for weights, counterfactual in ((STANDARD, False), (EVERY, True)):
         with FlopCounterMode(display=False) as counter:
             make(student, teacher, pair, weights=weights)(batch, step=0)["loss"].backward()

@@ -76,10 +76,10 @@ def test_all_ranks_draw_the_same_pair_and_other_positions(monkeypatch):
 
 def test_dropout_differs_by_rank(monkeypatch):
     student, teacher = models()
-    method = make(student, teacher, weights={"mlm": 1.0}).train()
-    here = method(batch_of(), step=0)["mlm"]
+    method = make(student, teacher, weights={"task": 1.0}).train()
+    here = method(batch_of(), step=0)["task"]
     monkeypatch.setattr(objective, "_rank", lambda: 1)
-    assert not torch.equal(here, method(batch_of(), step=0)["mlm"])
+    assert not torch.equal(here, method(batch_of(), step=0)["task"])
 
 
 def test_pairs_are_drawn_uniformly_over_the_steps():
@@ -93,7 +93,7 @@ def test_pairs_are_drawn_uniformly_over_the_steps():
 def test_the_defaults_are_the_papers():
     method = DistillationObjective(*models(), Alignment.full(4, 2))
     assert (method.swaps.rule, method.swaps.pairing, method.swaps.share) == (consecutive, derangement, 0.3)
-    assert (method.tokens, method.token_swap) == ("masked", False)
+    assert (method.tokens, method.swaps.of_tokens) == ("masked", False)
     assert (method.swaps.specials, method.swaps.independent_positions) == (False, False)
     batch = batch_of(lengths=(24, 24, 24))
     swap = method.draw_swap(batch, step=0)

@@ -282,7 +282,7 @@ def test_a_loss_of_no_token_is_zero():
 
 # --------------------------------------------------------------------------------------------------- Algorithm 1
 
-EQUAL = dict.fromkeys(("mlm", "ce", "cos", "causal_ce", "causal_cos"), 0.2)
+EQUAL = dict.fromkeys(("task", "ce", "cos", "causal_ce", "causal_cos"), 0.2)
 
 
 def labelled(base, *rows):
@@ -295,7 +295,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     teacher, batch = build(), labelled(text(1, lengths=[7, 5, 3]), [1, 3], [2], [0])
     losses = oracle.objective(copy.deepcopy(teacher), teacher, [1], [1], batch, text(2), SOME, EQUAL)
     assert all(losses[name].abs() < 1e-12 for name in ("ce", "cos", "causal_ce", "causal_cos", "mse"))
-    assert losses["loss"].item() == pytest.approx(0.2 * losses["mlm"].item())
+    assert losses["loss"].item() == pytest.approx(0.2 * losses["task"].item())
 
 
 def test_rows_without_a_swap_are_out_of_the_causal_losses():
@@ -322,15 +322,15 @@ def test_which_tokens_count():
     for name in ("ce", "cos", "causal_ce", "causal_cos", "mse"):  # every real token labelled: masked is all
         assert torch.equal(masked[name], every[name])
         assert some[name] != every[name]
-    assert torch.equal(some["mlm"], every["mlm"])
+    assert torch.equal(some["task"], every["task"])
     nothing = oracle.objective(student, teacher, [0], [0, 1], labelled(base, [], [], []), source, SOME, EQUAL)
     assert all(loss.item() == 0 for loss in nothing.values())
 
 
 def test_weights_are_used_as_given_and_only_the_student_gets_gradients():
     student, teacher, batch = build(layers=2, seed=1), build(layers=4), labelled(text(1), [1, 3], [2], [0, 6])
-    losses = oracle.objective(student, teacher, [0], [0, 1], batch, text(2), SOME, {"mlm": 2.0, "causal_ce": 3.0})
-    torch.testing.assert_close(losses["loss"], 2 * losses["mlm"] + 3 * losses["causal_ce"])
+    losses = oracle.objective(student, teacher, [0], [0, 1], batch, text(2), SOME, {"task": 2.0, "causal_ce": 3.0})
+    torch.testing.assert_close(losses["loss"], 2 * losses["task"] + 3 * losses["causal_ce"])
     losses["loss"].backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(parameter.grad is not None for parameter in student.parameters())

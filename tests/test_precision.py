@@ -48,7 +48,7 @@ def trajectory(device, *, bf16):
         named["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append([named[name].item() for name in ("mlm", "ce", "cos", "causal_ce", "loss")])
+        losses.append([named[name].item() for name in ("task", "ce", "cos", "causal_ce", "loss")])
     return torch.tensor(losses, dtype=torch.float64), student.cpu().state_dict()
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from diito import cli
 from diito.experiments import gather
-from diito.report import formats
 from diito.report.claims import verdicts
 from diito.report.metrics import Measured
 from diito.report.paper import PAPER
 from diito.report.statistics import difference, summary, t_interval
-from diito.report.tables import Table, against_standard, cost, interchange, table_1, table_2
+from diito.report.tables import against_standard, cost, interchange, table_1, table_2
+from diito.tables import Table
 
 ENVIRONMENT = {"commit": "0123456789abcdef", "accelerator": None, "threads": 2}
 
@@ -61,7 +61,7 @@ STANDARD, FULL = row("s", "standard", paper="6/standard"), row("f", "full", pape
 def test_literal_json_to_literal_markdown():
     evaluations = perplexities("s", 16.0, 17.0, 15.0) + perplexities("f", 14.0, 14.5, None)
     evaluations += perplexities("m", None, None, None)
-    text = formats.markdown(table_1(measured([STANDARD, FULL, row("m", "middle", paper="6/middle")], evaluations)))
+    text = table_1(measured([STANDARD, FULL, row("m", "middle", paper="6/middle")], evaluations)).markdown()
     assert text == (
         "### All conditions (the paper's Table 1)\n"
         "\n"
@@ -79,7 +79,7 @@ def test_literal_json_to_literal_markdown():
 
 def test_the_table_of_differences_word_for_word():
     evaluations = perplexities("s", 16.0, 17.0, 15.0) + perplexities("f", 14.0, 14.0, 14.0)
-    lines = formats.comma_separated(against_standard(measured([STANDARD, FULL], evaluations))).splitlines()
+    lines = against_standard(measured([STANDARD, FULL], evaluations)).csv().splitlines()
     assert lines[0] == "group,condition,figure,standard,this,difference,relative,95 % interval,seeds"
     # Differences -2, -3, -1: mean -2, standard deviation 1, so the half width is 4.3027 / sqrt(3) = 2.4841; -2 / 16 = -12.5 %.
     assert lines[1] == '6 layers,DIITO FULL,Perplexity,16.00,14.00,-2.00,-12.50%,"[-4.48, +0.48]",3'
@@ -88,7 +88,7 @@ def test_the_table_of_differences_word_for_word():
 def test_what_is_missing_stays_in_the_table_of_differences():
     evaluations = perplexities("s", 16.0) + perplexities("f", 14.0) + perplexities("m", None)
     evaluations += [evaluation("f", "interchange", None, done=False)]
-    text = formats.markdown(against_standard(measured([STANDARD, FULL, row("m", "middle")], evaluations)))
+    text = against_standard(measured([STANDARD, FULL, row("m", "middle")], evaluations)).markdown()
     assert "| DIITO FULL | Perplexity | 16.00 | 14.00 | -2.00 | -12.50% | – | 1 |" in text
     assert "| DIITO FULL | IIA | – | – | – | – | – | – |" in text
     assert "| DIITO MIDDLE | – | – | – | – | – | – | – |" in text  # one line where nothing is there
@@ -135,7 +135,7 @@ def test_the_mean_of_glue_takes_runs_with_all_tasks_only():
     found = measured([STANDARD, FULL], evaluations)
     assert found.values("s", "glue") == {(1, 7): 70.0, (1, 8): 76.0}
     assert found.values("f", "glue") == {} and found.expected("f", "glue") == 2
-    text = formats.markdown(table_2(found))
+    text = table_2(found).markdown()
     assert "|  | RTE | STS-B | GLUE (2 of 8 tasks) |" in text
     assert (
         "| Standard | 61.00 ± 1.41 [60.10] | 85.00 ± 7.07 [80.40] | 73.00 ± 4.24 |" in text
@@ -150,7 +150,7 @@ def test_interchange_stands_beside_its_references():
 
     shifts = {"student": 0.0, "no swap": -0.1, "random donor": -0.2, "undistilled": -0.3}
     evaluations = [evaluation("f", "interchange", result(value), seed=seed) for seed, value in ((1, 0.5), (2, 0.6))]
-    text = formats.markdown(interchange(measured([FULL], evaluations)))
+    text = interchange(measured([FULL], evaluations)).markdown()
     assert "| DIITO FULL | 0.550 ± 0.071 (0.450, 0.350, 0.250) | – (–, –, –) | 1.000 ± 0.000 (1.000, 1.000, 1.000) |" in text
 
 
@@ -163,7 +163,7 @@ def student(name, seed, *, done=True):
 
 
 def test_cost():
-    text = formats.markdown(cost(measured([FULL], [], [student("f", 1), student("f", 2, done=False)])))
+    text = cost(measured([FULL], [], [student("f", 1), student("f", 2, done=False)])).markdown()
     assert "| DIITO FULL | 1/2 | 500 | 0.51 | 0.036 | 1,280 | 0.11 | CPU, 2 thread(s) |" in text
 
 
@@ -248,7 +248,7 @@ def test_the_papers_figures_are_those_of_the_paper():
 
 def test_latex_escapes_what_it_must():
     table = Table("t", "50 % & more", "a_b", ["", "x#"], [("g", [("Π ± 1", "–")])])
-    assert formats.latex(table) == (
+    assert table.latex() == (
         "\\begin{table}\n\\centering\n\\caption{50 \\% \\& more. a\\_b}\n\\label{tab:t}\n\\begin{tabular}{lr}\n\\toprule\n"
         " & x\\# \\\\\n\\midrule\n\\multicolumn{2}{l}{\\emph{g}} \\\\\n"
         "$\\Pi$ $\\pm$ 1 & -- \\\\\n\\bottomrule\n\\end{tabular}\n\\end{table}\n"
@@ -256,7 +256,7 @@ def test_latex_escapes_what_it_must():
 
 
 def test_hypertext_escapes_what_it_must():
-    text = formats.hypertext(Table("t", "<b>", "a & b", ["", "x"], [("", [("'q'", "<i>")])]))
+    text = Table("t", "<b>", "a & b", ["", "x"], [("", [("'q'", "<i>")])]).html()
     assert "<h2>&lt;b&gt;</h2>" in text and "a &amp; b" in text and "<td>&lt;i&gt;</td>" in text
 
 

@@ -8,13 +8,16 @@ import textwrap
 import pytest
 
 from diito.evaluation.results import Measurement, ResultsFile
+from diito.evaluation.settings import GlueSettings, InterchangeSettings, NerSettings, PerplexitySettings
 from diito.evaluation.tables import (
-    fine_tuning_table,
-    interchange_table,
+    fine_tuning_tables,
+    glue_tables,
+    interchange_tables,
     mean_and_deviation,
-    perplexity_table,
-    table,
+    perplexity_tables,
 )
+from diito.suites.glue import TASKS
+from diito.tables import Table
 
 
 def measurement(seed=1, **changes):
@@ -32,6 +35,14 @@ def measurement(seed=1, **changes):
 def visible(folder):
     """The files of a folder, without the hidden lock."""
     return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def text(tables):
+    return "\n\n".join(table.text() for table in tables)
+
+
+def interchange_text(measurement):
+    return text(interchange_tables(InterchangeSettings(), [measurement]))
 
 
 def lines(text):
@@ -205,7 +216,13 @@ def test_mean_and_deviation_worked_by_hand():
 
 
 def test_the_first_column_stands_to_the_left_and_the_others_to_the_right():
-    assert table([("a", "long", ""), ("bcd", "1", "2"), ("", "", "")]) == "a    long\nbcd     1  2\n"
+    table = Table("t", "not shown", "", ("a", "long", ""), [("", [("bcd", "1", "2"), ("", "", "")])])
+    assert table.text() == "a    long\nbcd     1  2\n"
+
+
+def test_on_the_screen_rows_under_a_heading_are_indented_and_the_note_stands_below():
+    table = Table("t", "", "a note", ("", "x"), [("some", [("a", "1")]), ("none", []), ("others", [("b", "22")])])
+    assert table.text() == "         x\nsome\n  a      1\nothers\n  b     22\na note"
 
 
 # ------------------------------------------------------------------------------------------------------- fine-tuning
@@ -223,7 +240,7 @@ def tuned(task, seed, scores, baseline, *, kind="glue", headline=None, rows=(24,
     return measurement(identity={"kind": kind, "task": task, "seed": seed, "epochs": epochs}, result=result)
 
 
-def test_the_table_of_glue():
+def test_the_table_of_glue(tmp_path):
     mnli = {"matched": {"accuracy": 62.0}, "mismatched": {"accuracy": 58.5}}
     measurements = [
         tuned("cola", 1, {"dev": {"matthews": 10.0, "accuracy": 70.0}}, {"dev": {"matthews": 0.0, "accuracy": 69.13}}),
@@ -233,7 +250,11 @@ def test_the_table_of_glue():
         tuned("wnli", 1, {"dev": {"accuracy": 99.0}}, {"dev": {"accuracy": 56.34}}, epochs=25),
     ]
     # The mean is (11.5 + 62 + 41) / 3: headlines only, MNLI matched, no WNLI.
-    assert fine_tuning_table(measurements, missing=["mrpc", "rte"]) == lines(
+    for task in TASKS:
+        if task not in ("mrpc", "rte"):
+            (tmp_path / TASKS[task].folder).mkdir()
+            (tmp_path / TASKS[task].folder / "train.tsv").touch()
+    assert text(glue_tables(GlueSettings(data=str(tmp_path)), measurements)) == lines(
         """
         task               metric  score  s.d.  seeds  baseline                   trained on
         cola             matthews  11.50  2.12      2      0.00                  24 rows × 3
@@ -255,7 +276,7 @@ def test_a_missing_score_leaves_the_table_and_the_mean_without_it():
         tuned("stsb", 2, {"dev": {"spearman": 40.0}}, {"dev": {"spearman": None}}),
         tuned("rte", 1, {"dev": {"accuracy": 60.0}}, {"dev": {"accuracy": 52.7}}),
     ]
-    assert fine_tuning_table(measurements) == lines(
+    assert text(glue_tables(GlueSettings(), measurements)) == lines(
         """
         task    metric  score  s.d.  seeds  baseline   trained on
         stsb  spearman      –     –      2         –  24 rows × 3
@@ -268,7 +289,8 @@ def test_a_missing_score_leaves_the_table_and_the_mean_without_it():
 def test_the_table_of_another_kind_has_no_mean():
     scores = {"dev": {"accuracy": 95.0, "f1": 80.0}}
     baseline = {"dev": {"accuracy": 83.0, "f1": 0.0}}
-    assert fine_tuning_table([tuned("ner", 1, scores, baseline, kind="ner", headline="f1", notes=["dev: IOB2"])]) == lines(
+    measurements = [tuned("ner", 1, scores, baseline, kind="ner", headline="f1", notes=["dev: IOB2"])]
+    assert text(fine_tuning_tables(NerSettings(), measurements)) == lines(
         """
         task    metric  score  s.d.  seeds  baseline   trained on
         ner   accuracy  95.00     –      1     83.00  24 rows × 3
@@ -280,8 +302,8 @@ def test_the_table_of_another_kind_has_no_mean():
 
 def test_the_headline_is_the_first_splits_and_need_not_be_the_first_metric():
     scores = {"dev": {"accuracy": 95.0, "f1": 80.0}, "other": {"accuracy": 1.0, "f1": 2.0}}
-    text = fine_tuning_table([tuned("mrpc", 1, scores, scores, headline="f1")])
-    assert text.splitlines()[-1] == "mean of 1 (without cola, mnli, qnli, qqp, rte, sst2, stsb): 80.00"
+    (table,) = glue_tables(GlueSettings(), [tuned("mrpc", 1, scores, scores, headline="f1")])
+    assert table.note == "mean of 1 (without cola, mnli, qnli, qqp, rte, sst2, stsb): 80.00"
 
 
 # --------------------------------------------------------------------------------------------------------- held-out
@@ -296,7 +318,7 @@ def test_the_table_of_perplexities():
         measurement(model="teacher", result=other),
         measurement(model="runs/one", result=difference),
     ]
-    assert perplexity_table(measurements) == lines(
+    assert text(perplexity_tables(PerplexitySettings(), measurements)) == lines(
         """
         model     perplexity   95 % interval  s.d. of draws  tokens  documents
         runs/one       12.35  [11.00, 14.26]           0.13  12,345         60
@@ -327,7 +349,7 @@ def test_the_table_of_interchange():
     models = {"student": student, "no swap": no_swap}
     result = {"teacher": "a name", "models": models, "map": False, "undistilled_layers": [0, 2]}
     student_line = "1,200 0.750 [0.700, 0.800] 0.500 [0.250, 0.750] 1.500 [1.000, 2.000] 0.100 [0.050, 0.150]"
-    assert [" ".join(line.split()) for line in interchange_table(measurement(result=result)).splitlines()] == [
+    assert [" ".join(line.split()) for line in interchange_text(measurement(result=result)).splitlines()] == [
         "tokens × pairs IIA effective KL efficacy",
         "unswapped tokens",
         f"student {student_line}",
@@ -341,7 +363,7 @@ def test_the_table_of_interchange():
         "0 → 0 1 0.750 0.500 1.500 0.100",
         "1 → 2 – – – –",
     ]
-    without = interchange_table(measurement(result={**result, "undistilled_layers": None}))
+    without = interchange_text(measurement(result={**result, "undistilled_layers": None}))
     assert "undistilled: none can be made of this teacher" in without
 
 
@@ -356,7 +378,7 @@ def mapped(*values):
 
 
 def test_the_table_of_a_map_is_a_matrix_a_score():
-    iia, effective, divergence = interchange_table(mapped(0.5, 0.25, 0.125, 1.0)).split("\n\n")
+    iia, effective, divergence = interchange_text(mapped(0.5, 0.25, 0.125, 1.0)).split("\n\n")
     assert iia.splitlines() == [
         "IIA, unswapped tokens     T0     T1",
         "S0                     0.500  0.250",
@@ -366,4 +388,4 @@ def test_the_table_of_a_map_is_a_matrix_a_score():
 
 
 def test_a_pair_of_a_map_without_a_value():
-    assert interchange_table(mapped(0.5, None, 0.125, 1.0)).splitlines()[1].split() == ["S0", "0.500", "–"]
+    assert interchange_text(mapped(0.5, None, 0.125, 1.0)).splitlines()[1].split() == ["S0", "0.500", "–"]

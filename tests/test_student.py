@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from models import build, families, text
-from transformers import AutoModelForMaskedLM, GPT2Config, GPT2LMHeadModel
+from models import build, config, families, text
+from transformers import AutoModel, AutoModelForMaskedLM
 
 import diito
 from diito.models.layered import Layered
@@ -50,15 +50,16 @@ def test_layers_that_make_no_student_are_refused(layers, complaint):
         diito.build_student(build(layers=4), layers=layers)
 
 
-def test_a_teacher_of_another_family_is_refused():
-    teacher = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=2, n_head=1, n_positions=4))
-    with pytest.raises(ValueError, match=r"^teacher\.model: the family 'gpt2' is not supported"):
-        diito.build_student(teacher, layers=1)
+def test_a_teacher_that_cannot_be_run_layer_by_layer_is_refused():
+    with pytest.raises(ValueError, match=r"^teacher\.model: 'BertModel' cannot be run layer by layer: it has no list"):
+        diito.build_student(AutoModel.from_config(config("bert", 2)), layers=1)
+
+
+LAYERS = {"bert": "bert.encoder.layer.", "roberta": "roberta.encoder.layer.", "distilbert": "distilbert.transformer.layer."}
 
 
 def layers_prefix(model):
-    family = Layered(model).family
-    return f"{family.body}.{family.layers}."
+    return LAYERS[model.config.model_type]
 
 
 def expected_state(teacher, chosen):
@@ -117,8 +118,8 @@ def test_weights_are_tied_as_they_are_and_not_as_the_configuration_says():
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_a_student_with_every_layer_answers_as_its_teacher(family, attention):
     teacher = build(family, 3, attention=attention)
-    student = diito.build_student(teacher, layers=3)
-    assert type(student) is type(teacher) and not student.training
+    student = diito.build_student(teacher, layers=3).eval()
+    assert type(student) is type(teacher)
     assert student.config._attn_implementation == attention
     assert torch.equal(student(**text(1, [8, 5])).logits, teacher(**text(1, [8, 5])).logits)
 
@@ -127,7 +128,7 @@ def test_a_student_with_every_layer_answers_as_its_teacher(family, attention):
 def test_the_student_runs_the_chosen_layers_in_order(family):
     teacher = build(family, 4)
     layered, inputs = Layered(teacher), text(1, [8, 5])
-    student = diito.build_student(teacher, layers=[1, 3])
+    student = diito.build_student(teacher, layers=[1, 3]).eval()
     run = layered.embed(inputs)
     expected = layered.head(layered.advance(run, layered.advance(run, run.embedded, 1), 3))
     assert torch.equal(student(**inputs).logits, expected)
@@ -154,7 +155,7 @@ def test_dropout_is_the_teachers_unless_given(family):
         return {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
 
     student = diito.build_student(teacher, layers=1)
-    assert rates(student) == {0.1} and student.training
+    assert rates(student) == {0.1}
     other = diito.build_student(teacher, layers=1, dropout=0.25)
     assert rates(other) == {0.25} and rates(teacher) == {0.1}
     none = diito.build_student(teacher, layers=1, dropout=0.0)
@@ -164,7 +165,7 @@ def test_dropout_is_the_teachers_unless_given(family):
 @families
 def test_a_saved_student_is_loaded_by_transformers_and_answers_the_same(family, tmp_path):
     for tied in (True, False):
-        student = diito.build_student(build(family, 4, tie_word_embeddings=tied), layers=2)
+        student = diito.build_student(build(family, 4, tie_word_embeddings=tied), layers=2).eval()
         student.save_pretrained(tmp_path / str(tied))
         loaded = AutoModelForMaskedLM.from_pretrained(tmp_path / str(tied)).eval()
         assert type(loaded) is type(student)
@@ -182,6 +183,13 @@ def test_a_teacher_in_bf16_makes_a_student_in_fp32(family):
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     assert {parameter.dtype for parameter in teacher.parameters()} == {torch.bfloat16}
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_student_is_in_train_mode_and_its_teacher_in_the_mode_it_was_in(training):
+    teacher = build("bert", 2).train(training)
+    assert all(module.training for module in diito.build_student(teacher, layers=1).modules())
+    assert all(module.training == training for module in teacher.modules())
 
 
 def test_building_depends_on_no_global_state_and_leaves_it():

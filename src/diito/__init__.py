@@ -6,6 +6,7 @@ Importing the package loads nothing heavy; each public name is imported when it 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from diito import renamed
 from diito.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ _PUBLIC = {
     "interchange": "method.intervention",
 }
 __all__ = sorted(_PUBLIC)
+
+renamed.install()
 
 
 def __getattr__(name: str) -> Any:

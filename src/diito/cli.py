@@ -73,7 +73,7 @@ def _run(argv: list[str]) -> int:
     for name, command in COMMANDS.items():
         row = rows.add_parser(name, help=command.help)
         if argv[:1] == [name]:  # the flags of one command are made, as they take imports
-            row.prepare(import_module("diito.commands"), name, command.positionals, command.flags)
+            row.prepare(import_module("diito.commands"), name, command.positionals, command.flags, argv[1:])
     if argv and not argv[0].startswith("-"):
         check_command(argv[0], COMMANDS)
     arguments = parser.parse_all(argv)

@@ -12,23 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diito.evaluation.settings import KINDS, AlignSettings, AllSettings, EvaluateSettings
+from diito import plugins
+from diito.evaluation.kinds import GROUP, KINDS, find
+from diito.evaluation.settings import AlignSettings, EvaluateSettings
 from diito.recipe import Recipe
 from diito.recipe.checks import check
 from diito.recipe.file import read
 from diito.recipe.flags import Parser, filled, given
 from diito.refusal import Refusal
 from diito.speed.process import keep_freed_memory, limit_spinning
-
-PACKAGES = {
-    "perplexity": ("scipy",),
-    "interchange": ("scipy",),
-    "map": ("matplotlib",),
-    "glue": ("scipy", "sklearn"),
-    "ner": ("seqeval",),
-    "squad": ("torchmetrics",),
-}
-"""What each kind of evaluation needs beside diito's own dependencies."""
 
 
 def distill(arguments: Namespace) -> int:
@@ -55,11 +47,8 @@ def evaluate(arguments: Namespace) -> int:
     diito evaluate interchange runs/quickstart/student --teacher embedded:teacher-minilm-mlm --map
     diito evaluate glue distilbert/distilbert-base-uncased --tasks '[rte, stsb]' --seeds '[1, 2, 3]'
     """
-    settings: Any = filled(KINDS[arguments.kind], arguments)
+    settings: Any = filled(find(arguments.kind).settings, arguments)
     run = filled(EvaluateSettings, arguments)
-    parts = settings.parts if isinstance(settings, AllSettings) else [arguments.kind]
-    with_map = ["map"] if getattr(getattr(settings, "interchange", settings), "map", False) else []
-    _need("evaluation", package_names([*parts, *with_map]))
     limit_spinning()
     keep_freed_memory()
     from diito.evaluation.evaluate import evaluate
@@ -70,7 +59,6 @@ def evaluate(arguments: Namespace) -> int:
 def align(arguments: Namespace) -> int:
     """Find the best alignment of a student's layers with a teacher's, from the map of all pairs."""
     settings, run = filled(AlignSettings, arguments), filled(EvaluateSettings, arguments)
-    _need("evaluation", package_names(["interchange", "map"]))
     limit_spinning()
     keep_freed_memory()
     from diito.evaluation.align import align
@@ -90,7 +78,7 @@ def reproduce(arguments: Namespace) -> int:
 
     grid = grids.read(arguments.grid, given(arguments, grids.Grid), given(arguments, Recipe))
     settings = filled(grids.ReproduceSettings, arguments)
-    _need("experiments", ["ray", "rich", *package_names([*grid.evaluations.parts, *(["map"] if grid.maps else [])])])
+    _need("experiments", ("ray", "rich"))
     limit_spinning()
     from diito.experiments.reproduce import reproduce
 
@@ -144,7 +132,9 @@ def add_distill(parser: Parser) -> None:
 def add_evaluate(parser: Parser) -> None:
     """A parser for every kind of evaluation."""
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    for kind, settings in KINDS.items():
+    own = [word for word in parser.words[:1] if ":" in word]  # a kind of the user's own, by its import path
+    for kind in [*KINDS, *sorted(plugins.installed(GROUP)), *own]:
+        settings = find(kind).settings
         text = " ".join((settings.__doc__ or "").replace("``", "").split())
         one = kinds.add_parser(kind, help=text, description=text)
         one.add_argument("model", metavar="MODEL", help="hub id or folder, such as runs/quickstart/student")
@@ -178,11 +168,6 @@ def add_report(parser: Parser) -> None:
 def add_init(parser: Parser) -> None:
     """The flag of ``init``."""
     parser.add_argument("--output", metavar="VALUE", default="my-distillation.yaml", help="the file (default: %(default)s)")
-
-
-def package_names(kinds: Iterable[str]) -> list[str]:
-    """What kinds of evaluation need, each package once."""
-    return sorted({package for kind in kinds for package in PACKAGES.get(kind, ())})
 
 
 def _need(extra: str, packages: Iterable[str]) -> None:

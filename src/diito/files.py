@@ -13,6 +13,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from diito.refusal import Refusal
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a text aside and rename it; several processes may do so at once, also of several machines."""
@@ -64,10 +66,10 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def check_writable(path: Path, field: str) -> None:
-    """Refuse (ValueError), naming the field or flag, a file or folder that could not be made."""
+    """Refuse, naming the field or flag, a file or folder that could not be made."""
     parent = next(folder for folder in path.absolute().parents if os.path.exists(folder))  # False where one may not look
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or parent.parts[1:2] in (("proc",), ("sys",)):
-        raise ValueError(f"{field}: cannot write in {parent}; give another one")
+        raise Refusal(field, f"cannot write in {parent}; give another one")
 
 
 def _sync(path: Path) -> None:

@@ -23,11 +23,13 @@ UNKNOWN = "sequences mostly unknown"
 
 
 def blocks(chunks: Iterable[Chunk], tokeniser: Tokeniser, *, length: int, dropped: dict[str, int]) -> Iterator[Sequences]:
-    """Join all documents and cut them to ``length`` - 2 tokens, each piece wrapped as [CLS] ... [SEP].
+    """Join all documents and cut them to what fits a sequence of ``length`` within the framing, such as [CLS] ... [SEP].
 
     Nothing stands between two documents. Only the tail of the whole corpus that fills no block is dropped.
     """
-    body = length - 2
+    framing = tokeniser.framing
+    body = length - len(framing)
+    start, stop = len(framing.before), length - len(framing.after)
     tail, owners = np.empty(0, dtype=tokeniser.dtype), np.empty(0, dtype=np.int64)
     seen = 0
     for ids, documents in chunks:
@@ -36,9 +38,9 @@ def blocks(chunks: Iterable[Chunk], tokeniser: Tokeniser, *, length: int, droppe
         seen += len(documents)
         count = len(joined) // body
         sequences = np.empty((count, length), dtype=tokeniser.dtype)
-        sequences[:, 0] = tokeniser.first
-        sequences[:, 1:-1] = joined[: count * body].reshape(count, body)
-        sequences[:, -1] = tokeniser.last
+        sequences[:, :start] = framing.before
+        sequences[:, start:stop] = joined[: count * body].reshape(count, body)
+        sequences[:, stop:] = framing.after
         yield sequences.ravel(), np.full(count, length), owners[: count * body : body]
         tail, owners = joined[count * body :], owners[count * body :]
     dropped[TAIL] = len(tail)
@@ -53,25 +55,27 @@ def lines(
     maximum_unknown: float,
     dropped: dict[str, int],
 ) -> Iterator[Sequences]:
-    """Make each document a sequence [CLS] ... [SEP]; one longer than ``length`` is split and each piece wrapped again.
+    """Make each document a sequence within its framing, such as [CLS] ... [SEP]; one longer than ``length`` is split and each
+    piece framed again.
 
     A sequence is then dropped if it has fewer than ``minimum_tokens`` tokens, or if the share of its tokens that are
-    unknown is ``maximum_unknown`` or more. Both count the two specials among the tokens, as the released code of the
+    unknown is ``maximum_unknown`` or more. Both count the framing among the tokens, as the released code of the
     paper does.
     """
     dropped.update({SHORT: 0, UNKNOWN: 0})
+    body = length - len(tokeniser.framing)
     seen = 0
     for ids, documents in chunks:
-        owners = np.repeat(np.arange(seen, seen + len(documents)), _pieces(documents, length - 2))
+        owners = np.repeat(np.arange(seen, seen + len(documents)), _pieces(documents, body))
         seen += len(documents)
-        sizes = _split_sizes(documents, length - 2)
-        totals = sizes + 2
+        sizes = _split_sizes(documents, body)
+        totals = sizes + len(tokeniser.framing)
         short = (totals < minimum_tokens) | (sizes == 0)
         unknown = ~short & (_count_unknown(ids, sizes, tokeniser.unknown) >= maximum_unknown * totals)
         dropped[SHORT] += int(short.sum())
         dropped[UNKNOWN] += int(unknown.sum())
         kept = ~(short | unknown)
-        yield _wrap(ids[np.repeat(kept, sizes)], sizes[kept], tokeniser), totals[kept], owners[kept]
+        yield _frame(ids[np.repeat(kept, sizes)], sizes[kept], tokeniser), totals[kept], owners[kept]
 
 
 def _split_sizes(documents: NDArray[np.int64], body: int) -> NDArray[np.int64]:
@@ -96,12 +100,14 @@ def _count_unknown(ids: NDArray[np.integer], sizes: NDArray[np.int64], unknown: 
     return counts
 
 
-def _wrap(ids: NDArray[np.integer], sizes: NDArray[np.int64], tokeniser: Tokeniser) -> NDArray[np.integer]:
-    ends = np.cumsum(sizes + 2)
-    wrapped = np.empty(int(ends[-1]) if len(ends) else 0, dtype=tokeniser.dtype)
-    body = np.ones(len(wrapped), dtype=np.bool_)
-    for places, token in ((ends - sizes - 2, tokeniser.first), (ends - 1, tokeniser.last)):
-        wrapped[places] = token
-        body[places] = False
-    wrapped[body] = ids
-    return wrapped
+def _frame(ids: NDArray[np.integer], sizes: NDArray[np.int64], tokeniser: Tokeniser) -> NDArray[np.integer]:
+    framing = tokeniser.framing
+    ends = np.cumsum(sizes + len(framing))
+    framed = np.empty(int(ends[-1]) if len(ends) else 0, dtype=tokeniser.dtype)
+    body = np.ones(len(framed), dtype=np.bool_)
+    for starts, side in ((ends - sizes - len(framing), framing.before), (ends - len(framing.after), framing.after)):
+        for offset, token in enumerate(side):
+            framed[starts + offset] = token
+            body[starts + offset] = False
+    framed[body] = ids
+    return framed

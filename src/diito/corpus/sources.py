@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diito.embedded import resolve
+from diito.refusal import Refusal
 
 if TYPE_CHECKING:
     from diito.recipe import SourceSection
@@ -97,9 +98,10 @@ class HubDataset:
             table = datasets.load_dataset(self.dataset, self.config, split=self.split, revision=self.revision)
         except (OSError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise ValueError(
-                f"{self.field}: the hub dataset {self.dataset!r} (config {self.config}, split {self.split}) cannot be "
-                f"loaded ({reason}); check its name and the network, or give a local path"
+            raise Refusal(
+                self.field,
+                f"the hub dataset {self.dataset!r} (config {self.config}, split {self.split}) cannot be "
+                f"loaded ({reason}); check its name and the network, or give a local path",
             ) from error
         if self.column not in table.column_names:
             raise _missing_column(self.column, table.column_names, repr(self.dataset), self.field)
@@ -109,11 +111,11 @@ class HubDataset:
 def find_sources(sources: Sequence[SourceSection | str], *, field: str) -> list[LocalFiles | HubDataset]:
     """Resolve what a recipe names; a plain string is a local path.
 
-    Raises ValueError, naming ``field``, for a source with neither or both of path and dataset, a path that does not
+    Raises Refusal, naming ``field``, for a source with neither or both of path and dataset, a path that does not
     exist, a glob or folder without a match, and a kind of file that cannot be read.
     """
     if not sources:
-        raise ValueError(f"{field}: no source is given; name a local path or a hub dataset")
+        raise Refusal(field, "no source is given; name a local path or a hub dataset")
     return [_find_source(source, field) for source in sources]
 
 
@@ -121,7 +123,7 @@ def check_sources(sources: Sequence[SourceSection | str], *, field: str) -> None
     """Refuse text that could not be read, before anything slow is started; needs neither torch nor the network.
 
     Local files must exist, hold text, be whole (.gz, .xz), be UTF-8 and have the column. Hub datasets are only checked
-    for being named properly. Raises ValueError with one sentence that starts with ``field``, such as
+    for being named properly. Raises Refusal with one sentence that starts with ``field``, such as
     ``corpus.sources``.
     """
     for source in find_sources(sources, field=field):
@@ -131,7 +133,7 @@ def check_sources(sources: Sequence[SourceSection | str], *, field: str) -> None
 
 
 def read_file(path: Path, *, column: str, field: str) -> Iterator[str]:
-    """Yield the documents of one file, stripped, leaving out the empty ones. Raises ValueError that names ``field``."""
+    """Yield the documents of one file, stripped, leaving out the empty ones. Raises Refusal that names ``field``."""
     if _format(path) == ".parquet":
         yield from _read_parquet(path, column, field)
         return
@@ -148,7 +150,7 @@ def _find_source(source: SourceSection | str, field: str) -> LocalFiles | HubDat
         return LocalFiles(tuple(_find_files(source, field)), "text", field)
     if (source.path is None) == (source.dataset is None):
         given = "neither" if source.path is None else "both"
-        raise ValueError(f"{field}: a source needs exactly one of path and dataset, and this one has {given}")
+        raise Refusal(field, f"a source needs exactly one of path and dataset, and this one has {given}")
     if source.path is not None:
         return LocalFiles(tuple(_find_files(source.path, field)), source.column, field)
     assert source.dataset is not None
@@ -159,21 +161,21 @@ def _find_files(pattern: str, field: str) -> list[Path]:
     try:
         path = Path(resolve(pattern)).expanduser()
     except ValueError as error:
-        raise ValueError(f"{field}: {error}") from None
+        raise Refusal(field, str(error)) from None
     if path.is_dir():
         inside = sorted(entry for entry in path.rglob("*") if entry.is_file() and not _hidden(entry, path))
         found = [entry for entry in inside if _format(entry) in FORMATS]
         if not found:
-            raise ValueError(f"{field}: the folder {pattern!r} holds no file of a kind that is read: {SUPPORTED}")
+            raise Refusal(field, f"the folder {pattern!r} holds no file of a kind that is read: {SUPPORTED}")
     elif path.exists():
         found = [path]
     else:
         found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
         if not found:
-            raise ValueError(f"{field}: no file matches {pattern!r}; give a file, a folder or a glob of {SUPPORTED}")
+            raise Refusal(field, f"no file matches {pattern!r}; give a file, a folder or a glob of {SUPPORTED}")
     for entry in found:
         if _format(entry) not in FORMATS:
-            raise ValueError(f"{field}: '{entry}' is of a kind that is not read; give {SUPPORTED}")
+            raise Refusal(field, f"'{entry}' is of a kind that is not read; give {SUPPORTED}")
     return [entry.resolve() for entry in found]
 
 
@@ -195,11 +197,11 @@ def _readable(path: Path, field: str) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise ValueError(f"{field}: '{path}' is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+        raise Refusal(field, f"'{path}' is not UTF-8 text ({error.reason}); save it as UTF-8") from error
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{field}: '{path}' is damaged or not a whole {path.suffix} file ({error})") from error
+        raise Refusal(field, f"'{path}' is damaged or not a whole {path.suffix} file ({error})") from error
     except OSError as error:
-        raise ValueError(f"{field}: '{path}' cannot be read ({error.strerror or error})") from error
+        raise Refusal(field, f"'{path}' cannot be read ({error.strerror or error})") from error
 
 
 def _lines(path: Path, field: str) -> Iterator[str]:
@@ -214,9 +216,9 @@ def _parse_row(line: str, place: str, column: str, field: str) -> Any:
     try:
         row = json.loads(line)
     except ValueError:
-        raise ValueError(f"{field}: {place} is not JSON; a .jsonl file holds one object a line") from None
+        raise Refusal(field, f"{place} is not JSON; a .jsonl file holds one object a line") from None
     if not isinstance(row, dict):
-        raise ValueError(f"{field}: {place} is not a JSON object; a .jsonl file holds one object a line")
+        raise Refusal(field, f"{place} is not a JSON object; a .jsonl file holds one object a line")
     if column not in row:
         raise _missing_column(column, list(row), place, field)
     return row[column]
@@ -229,13 +231,13 @@ def _clean(value: Any, place: str, column: str, field: str) -> Iterator[str]:
     must give the same tokens, also with tokenizers that see white space.
     """
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"{field}: {place}: column {column!r} holds {type(value).__name__}, not text")
+        raise Refusal(field, f"{place}: column {column!r} holds {type(value).__name__}, not text")
     if value and (text := value.strip()):
         yield text
 
 
-def _missing_column(column: str, present: Sequence[str], place: str, field: str) -> ValueError:
-    return ValueError(f"{field}: {place} has no column {column!r}; its columns are {', '.join(present) or 'none'}")
+def _missing_column(column: str, present: Sequence[str], place: str, field: str) -> Refusal:
+    return Refusal(field, f"{place} has no column {column!r}; its columns are {', '.join(present) or 'none'}")
 
 
 @contextlib.contextmanager
@@ -253,7 +255,7 @@ def _open_parquet(path: Path, field: str) -> Iterator[Any]:
         try:
             yield pyarrow.parquet.ParquetFile(stream, pre_buffer=False)
         except pyarrow.ArrowInvalid as error:
-            raise ValueError(f"{field}: '{path}' is not a whole parquet file ({error})") from error
+            raise Refusal(field, f"'{path}' is not a whole parquet file ({error})") from error
 
 
 def _read_parquet(path: Path, column: str, field: str) -> Iterator[str]:
@@ -273,7 +275,7 @@ def _check_file(path: Path, column: str, field: str) -> None:
     else:
         empty = not _check_text(path, column, field)
     if empty:
-        raise ValueError(f"{field}: '{path}' is empty; give a file that holds text, or leave it out")
+        raise Refusal(field, f"'{path}' is empty; give a file that holds text, or leave it out")
 
 
 def _check_text(path: Path, column: str, field: str) -> bool:

@@ -32,9 +32,11 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diito.corpus.framing import Framing
 from diito.corpus.layouts import SHORT, TAIL, UNKNOWN, Sequences, blocks, lines
 from diito.corpus.sources import HubDataset, LocalFiles, find_sources
 from diito.corpus.tokenise import Chunk, Documents, Part, Tokeniser, tokenise
+from diito.refusal import Refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -142,13 +144,13 @@ def collate(rows: Sequence[dict[str, Tensor]], *, pad_token_id: int | None) -> d
     if bool((lengths == lengths[0]).all()):
         return {"input_ids": torch.stack(sequences)}
     if pad_token_id is None:
-        raise ValueError("teacher.tokenizer: sequences of different lengths need padding, and it has no padding token")
+        raise Refusal("teacher.tokenizer", "sequences of different lengths need padding, and it has no padding token")
     input_ids = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=pad_token_id)
     attention_mask = torch.arange(input_ids.shape[1]) < lengths[:, None]
     return {"input_ids": input_ids, "attention_mask": attention_mask.long()}
 
 
-class NothingLeft(ValueError):
+class NothingLeft(Refusal):
     """There is text, but no sequence could be made of it."""
 
 
@@ -158,24 +160,26 @@ def load_corpus(
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
     field: str = "corpus",
+    framing: Framing | None = None,
     part: Part | None = None,
 ) -> Corpus:
     """Tokenise the text that ``section`` names, or find it tokenised already.
 
     Args:
         section: sources, layout, length and the rest; ``workers`` and ``cache`` do not change the result.
-        tokenizer: one that has [CLS] and [SEP] (RoBERTa calls them <s> and </s>). A literal ``<unk>`` in the text, as
-            in WikiText, becomes its unknown token where it does not know ``<unk>`` itself.
+        tokenizer: a literal ``<unk>`` in the text, as in WikiText, becomes its unknown token, where it has one and does not
+            know ``<unk>`` itself.
         seed: chooses the documents where ``share`` is below 1.
         field: the recipe's name of ``section``, for errors.
+        framing: what stands around each sequence, as the task says; None: what the tokenizer itself adds.
         part: the held-out documents alone, or all others; None takes all.
 
-    Raises ValueError, naming the field, for text that cannot be read and for a corpus of which nothing is left
+    Raises Refusal, naming the field, for text that cannot be read and for a corpus of which nothing is left
     (:class:`NothingLeft`).
     """
-    _check_section(section, field)
+    tokeniser = Tokeniser.for_tokenizer(tokenizer, field=field, framing=framing)
+    _check_section(section, tokeniser, field)
     sources = find_sources(section.sources, field=f"{field}.sources")
-    tokeniser = Tokeniser.for_tokenizer(tokenizer, field=field)
     folder = _cache_folder(section) / _key(section, sources, tokeniser, seed, part)
     if not folder.exists():
         documents = Documents(sources, share=section.share, seed=seed, part=part)
@@ -183,13 +187,21 @@ def load_corpus(
     return _open(folder)
 
 
-def _check_section(section: CorpusSection, field: str) -> None:
+def _check_section(section: CorpusSection, tokeniser: Tokeniser, field: str) -> None:
     if not 0 < section.share <= 1:
-        raise ValueError(f"{field}.share: {section.share} is no share; give a number above 0 and at most 1")
-    if _length(section) < 3:
-        raise ValueError(f"{field}.length: {section.length} leaves no room between [CLS] and [SEP]; give at least 3")
+        raise Refusal(f"{field}.share", f"{section.share} is no share; give a number above 0 and at most 1")
+    shortest = len(tokeniser.framing) + 1
+    if _length(section) < shortest:
+        beside = f" beside {tokeniser.frame}" if shortest > 1 else ""
+        raise Refusal(f"{field}.length", f"{section.length} leaves no room for a token{beside}; give at least {shortest}")
     if section.workers < 1:
-        raise ValueError(f"{field}.workers: {section.workers} processes cannot tokenise; give at least 1")
+        raise Refusal(f"{field}.workers", f"{section.workers} processes cannot tokenise; give at least 1")
+    if section.layout == "lines" and tokeniser.tokenizer.pad_token_id is None:
+        raise Refusal(
+            f"{field}.layout",
+            f"lines have different lengths and are padded, and {type(tokeniser.tokenizer).__name__} has no pad token; "
+            "give blocks, or a tokenizer that has one",
+        )
 
 
 def _length(section: CorpusSection) -> int:
@@ -256,7 +268,7 @@ def _fill(folder: Path, section: CorpusSection, documents: Documents, tokeniser:
             lengths.append(sizes.astype(np.int32))
             owners.append(numbers)
     every = np.concatenate(lengths)
-    _check_left(len(every), section, documents, dropped, field)
+    _check_left(len(every), section, documents, tokeniser, dropped, field)
     statistics = Statistics(
         layout=section.layout,
         documents=documents.seen,
@@ -337,28 +349,40 @@ def _open_writer(
         yield write
 
 
-def _check_left(sequences: int, section: CorpusSection, documents: Documents, dropped: dict[str, int], field: str) -> None:
+def _check_left(
+    sequences: int,
+    section: CorpusSection,
+    documents: Documents,
+    tokeniser: Tokeniser,
+    dropped: dict[str, int],
+    field: str,
+) -> None:
     """Refuse a corpus of which nothing is left, saying which setting would leave something."""
     if sequences:
         return
     if not documents.seen:
-        raise NothingLeft(f"{field}.sources: there is no document, all text is blank; give files that hold text")
+        raise NothingLeft(f"{field}.sources", "there is no document, all text is blank; give files that hold text")
     if not documents.used:
         raise NothingLeft(
-            f"{field}.share: {section.share} of {documents.seen:,} documents is none; "
-            f"give at least {1 / documents.seen:.2g}, or more text"
+            f"{field}.share",
+            f"{section.share} of {documents.seen:,} documents is none; give at least {1 / documents.seen:.2g}, or more text",
         )
     if section.layout == "blocks":
         tokens = dropped[TAIL]
-        shorter = f"a length of at most {tokens + 2}, or more text" if tokens else "other text"
+        framing = len(tokeniser.framing)
+        shorter = f"a length of at most {tokens + framing}, or more text" if tokens else "other text"
+        beside = f" beside {tokeniser.frame}" if framing else ""
         raise NothingLeft(
-            f"{field}.length: the corpus has {tokens:,} tokens, and one block of {_length(section)} takes "
-            f"{_length(section) - 2:,} beside [CLS] and [SEP]; give {shorter}"
+            f"{field}.length",
+            f"the corpus has {tokens:,} tokens, and one block of {_length(section)} takes "
+            f"{_length(section) - framing:,}{beside}; "
+            f"give {shorter}",
         )
     raise NothingLeft(
-        f"{field}.minimum_tokens: no sequence is left, {dropped[SHORT]:,} have fewer than {section.minimum_tokens} "
+        f"{field}.minimum_tokens",
+        f"no sequence is left, {dropped[SHORT]:,} have fewer than {section.minimum_tokens} "
         f"tokens and {dropped[UNKNOWN]:,} are unknown for {section.maximum_unknown:.0%} or more; "
-        "give a lower minimum, other text or another tokenizer"
+        "give a lower minimum, other text or another tokenizer",
     )
 
 

@@ -29,6 +29,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from diito.corpus.framing import Framing, framing_of, unknown_id
 from diito.corpus.sources import HubDataset, LocalFiles
 
 Chunk: TypeAlias = tuple[NDArray[Any], NDArray[np.int64]]
@@ -117,34 +118,36 @@ class Tokeniser:
     """A Hugging Face tokenizer reduced to what a corpus needs: texts in, joined ids without specials out."""
 
     tokenizer: Any
-    first: int
-    """Id of [CLS]."""
-    last: int
-    """Id of [SEP]."""
+    framing: Framing
+    """What stands around each sequence."""
     unknown: int | None
-    """Id of [UNK]."""
+    """Id that stands for an unknown word, if there is one."""
     vocabulary: int
     """One more than the highest id."""
     replacement: str | None
     """What a literal ``<unk>`` of the text is read as; None leaves it alone."""
 
     @classmethod
-    def for_tokenizer(cls, tokenizer: Any, *, field: str) -> Tokeniser:
-        """Raises ValueError, naming ``field``, for a tokenizer without [CLS] and [SEP]."""
-        if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-            raise ValueError(
-                f"{field}: the tokenizer {type(tokenizer).__name__} has no [CLS] and [SEP] to put around a sequence; "
-                "take a teacher trained with masked language modelling"
-            )
+    def for_tokenizer(cls, tokenizer: Any, *, field: str, framing: Framing | None = None) -> Tokeniser:
+        """``framing``: what stands around each sequence; None: what the tokenizer itself adds.
+
+        Raises Refusal, naming ``field``, for a tokenizer that turns no text into tokens.
+        """
         ids = tokenizer.get_vocab()
+        unknown = unknown_id(tokenizer)
         return cls(
             tokenizer=tokenizer,
-            first=tokenizer.cls_token_id,
-            last=tokenizer.sep_token_id,
-            unknown=tokenizer.unk_token_id,
+            framing=framing_of(tokenizer, field=field) if framing is None else framing,
+            unknown=unknown,
             vocabulary=max(ids.values()) + 1,
-            replacement=None if _UNKNOWN in ids else tokenizer.unk_token,
+            replacement=None if unknown is None or _UNKNOWN in ids else tokenizer.unk_token,
         )
+
+    @property
+    def frame(self) -> str:
+        """The framing in words, for messages: ``[CLS] and [SEP]``."""
+        names = self.tokenizer.convert_ids_to_tokens([*self.framing.before, *self.framing.after])
+        return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
     @property
     def dtype(self) -> type[np.uint16] | type[np.int32]:
@@ -178,7 +181,9 @@ class Tokeniser:
             content.pop("padding", None)
         else:
             content = [repr(self.tokenizer), sorted(self.tokenizer.get_vocab().items())]
-        parts = [content, type(self.tokenizer).__name__, self.first, self.last, self.unknown, self.replacement]
+        # One id on a side stands as itself: so the corpora of BERT and RoBERTa keep the names that 0.1.0 gave them.
+        sides = [side[0] if len(side) == 1 else list(side) for side in (self.framing.before, self.framing.after)]
+        parts = [content, type(self.tokenizer).__name__, *sides, self.unknown, self.replacement]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -9,10 +9,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,104 +18,59 @@ import datasets
 import transformers
 
 from diito.environment import environment
-from diito.evaluation.fine_tuning.jobs import Job, fine_tuning_jobs, missing_glue_tasks, slug
-from diito.evaluation.held_out.jobs import interchange_job, perplexity_jobs
-from diito.evaluation.held_out.maps import draw_heat_map
-from diito.evaluation.results import Measurement, ResultsFile
-from diito.evaluation.settings import AllSettings, EvaluateSettings, GlueSettings, InterchangeSettings
-from diito.evaluation.tables import fine_tuning_table, interchange_table, perplexity_table
+from diito.evaluation.kinds import Job, Kind, check_packages, find, parts_of, refusals_under
+from diito.evaluation.results import Measurement, ResultsFile, slug
+from diito.evaluation.settings import EvaluateSettings
 from diito.models.load import ModelSource
 
 
-def evaluate(kind: str, model: str, settings: Any, where: EvaluateSettings) -> int:
-    """Measure ``model`` as ``settings`` say; the exit code. Raises ValueError for what the user must change."""
+def evaluate(kind: str | Kind, model: str, settings: Any, run: EvaluateSettings) -> int:
+    """Measure ``model`` as ``settings`` say; the exit code. ``kind``: a row, or what :func:`diito.evaluation.kinds.find` takes.
+
+    Raises ValueError for what the user must change.
+    """
     quieten()
-    source = ModelSource(model, "MODEL", where.revision)
-    results = open_results(model, where)
-    parts = {kind: settings} if kind != "all" else {name: getattr(settings, name) for name in _parts(settings)}
-    planned = {name: _jobs(name, part, source, results, where, suite=kind == "all") for name, part in parts.items()}
+    row = find(kind)
+    with refusals_under("--", settings):
+        check_packages(row, settings)
+        results = open_results(model, run)
+        return _evaluate(row, ModelSource(model, "MODEL", run.revision), settings, run, results)
+
+
+def _evaluate(kind: Kind, source: ModelSource, settings: Any, run: EvaluateSettings, results: ResultsFile) -> int:
+    planned = []
+    for prefix, part, part_settings in parts_of(kind, settings):
+        with refusals_under(prefix, part_settings):
+            planned.append((part, part_settings, part.jobs(part_settings, source, device=run.device, results=results)))
     failed = False
-    for name, jobs in planned.items():
+    for part, part_settings, jobs in planned:
         measured = []
         for job in jobs:
             try:
-                measured.append(measure(job, results, again=where.again))
+                measured.append(measure(job, results, again=run.again))
             except FloatingPointError as error:  # the other measurements do not suffer from it
                 failed = True
                 print(f"diito: {job.title}: {error}", file=sys.stderr, flush=True)
-        if measured:
-            print(f"\n{name}: {model}\n{_table(name, parts[name], measured)}", flush=True)
-        for path in _files(name, parts[name], measured, results.path):
+        if not measured:
+            continue
+        print(f"\n{part.name}: {source.name}")
+        print("\n\n".join(table.text() for table in part.tables(part_settings, measured)), flush=True)
+        for path in part.files(part_settings, measured, results.path):
             print(f"written    {path}")
     print(f"results    {results.path}", flush=True)
     return int(failed)
 
 
-def _parts(settings: AllSettings) -> list[str]:
-    known = [field.name for field in dataclasses.fields(AllSettings) if field.name != "parts"]
-    for name in settings.parts:
-        if name not in known:
-            raise ValueError(f"--parts: {name!r} is not one of {', '.join(known)}")
-    if not settings.parts:
-        raise ValueError(f"--parts: the list is empty; give some of {', '.join(known)}")
-    return [name for name in known if name in settings.parts]
-
-
-def _jobs(
-    name: str, settings: Any, source: ModelSource, results: ResultsFile, where: EvaluateSettings, *, suite: bool
-) -> list[Job]:
-    try:
-        if name == "perplexity":
-            return perplexity_jobs(settings, source, device=where.device, results=results)
-        if name == "interchange":
-            return [interchange_job(settings, source, device=where.device)]
-        return fine_tuning_jobs(name, settings, source, device=where.device)
-    except ValueError as error:
-        if suite and str(error).startswith("--"):
-            raise ValueError(f"--{name}.{str(error)[2:]}") from error  # there the flags have the part in front
-        raise
-
-
-def _table(name: str, settings: Any, measured: Sequence[Measurement]) -> str:
-    if name == "perplexity":
-        return perplexity_table(measured)
-    if name == "interchange":
-        return interchange_table(measured[0])
-    everything = isinstance(settings, GlueSettings) and settings.tasks is None
-    missing = missing_glue_tasks(settings) if everything else []
-    return fine_tuning_table(measured, missing=missing)
-
-
-def _files(name: str, settings: Any, measured: Sequence[Measurement], results: Path) -> Iterator[Path]:
-    """What is written beside the results: SQuAD's predictions in the official format (id to text), the heat map."""
-    if name == "squad":
-        for measurement in measured:
-            path = results.with_name(f"{slug(measurement.model)}-squad-{measurement.identity['seed']}.json")
-            path.write_text(json.dumps(measurement.examples["predictions"]["dev"], ensure_ascii=False), encoding="utf-8")
-            yield path
-    if name == "interchange" and settings.map:
-        yield write_map(measured[0], settings, results)
-
-
-def open_results(model: str, where: EvaluateSettings) -> ResultsFile:
+def open_results(model: str, run: EvaluateSettings) -> ResultsFile:
     """The results file of a model."""
-    return ResultsFile(where.output or Path("evaluations") / f"{slug(model)}.json")
-
-
-def write_map(measured: Measurement, settings: InterchangeSettings, results: Path) -> Path:
-    """Draw the heat map of a measured map; the path of the figure."""
-    path = Path(settings.figure or results.with_name(f"{slug(measured.model)}-map.png")).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    title = f"{measured.model} under the interventions of {settings.teacher}"
-    draw_heat_map(measured.result["models"]["student"]["pairs"], path, title=title)
-    return path
+    return ResultsFile(run.output or Path("evaluations") / f"{slug(model)}.json")
 
 
 def measure(job: Job, results: ResultsFile, *, again: bool) -> Measurement:
-    """The measurement of a job, from the results file where it is there."""
-    if not again and (job.leaves is None or job.leaves.is_dir()) and (found := results.find(job.identity)):
+    """The measurement of a job, from the results file if it is there."""
+    if not again and (job.leaves is None or job.leaves.is_dir()) and (known := results.find(job.identity)):
         print(f"{job.title}: in {results.path} already", file=sys.stderr, flush=True)
-        return dataclasses.replace(found, model=job.model)  # the same model may have had another name
+        return dataclasses.replace(known, model=job.model)  # the same model may have had another name
     print(f"{job.title}: measuring", file=sys.stderr, flush=True)
     result, examples = job.run()
     measurement = Measurement(job.identity, job.settings, job.model, result, examples, environment())

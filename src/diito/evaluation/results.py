@@ -59,10 +59,10 @@ class ResultsFile:
 
         What other processes have put in since is kept.
         """
-        made = Measurement(**json.loads(json.dumps(asdict(measurement))))
+        added = Measurement(**json.loads(json.dumps(asdict(measurement))))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._lock()):
-            self._measurements = [each for each in self._read() if each.identity != made.identity] + [made]
+            self._measurements = [each for each in self._read() if each.identity != added.identity] + [added]
             write_text(self.path, _text(self._measurements))
 
     def _lock(self) -> Path:
@@ -80,6 +80,12 @@ class ResultsFile:
             yield from (Measurement(**entry) for entry in content["measurements"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"--output: {self.path} exists and is no results file of diito; give another file") from error
+
+
+def slug(model: str) -> str:
+    """A file name for a model: ``runs/quickstart/student`` is runs-quickstart-student."""
+    parts = [part for part in model.replace(":", "/").split("/") if part not in ("", ".", "..", "~")]
+    return "-".join(parts) or Path(model).expanduser().resolve().name
 
 
 def _text(measurements: list[Measurement]) -> str:

@@ -38,8 +38,10 @@ class HeldOutSettings:
     """blocks: text joined and cut to ``length``. lines: one line a sequence."""
     length: int = 512
     """Tokens of a block, or of the longest line."""
-    blocks: int | None = None
+    limit: int | None = None
     """How many blocks or lines, spread evenly over the text; null takes all."""
+    blocks: int | None = 0
+    """The name of ``limit`` in diito 0.1; 0: not given."""
     batch: int = 16
     """Blocks at a time (the results do not depend on it)."""
     seed: int = 42
@@ -48,6 +50,10 @@ class HeldOutSettings:
     """Processes that tokenise."""
     cache: str | None = None
     """Folder of the tokenised text; null takes the cache folder of Hugging Face datasets."""
+
+    def __post_init__(self) -> None:
+        if self.blocks != 0:
+            self.limit, self.blocks = self.blocks, 0
 
 
 @dataclass
@@ -66,7 +72,7 @@ class InterchangeSettings(HeldOutSettings):
 
     length: int = 128
     """Tokens of a block, or of the longest line."""
-    blocks: int | None = 200
+    limit: int | None = 200
     """How many blocks or lines, spread evenly over the text; null takes all."""
     teacher: str | None = None
     """The teacher: hub id, folder, or embedded:teacher-minilm-mlm."""
@@ -84,6 +90,14 @@ class InterchangeSettings(HeldOutSettings):
     null: layer i from teacher layer floor(i * L_T / n)."""
     figure: str | None = None
     """File of the heat map (.png, .pdf, .svg); null: beside the results file."""
+
+
+@dataclass
+class MapSettings(InterchangeSettings):
+    """Interchange-intervention accuracy of every pair of a student layer and a teacher layer, with a heat map."""
+
+    map: bool = True
+    """false measures an alignment instead, as the kind interchange does."""
 
 
 @dataclass
@@ -115,6 +129,8 @@ class FineTuningSettings:
     """Most tokens of a sequence, special tokens included."""
     examples: int | None = None
     """Training rows that are used, the same ones for every model and seed; null takes all."""
+    limit: int | None = None
+    """How many rows of each scored split, spread evenly over it; null takes all."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: autocast. auto: bf16 on an accelerator, fp32 on the CPU."""
     save: str | None = None
@@ -150,14 +166,3 @@ class AllSettings:
     glue: GlueSettings = field(default_factory=GlueSettings)
     ner: NerSettings = field(default_factory=NerSettings)
     squad: SquadSettings = field(default_factory=SquadSettings)
-
-
-KINDS: dict[str, type] = {
-    "perplexity": PerplexitySettings,
-    "interchange": InterchangeSettings,
-    "glue": GlueSettings,
-    "ner": NerSettings,
-    "squad": SquadSettings,
-    "all": AllSettings,
-}
-"""The kinds of evaluation and their settings."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -9,121 +10,115 @@ from typing import Any
 
 from diito.evaluation.held_out.maps import SCORES, matrix
 from diito.evaluation.results import Measurement
-from diito.suites.glue import glue_mean
+from diito.evaluation.settings import FineTuningSettings, GlueSettings, InterchangeSettings, PerplexitySettings
+from diito.suites.glue import glue_mean, missing_tasks
+from diito.tables import Table, interval, number
+
+_INTERCHANGE = {"iia": "IIA", "effective_iia": "effective", "counterfactual_kl": "KL", "efficacy": "efficacy"}
 
 
-def fine_tuning_table(measurements: Sequence[Measurement], *, missing: Sequence[str] = ()) -> str:
+def fine_tuning_tables(settings: FineTuningSettings, measurements: Sequence[Measurement]) -> list[Table]:
     """A line for each task, split and metric: mean and standard deviation over the seeds, beside a constant answer.
 
-    With GLUE's tasks a line for their mean; ``missing`` tasks are named.
+    Below it what the tasks say about their data.
     """
-    rows: list[Sequence[str]] = [("task", "metric", "score", "s.d.", "seeds", "baseline", "trained on")]
-    headlines: dict[str, float | None] = {}
+    header = ("task", "metric", "score", "s.d.", "seeds", "baseline", "trained on")
+    rows: list[Sequence[str]] = []
+    notes: list[str] = []
     for task, runs in _by_task(measurements).items():
         first = runs[0].result
         for split, metrics in first["scores"].items():
+            name = task if len(first["scores"]) == 1 else f"{task} {split}"
             for metric in metrics:
-                values = [run.result["scores"][split][metric] for run in runs]
-                mean, deviation = mean_and_deviation(values)
-                if metric == first["headline"] and split == next(iter(first["scores"])):
-                    headlines[task] = mean
-                name = task if len(first["scores"]) == 1 else f"{task} {split}"
-                baseline = _number(first["baseline"][split][metric])
-                rows.append(
-                    (name, metric, _number(mean), _number(deviation), str(len(runs)), baseline, _trained_on(first, runs[0]))
-                )
-    lines = [table(rows)]
-    if measurements and measurements[0].identity["kind"] == "glue":
-        label, mean = glue_mean(headlines)
-        lines.append(f"{label}: {_number(mean)}")
-    lines += [
-        f"{runs[0].identity['task']}: {note}" for runs in _by_task(measurements).values() for note in runs[0].result["notes"]
-    ]
-    if missing:
-        lines.append(f"not in the folder: {', '.join(missing)}")
-    return "\n".join(lines)
+                mean, deviation = mean_and_deviation(run.result["scores"][split][metric] for run in runs)
+                baseline = number(first["baseline"][split][metric])
+                scores = (number(mean), number(deviation), str(len(runs)), baseline)
+                rows.append((name, metric, *scores, _trained_on(first, runs[0])))
+        notes += [f"{task}: {note}" for note in first["notes"]]
+    return [Table("scores", "Fine-tuning", "\n".join(notes), header, [("", rows)])]
 
 
-def perplexity_table(measurements: Sequence[Measurement]) -> str:
+def glue_tables(settings: GlueSettings, measurements: Sequence[Measurement]) -> list[Table]:
+    """The same for GLUE, with the mean of the headline metrics below it, and the tasks that its folder lacks."""
+    means = {}
+    for task, runs in _by_task(measurements).items():
+        split, metric = next(iter(runs[0].result["scores"])), runs[0].result["headline"]
+        means[task], _ = mean_and_deviation(run.result["scores"][split][metric] for run in runs)
+    label, mean = glue_mean(means)
+    (table,) = fine_tuning_tables(settings, measurements)
+    notes = [f"{label}: {number(mean)}", *table.note.splitlines()]
+    if settings.tasks is None and (missing := missing_tasks(settings.data)):
+        notes.append(f"not in the folder: {', '.join(missing)}")
+    return [dataclasses.replace(table, note="\n".join(notes))]
+
+
+def perplexity_tables(settings: PerplexitySettings, measurements: Sequence[Measurement]) -> list[Table]:
     """A line a model; below it the difference of two."""
-    rows: list[Sequence[str]] = [("model", "perplexity", "95 % interval", "s.d. of draws", "tokens", "documents")]
+    header = ("model", "perplexity", "95 % interval", "s.d. of draws", "tokens", "documents")
+    rows: list[Sequence[str]] = []
     below = []
     for each in measurements:
         result = each.result
+        bounds = interval(result["interval"])
         if "difference" in result:
-            interval = _interval(result["interval"], 2)
-            below.append(f"{each.model} − {result['against']}: {result['difference']:+.2f} (95 % interval {interval}, paired)")
+            text = f"{result['difference']:+.2f} (95 % interval {bounds}, paired)"
+            below.append(f"{each.model} − {result['against']}: {text}")
             continue
-        rows.append(
-            (
-                each.model,
-                f"{result['perplexity']:.2f}",
-                _interval(result["interval"], 2),
-                _number(result["draws_sd"]),
-                f"{result['tokens']:,}",
-                f"{result['documents']:,}",
-            )
-        )
-    return "\n".join([table(rows), *below])
+        spread = number(result["draws_sd"])
+        counts = (f"{result['tokens']:,}", f"{result['documents']:,}")
+        rows.append((each.model, number(result["perplexity"]), bounds, spread, *counts))
+    return [Table("perplexity", "Perplexity of masked words", "\n".join(below), header, [("", rows)])]
 
 
-def interchange_table(measurement: Measurement) -> str:
-    """Of an alignment a line for the student, each reference and each pair; of a map a matrix for each score."""
+def interchange_tables(settings: InterchangeSettings, measurements: Sequence[Measurement]) -> list[Table]:
+    """Of an alignment a table of the student and its references, and one of its pairs; of a map a matrix for each score."""
+    (measurement,) = measurements
     models = measurement.result["models"]
     if measurement.result["map"]:
-        return "\n\n".join(_map_table(models["student"]["pairs"], score) for score in SCORES)
-    rows: list[Sequence[str]] = [("", "tokens × pairs", "IIA", "", "effective", "", "KL", "", "efficacy", "")]
-    for where in ("unswapped", "swapped"):
-        rows.append((f"{where} tokens", *[""] * 9))
+        return [_map_table(models["student"]["pairs"], score) for score in SCORES]
+    header = ["", "tokens × pairs"]
+    for title in _INTERCHANGE.values():
+        header += [title, ""]
+    groups: list[tuple[str, list[Sequence[str]]]] = []
+    for place in ("unswapped", "swapped"):
+        rows: list[Sequence[str]] = []
         for name, numbers in models.items():
-            cells = [f"{numbers[where]['tokens']:,}"]
-            for score in ("iia", "effective_iia", "counterfactual_kl", "efficacy"):
-                value = numbers[where].get(score)
-                cells += ["–" if value is None else f"{value:.3f}", _interval(numbers[where].get(f"{score}_interval"), 3)]
-            rows.append((f"  {name}", *cells))
+            cells = [f"{numbers[place]['tokens']:,}"]
+            for score in _INTERCHANGE:
+                cells += [number(numbers[place].get(score), 3), interval(numbers[place].get(f"{score}_interval"), 3)]
+            rows.append((name, *cells))
+        groups.append((f"{place} tokens", rows))
     layers = measurement.result["undistilled_layers"]
-    made = f"undistilled: the teacher's layers {layers}" if layers else "undistilled: none can be made of this teacher"
-    return f"{table(rows)}\n{made}\n\n{_pair_table(models['student']['pairs'])}"
+    note = f"undistilled: the teacher's layers {layers}" if layers else "undistilled: none can be made of this teacher"
+    title = "Interchange interventions"
+    return [Table("interchange", title, note, header, groups), _pair_table(models["student"]["pairs"])]
 
 
-def _pair_table(pairs: Sequence[dict[str, Any]]) -> str:
-    rows: list[Sequence[str]] = [("student → teacher, unswapped tokens", "IIA", "effective", "KL", "efficacy")]
+def _pair_table(pairs: Sequence[dict[str, Any]]) -> Table:
+    rows: list[Sequence[str]] = []
     for pair in pairs:
         sides = (" ".join(map(str, pair[side])) for side in ("student", "teacher"))
-        values = (pair["unswapped"].get(score) for score in ("iia", "effective_iia", "counterfactual_kl", "efficacy"))
-        rows.append((" → ".join(sides), *("–" if value is None else f"{value:.3f}" for value in values)))
-    return table(rows)
+        rows.append((" → ".join(sides), *(number(pair["unswapped"].get(score), 3) for score in _INTERCHANGE)))
+    header = ("student → teacher, unswapped tokens", *_INTERCHANGE.values())
+    return Table("pairs", "Interchange interventions, pair by pair", "", header, [("", rows)])
 
 
-def _map_table(pairs: Sequence[dict[str, Any]], score: str) -> str:
+def _map_table(pairs: Sequence[dict[str, Any]], score: str) -> Table:
     values = matrix(pairs, score)
-    rows: list[Sequence[str]] = [(f"{SCORES[score]}, unswapped tokens", *(f"T{layer}" for layer in range(values.shape[1])))]
-    rows += [
-        (f"S{layer}", *("–" if math.isnan(value) else f"{value:.3f}" for value in row)) for layer, row in enumerate(values)
+    header = (f"{SCORES[score]}, unswapped tokens", *(f"T{layer}" for layer in range(values.shape[1])))
+    rows: list[Sequence[str]] = [
+        (f"S{layer}", *(number(None if math.isnan(value) else value, 3) for value in row)) for layer, row in enumerate(values)
     ]
-    return table(rows)
+    return Table(f"map-{score.replace('_', '-')}", SCORES[score], "", header, [("", rows)])
 
 
 def mean_and_deviation(values: Iterable[float | None]) -> tuple[float | None, float | None]:
     """Mean and sample standard deviation; None where a value is missing, or for the deviation where there is one value."""
     numbers = list(values)
-    known = [number for number in numbers if number is not None]
+    known = [value for value in numbers if value is not None]
     if not known or len(known) < len(numbers):
         return None, None
     return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of texts in columns, the first column to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    texts = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        texts.append("  ".join(cells).rstrip())
-    return "\n".join(texts)
 
 
 def _by_task(measurements: Sequence[Measurement]) -> dict[str, list[Measurement]]:
@@ -136,11 +131,3 @@ def _by_task(measurements: Sequence[Measurement]) -> dict[str, list[Measurement]
 def _trained_on(result: dict[str, Any], run: Measurement) -> str:
     share = "" if result["train_rows"] == result["of_train_rows"] else f" of {result['of_train_rows']:,}"
     return f"{result['train_rows']:,}{share} rows × {run.identity['epochs']:g}"
-
-
-def _interval(bounds: Sequence[float] | None, digits: int) -> str:
-    return "" if bounds is None else f"[{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"

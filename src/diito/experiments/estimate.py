@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from diito.evaluation.tables import table
 from diito.experiments.folders import JobFolder
 from diito.experiments.grid import Evaluation, Resources, Share
 from diito.experiments.jobs import Job
 from diito.files import read_json, read_json_lines
+from diito.tables import MISSING, Table
 
 SHARE_OF_PEAK = 0.4
 """Of the rate of a large matrix product, what training reaches: benchmarks/results has 41 to 77 % on the CPU."""
@@ -33,7 +33,8 @@ def estimate(jobs: Sequence[Job], output: Path, resources: Resources) -> str:
         peak = _matrix_product_rate()
         rate = SHARE_OF_PEAK * peak
         source = f"{SHARE_OF_PEAK:.0%} of a matrix product on this machine, {peak / 1e12:.2f} TFLOP/s"
-    rows = [("job", "folder", "tokens, M", "PFLOP", "hours", "")]
+    header = ("job", "folder", "tokens, M", "PFLOP", "hours", "")
+    rows: list[Sequence[str]] = []
     total = 0.0
     unknown = 0
     for job in unique:
@@ -53,11 +54,12 @@ def estimate(jobs: Sequence[Job], output: Path, resources: Resources) -> str:
                 job.hash,
                 f"{numbers.tokens / 1e6:,.2f}" if numbers else "",
                 f"{numbers.flops / 1e15:,.3g}" if numbers else "",
-                "–" if hours is None else f"{hours:.2f}",
+                MISSING if hours is None else f"{hours:.2f}",
                 "done" if done else "",
             )
         )
-    lines = [table(rows), "", _summary(unique, jobs), f"to do: {total:,.1f} hours of jobs, one after another (rate: {source})"]
+    table = Table("jobs", "Jobs", "", header, [("", rows)])
+    lines = [table.text(), "", _summary(unique, jobs), f"to do: {total:,.1f} hours of jobs, one after another (rate: {source})"]
     if unknown:
         lines.append(f"{unknown:,} evaluations are not in that figure: none of their kind is done yet")
     lines += [f"a distillation takes {_takes(resources.distil)}, an evaluation {_takes(resources.evaluate)}"]

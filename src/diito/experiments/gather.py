@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from diito.evaluation.kinds import find
 from diito.experiments.folders import JobFolder
 from diito.files import read_json, read_json_lines
 
@@ -72,25 +73,9 @@ def _student(folder: JobFolder) -> dict[str, Any]:
 def _evaluation(folder: JobFolder, job: dict[str, Any]) -> dict[str, Any]:
     """What an evaluation found, without single examples."""
     measured = read_json(folder.results)["measurements"][0]
-    result = measured["result"]
-    if job["kind"] == "map":
-        pairs = [
-            {
-                "student": pair["student"],
-                "teacher": pair["teacher"],
-                "unswapped": {name: value for name, value in pair["unswapped"].items() if not name.endswith("_interval")},
-            }
-            for pair in result["models"]["student"]["pairs"]
-        ]
-        result = {"pairs": pairs}
-    if job["kind"] == "interchange":
-        kept = {
-            name: {where: numbers[where] for where in ("unswapped", "swapped")} for name, numbers in result["models"].items()
-        }
-        result = {"models": kept}
     return {
         "done": True,
-        "result": result,
+        "result": find(job["kind"]).kept(measured["result"]),
         "seconds": read_json(folder.done)["seconds"],
         "environment": _environment(measured["environment"]),
     }

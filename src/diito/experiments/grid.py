@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diito.embedded import packaged
-from diito.evaluation.settings import KINDS, AllSettings, FineTuningSettings, GlueSettings, InterchangeSettings
+from diito.evaluation.kinds import PARTS, find, refusals_under
+from diito.evaluation.settings import AllSettings
 from diito.recipe import Recipe
 from diito.recipe.checks import check as check_recipe
 from diito.recipe.file import read as read_recipe
 from diito.recipe.file import read_section
 from diito.refusal import Refusal, Refusals, refusals_of
-from diito.report.metrics import GLUE, METHODS
+from diito.report.metrics import METHODS
 from diito.report.paper import PAPER
 
-PARTS = [kind for kind in KINDS if kind != "all"]
-"""What a student can be measured on."""
+_MAP = find("map")
+"""What ``maps`` asks for."""
 
 
 @dataclass(kw_only=True)
@@ -44,7 +45,7 @@ class Row:
     paper: str | None = None
     """The row of the paper that it re-makes, such as ``6/full``; see ``diito/report/paper.py``."""
     parts: list[str] | None = None
-    """What it is measured on, of the grid's ``evaluations.parts``; null takes all, of a reference all but interchange."""
+    """What it is measured on, of the grid's ``evaluations.parts``; null takes all, of a reference all that need no teacher."""
 
 
 @dataclass(kw_only=True)
@@ -153,7 +154,7 @@ class Evaluation:
 
     of: Distillation | Reference
     kind: str
-    """One of :data:`PARTS`, or ``map``."""
+    """The name of the kind of evaluation."""
     settings: Any
     task: str | None = None
     """The fine-tuning task, where there is one."""
@@ -164,8 +165,7 @@ class Evaluation:
     def title(self) -> str:
         """For the screen."""
         name = self.of.name if isinstance(self.of, Reference) else self.of.title
-        measured = self.task or self.kind
-        return f"{name}: {measured}" + ("" if self.seed is None else f", seed {self.seed}")
+        return f"{name}: {self.task or self.kind}" + ("" if self.seed is None else f", seed {self.seed}")
 
 
 def read(
@@ -202,37 +202,24 @@ def evaluations(grid: Grid, students: Sequence[Distillation]) -> list[Evaluation
 
 def _evaluations_of(grid: Grid, of: Distillation | Reference) -> Iterator[Evaluation]:
     asked = of.parts if isinstance(of, Reference) else of.condition.parts
-    parts = [each for each in grid.evaluations.parts if asked is None or each in asked]
-    if isinstance(of, Reference) and asked is None:
-        parts = [each for each in parts if each != "interchange"]
-    for kind in PARTS:
-        if kind not in parts:
+    precision = _precision(grid.resources.evaluate)
+    for name in PARTS:
+        kind = find(name)
+        if name not in grid.evaluations.parts or (asked is not None and name not in asked):
             continue
-        settings = getattr(grid.evaluations, kind)
-        if kind == "interchange":
-            settings = _with_teacher(settings, of)
-        if not isinstance(settings, FineTuningSettings):
-            yield Evaluation(of, kind, settings)
+        if asked is None and isinstance(of, Reference) and kind.needs_teacher:
             continue
-        if settings.precision == "auto":
-            settings = dataclasses.replace(settings, precision=_precision(grid.resources.evaluate))
-        for task, one in _by_task(kind, settings):
-            for seed in grid.fine_tuning_seeds:
-                yield Evaluation(of, kind, dataclasses.replace(one, seeds=[seed]), task, seed)
+        settings = _with_teacher(getattr(grid.evaluations, name), of)
+        for task, seed, one in kind.spread(settings, grid.fine_tuning_seeds, precision):
+            yield Evaluation(of, name, one, task, seed)
     if isinstance(of, Distillation) and of.condition.name in grid.maps and of.seed == grid.seeds[0]:
-        yield Evaluation(of, "map", dataclasses.replace(_with_teacher(grid.evaluations.interchange, of), map=True))
+        settings = _with_teacher(getattr(grid.evaluations, _MAP.section), of)
+        yield Evaluation(of, _MAP.name, _MAP.settings(**{**vars(settings), "map": True}))
 
 
-def _by_task(kind: str, settings: FineTuningSettings) -> list[tuple[str, FineTuningSettings]]:
-    """Each task with settings of its own: GLUE holds several."""
-    if not isinstance(settings, GlueSettings):
-        return [(kind, settings)]
-    return [(task, dataclasses.replace(settings, tasks=[task])) for task in settings.tasks or []]
-
-
-def _with_teacher(settings: InterchangeSettings, of: Distillation | Reference) -> InterchangeSettings:
+def _with_teacher(settings: Any, of: Distillation | Reference) -> Any:
     """With the teacher that a student answers to; of a reference it is the one that the settings name."""
-    if isinstance(of, Reference):
+    if isinstance(of, Reference) or not hasattr(settings, "teacher"):
         return settings
     teacher = of.recipe.teacher
     return dataclasses.replace(settings, teacher=teacher.model, teacher_revision=teacher.revision)
@@ -310,19 +297,14 @@ def _check_parts(grid: Grid) -> None:
         for part in parts:
             if part not in PARTS:
                 raise ValueError(f"{place}: {part!r} is not one of {', '.join(PARTS)}")
-    tasks = grid.evaluations.glue.tasks or []
-    if "glue" in grid.evaluations.parts and not tasks:
-        raise ValueError("evaluations.glue.tasks: name the tasks, such as [rte, stsb]")
-    for task in tasks:
-        if task not in GLUE:
-            raise ValueError(f"evaluations.glue.tasks: {task!r} is not one of the paper's, {', '.join(GLUE)}")
-    if grid.evaluations.perplexity.against is not None:
-        raise ValueError("evaluations.perplexity.against: the report compares the conditions; leave it out")
-    if grid.evaluations.interchange.map:
-        raise ValueError("evaluations.interchange.map: name the conditions in `maps` instead")
+    for part in grid.evaluations.parts:
+        settings = getattr(grid.evaluations, part)
+        with refusals_under(f"evaluations.{part}.", settings):
+            find(part).check_in_grid(settings)
     for reference in grid.references:
-        if "interchange" in (reference.parts or ()) and grid.evaluations.interchange.teacher is None:
-            raise ValueError(f"{reference.name}.parts: interchange needs evaluations.interchange.teacher")
+        for part in reference.parts or ():
+            if find(part).needs_teacher and getattr(grid.evaluations, part).teacher is None:
+                raise Refusal(f"{reference.name}.parts", f"{part} needs evaluations.{part}.teacher")
 
 
 def _check_seeds(name: str, seeds: Sequence[int]) -> None:

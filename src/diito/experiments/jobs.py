@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diito.evaluation.fine_tuning.jobs import fine_tuning_jobs
-from diito.evaluation.held_out.jobs import interchange_job, perplexity_jobs, planned_interchange
+from diito.evaluation.kinds import find, refusals_under
 from diito.experiments.grid import Distillation, Evaluation, Reference, Resources
 from diito.method.alignment_files import build_alignment
 from diito.models import load as models
@@ -32,8 +31,9 @@ from diito.run.folder import deciding_fields
 from diito.run.parts import prepare
 from diito.training.arguments import training_arguments
 
-VERSIONS = {"distil": 2, "perplexity": 1, "interchange": 1, "map": 1, "glue": 2, "ner": 2, "squad": 2}
-"""Part of every identity: raise a number when a change of the code changes that kind's results."""
+VERSIONS = {"distil": 2}
+"""Part of every distillation's identity: raise it when a change of the code changes students. (Those of the kinds of
+evaluation stand in ``evaluation/kinds.py``.)"""
 
 _PLACES = ("teacher.", "corpus.sources", "evaluation.sources", "alignment.file")
 """Fields that say where something is; what it is stands in the identity instead."""
@@ -133,7 +133,7 @@ class _Maker:
         identity = {
             **measured,
             "kind": what.kind,
-            "code": VERSIONS[what.kind],
+            "code": find(what.kind).version,
             "model": student.hash if student else measured["model"],
         }
         if what.seed is not None:
@@ -171,17 +171,8 @@ def _alignment(recipe: Recipe) -> list[dict[str, Any]]:
     return [dataclasses.asdict(pair) for pair in build_alignment(recipe.alignment, **layers, seed=recipe.seed).pairs]
 
 
-def _measured(kind: str, settings: Any, model: ModelSource, depth: int | None) -> dict[str, Any]:
+def _measured(name: str, settings: Any, model: ModelSource, depth: int | None) -> dict[str, Any]:
     """What decides an evaluation's result beside the student, for which its teacher stands in where it is yet to be made."""
-    try:
-        if kind == "perplexity":
-            return perplexity_jobs(settings, model, device="cpu")[0].identity
-        if kind in ("interchange", "map") and depth is not None:
-            return planned_interchange(settings, model, student_depth=depth)
-        if kind == "interchange":
-            return interchange_job(settings, model, device="cpu").identity
-        return fine_tuning_jobs(kind, settings, model, device="cpu")[0].identity
-    except ValueError as error:
-        section = "interchange" if kind == "map" else kind
-        flag = str(error).startswith("--")  # which is a field of the grid here
-        raise ValueError(f"evaluations.{section}.{str(error)[2:]}" if flag else str(error)) from error
+    kind = find(name)
+    with refusals_under(f"evaluations.{kind.section or name}.", settings):  # fields of the grid here
+        return kind.identity(settings, model, depth=depth)

@@ -28,8 +28,7 @@ def prepare_folder(job: Job, output: Path, grid: Grid) -> None:
     else:
         of = job.what.of
         model = of.model if isinstance(of, Reference) else str(JobFolder(output / "jobs" / str(job.student)).student)
-        kind = "interchange" if job.kind == "map" else job.kind
-        arguments = ["evaluate", kind, model, "--output", str(folder.results), *_flags(job.what.settings)]
+        arguments = ["evaluate", job.kind, model, "--output", str(folder.results), *_flags(job.what.settings)]
     processes = grid.resources.distil.processes if job.kind == "distil" else 1
     content = {"title": job.what.title, "arguments": arguments, "processes": processes, "identity": job.identity}
     write_json(folder.job, content)

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from diito.refusal import Refusal
+
 DimensionRange = tuple[int, int]
 Dimensions = Sequence[DimensionRange] | DimensionRange | slice | range | None
 
@@ -29,19 +31,19 @@ def dimension_ranges(dimensions: Dimensions) -> tuple[DimensionRange, ...] | Non
         return None
     if isinstance(dimensions, slice | range):
         if dimensions.step not in (None, 1) or dimensions.stop is None:
-            raise ValueError(f"dimensions: {dimensions} must have a stop and step 1")
+            raise Refusal("dimensions", f"{dimensions} must have a stop and step 1")
         dimensions = (dimensions.start or 0, dimensions.stop)
     if len(dimensions) == 2 and all(isinstance(bound, int) for bound in dimensions):
         dimensions = (dimensions,)  # type: ignore[assignment]
     ranges = tuple((int(start), int(stop)) for start, stop in dimensions)  # type: ignore[misc]
     for start, stop in ranges:
         if not 0 <= start < stop:
-            raise ValueError(f"dimensions: [{start}, {stop}) is empty or negative; give 0 <= start < stop")
+            raise Refusal("dimensions", f"[{start}, {stop}) is empty or negative; give 0 <= start < stop")
     if not ranges:
-        raise ValueError("dimensions: no range is given; give at least one, or None for all of the hidden state")
+        raise Refusal("dimensions", "no range is given; give at least one, or None for all of the hidden state")
     for (start, stop), (following, end) in pairwise(sorted(ranges)):
         if following < stop:
-            raise ValueError(f"dimensions: [{start}, {stop}) and [{following}, {end}) overlap")
+            raise Refusal("dimensions", f"[{start}, {stop}) and [{following}, {end}) overlap")
     return ranges
 
 
@@ -67,7 +69,7 @@ class AlignedPair:
         object.__setattr__(self, "teacher_dimensions", dimension_ranges(teacher_dimensions))
         for side, layers in (("student", self.student), ("teacher", self.teacher)):
             if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
-                raise ValueError(f"alignment.pairs: {side} layers {list(layers)} must be increasing and start at 0 or above")
+                raise Refusal("alignment.pairs", f"{side} layers {list(layers)} must be increasing and start at 0 or above")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Alignment:
     def __init__(self, pairs: Iterable[AlignedPair]) -> None:
         object.__setattr__(self, "pairs", tuple(pairs))
         if not self.pairs:
-            raise ValueError("alignment.pairs: no pair is left; an alignment needs at least one")
+            raise Refusal("alignment.pairs", "no pair is left; an alignment needs at least one")
 
     @classmethod
     def full(cls, teacher_layers: int, student_layers: int) -> Alignment:
@@ -100,7 +102,7 @@ class Alignment:
         """LATE, as the paper's text: the student's first two rows answer to the teacher's T_{L_T-3} and T_{L_T-2}."""
         _check_depths(teacher_layers, student_layers)
         if student_layers < 2 or teacher_layers < 3:
-            raise ValueError("alignment.kind: late needs at least 2 student layers and 3 teacher layers")
+            raise Refusal("alignment.kind", "late needs at least 2 student layers and 3 teacher layers")
         return cls([AlignedPair([0], [teacher_layers - 3]), AlignedPair([1], [teacher_layers - 2])])
 
     @classmethod
@@ -108,7 +110,7 @@ class Alignment:
         """LATE, as the authors' released files: S_{L_S-3} and S_{L_S-2} answer to T_{L_T-3} and T_{L_T-2}."""
         _check_depths(teacher_layers, student_layers)
         if student_layers < 3:
-            raise ValueError(f"alignment.kind: late-released needs at least 3 student layers, not {student_layers}")
+            raise Refusal("alignment.kind", f"late-released needs at least 3 student layers, not {student_layers}")
         return cls(AlignedPair([student_layers - row], [teacher_layers - row]) for row in (3, 2))
 
     @classmethod
@@ -127,7 +129,7 @@ class Alignment:
                 for each in mappings
             )
         except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"alignment.file: {path} is not a neuron mapping (.nm) file: {error}") from error
+            raise Refusal("alignment.file", f"{path} is not a neuron mapping (.nm) file: {error}") from error
 
     def as_dict(self) -> dict[int, list[int]]:
         """``{student layer: [teacher layers]}``; a pair of several student layers appears under each of them."""
@@ -141,7 +143,7 @@ class Alignment:
         """The pairs that do not reach the student's last layer. Raises ValueError when none is left."""
         kept = [pair for pair in self.pairs if pair.student[-1] < student_layers - 1]
         if not kept:
-            raise ValueError("alignment.top: every pair reaches the student's last layer; set it to true")
+            raise Refusal("alignment.top", "every pair reaches the student's last layer; set it to true")
         return Alignment(kept)
 
     def shuffled(self, teacher_layers: int, generator: random.Random) -> Alignment:
@@ -159,11 +161,11 @@ class Alignment:
         ):
             for pair in self.pairs:
                 if (top := getattr(pair, side)[-1]) >= layers:
-                    raise ValueError(f"alignment: the {side} has no layer {top}; its layers are 0 to {layers - 1}")
+                    raise Refusal("alignment", f"the {side} has no layer {top}; its layers are 0 to {layers - 1}")
                 for start, stop in getattr(pair, f"{side}_dimensions") or ():
                     if stop > width:
-                        raise ValueError(
-                            f"alignment: {side}_dimensions [{start}, {stop}) do not lie in the {side}'s width of {width}"
+                        raise Refusal(
+                            "alignment", f"{side}_dimensions [{start}, {stop}) do not lie in the {side}'s width of {width}"
                         )
 
     def draw(self, generator: random.Random) -> AlignedPair:
@@ -178,8 +180,8 @@ def replace_teacher(pair: AlignedPair, teacher: Iterable[int]) -> AlignedPair:
 
 def _check_depths(teacher_layers: int, student_layers: int) -> None:
     if not 1 <= student_layers <= teacher_layers:
-        raise ValueError(
-            f"student.layers: {student_layers} layers for a teacher of {teacher_layers}; give 1 to {teacher_layers}"
+        raise Refusal(
+            "student.layers", f"{student_layers} layers for a teacher of {teacher_layers}; give 1 to {teacher_layers}"
         )
 
 
@@ -199,16 +201,16 @@ def _parse_variables(names: list[str], head_size: int) -> tuple[list[int], list[
     for name in names:
         match = _VARIABLE.fullmatch(name)
         if match is None:
-            raise ValueError(f"alignment.file: {name!r} is not of the form $L:layers$H:heads$[start:stop]")
+            raise Refusal("alignment.file", f"{name!r} is not of the form $L:layers$H:heads$[start:stop]")
         layer, layer_start, layer_stop, head, head_start, head_stop, start, stop = match.groups()
         layers.update([int(layer)] if layer else range(int(layer_start), int(layer_stop)))
         heads = (int(head), int(head) + 1) if head else (int(head_start), int(head_stop))
         spans.add((*heads, int(start), int(stop)))
     if len(spans) != 1:
-        raise ValueError(f"alignment.file: {names} name different dimensions, which one pair cannot hold")
+        raise Refusal("alignment.file", f"{names} name different dimensions, which one pair cannot hold")
     first, last, start, stop = spans.pop()
     if stop > head_size:
-        raise ValueError(f"alignment.file: dimensions [{start}:{stop}] do not lie in a head of {head_size}")
+        raise Refusal("alignment.file", f"dimensions [{start}:{stop}] do not lie in a head of {head_size}")
     if (start, stop) == (0, head_size):
         return sorted(layers), [(first * head_size, last * head_size)]
     return sorted(layers), [(head * head_size + start, head * head_size + stop) for head in range(first, last)]

@@ -7,6 +7,7 @@ from diito.method.draws import host_random
 from diito.recipe import AlignmentSection
 from diito.recipe.checks import check_alignment
 from diito.recipe.file import read_section
+from diito.refusal import Refusal
 
 
 def build_alignment(section: AlignmentSection, *, teacher_layers: int, student_layers: int, seed: int) -> Alignment:
@@ -28,7 +29,7 @@ def _named_alignment(section: AlignmentSection, teacher_layers: int, student_lay
             return Alignment.from_nm(section.file)
         content = read_section(AlignmentSection, section.file)
         if content.kind != "custom" or content.file is not None:
-            raise ValueError(f"alignment.file: {section.file} must hold the pairs of an alignment of kind custom")
+            raise Refusal("alignment.file", f"{section.file} must hold the pairs of an alignment of kind custom")
         check_alignment(content, student_layers)
         section = content
     return Alignment(

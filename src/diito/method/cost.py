@@ -5,10 +5,14 @@ The bound that a step can reach; what is left out (norms, activations, softmax, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from diito.method.alignment import Alignment
+from diito.models.layered import Layered
 
 BACKWARD = 2
 """A backward pass multiplies twice as much as its forward pass."""
@@ -20,22 +24,36 @@ class ModelSize:
 
     layers: int
     width: int
-    inner: int
-    words: int
+    layer_weights: float
+    """Elements of a layer's matrices, on average over the layers."""
+    head_weights: int
+    """Elements of the head's matrices, the output embeddings among them."""
 
     @classmethod
-    def of(cls, config: Any) -> ModelSize:
-        """From a Hugging Face configuration."""
-        inner = getattr(config, "intermediate_size", None) or config.hidden_dim
-        return cls(config.num_hidden_layers, config.hidden_size, inner, config.vocab_size)
+    def of(cls, model: PreTrainedModel) -> ModelSize:
+        """From a model that can be run in steps. Every expert of a mixture is counted, as if all were used."""
+        layered = Layered(model)
+        body = f"{layered.parts.body}."
+        head = (value for name, value in model.named_parameters(remove_duplicate=False) if not name.startswith(body))
+        matrices = sum(_elements(layer.parameters()) for layer in layered.layers)
+        return cls(layered.depth, layered.width, matrices / layered.depth, _elements(head))
 
-    def layer(self, tokens: int) -> int:
-        """Forward FLOPs of one layer for one token of a sequence of ``tokens``: projections, feed-forward, attention."""
-        return 8 * self.width**2 + 4 * self.width * self.inner + 4 * self.width * tokens
+    @classmethod
+    def of_bert(cls, *, layers: int, width: int, inner: int, words: int) -> ModelSize:
+        """BERT's, by its sizes: four projections and a feed-forward block a layer; a transform and the words in the head."""
+        return cls(layers, width, 4 * width**2 + 2 * width * inner, width**2 + width * words)
 
-    def head(self) -> int:
-        """Forward FLOPs of the masked-language-model head for one token."""
-        return 2 * self.width**2 + 2 * self.width * self.words
+    def layer(self, tokens: int) -> float:
+        """Forward FLOPs of one layer for one token of a sequence of ``tokens``: its matrices, and attention to all tokens."""
+        return 2 * self.layer_weights + 4 * self.width * tokens
+
+    def head(self) -> float:
+        """Forward FLOPs of the head for one token."""
+        return 2 * self.head_weights
+
+
+def _elements(parameters: Iterable[Tensor]) -> int:
+    return sum(parameter.numel() for parameter in parameters if parameter.ndim > 1)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ def get_values(model: PreTrainedModel, inputs: Inputs, layers: Iterable[int]) ->
     highest layer asked for, in the caller's mode and gradient state. Raises ValueError for a layer the model lacks.
     """
     layered = Layered(model)
+    layered.check_inputs(inputs)
     wanted = _checked_layers(layered, layers)
     return layered.states(inputs, wanted)[1]
 
@@ -39,7 +40,7 @@ def interchange(
     *,
     source_positions: Bool[Tensor, "batch source_tokens"] | None = None,
     dimensions: Dimensions = None,
-) -> Float[Tensor, "batch tokens words"]:
+) -> Float[Tensor, "batch ..."]:
     """IntInv (Eq. 2): logits for ``base`` with its neurons N holding what they hold for ``source``.
 
     N is the output of every layer in ``layers`` at ``positions`` (True = swapped), all of it or the ranges in ``dimensions``
@@ -48,18 +49,20 @@ def interchange(
     reads at ``positions``. The run keeps the base's attention mask and ``token_type_ids``, the caller's mode (in train mode
     base and source draw their own dropout) and gradient state; gradients reach ``source`` through the swap.
 
-    Raises ValueError for a layer or dimension the model lacks, for shapes that do not fit, and for a position on padding
-    or beyond the source.
+    Gives [batch tokens words], or [batch labels] where the head reads whole sequences. Raises ValueError for a layer or
+    dimension the model lacks, for shapes that do not fit, and for a position on padding or beyond the source.
     """
     layered = Layered(model)
     wanted = _checked_layers(layered, layers)
     ranges = _checked_dimensions(dimensions, layered.width)
+    for inputs in (base, source):
+        layered.check_inputs(inputs)
     _check_positions(base, source, positions, source_positions)
     index = None if source_positions is None else matched_sources(positions, source_positions)
     _, source_states = layered.states(source, wanted)
     run, base_states = layered.states(base, wanted[:1])
     values = {layer: source_values(source_states[layer], positions.shape[1], index=index) for layer in wanted}
-    return layered.head(resume(layered, run, base_states[wanted[0]], values, positions, dimensions=ranges))
+    return layered.head(resume(layered, run, base_states[wanted[0]], values, positions, dimensions=ranges), base)
 
 
 def set_values(

@@ -6,8 +6,8 @@ Losses over the vocabulary go through :func:`by_chunks`: a step spends more time
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+
+from diito.refusal import Refusal
 
 
 def masked_cross_entropy(
@@ -129,9 +131,16 @@ class Predictions:
         return self._head(self.hidden)
 
 
+LOGITS, HIDDEN = frozenset({"logits"}), frozenset({"hidden"})
+READABLE = LOGITS | HIDDEN
+
+
 @dataclass(frozen=True)
 class Loss:
-    """A named term of the objective: what it computes, on which run, and over which tokens it is averaged."""
+    """A row of the table of losses: what a named term of the objective reads, and the value it gives each token.
+
+    Its causal form, ``causal_`` and its name, is the same row read from the runs under the interchange intervention.
+    """
 
     function: Callable[[Predictions, Predictions, Int[Tensor, " tokens"]], Float[Tensor, " tokens"]]
     """From the student's and the teacher's predictions and the labels (-100 where there is none): a value a token."""
@@ -139,22 +148,55 @@ class Loss:
     """True reads the runs under the interchange intervention instead of the base runs."""
     labelled: bool = False
     """True averages over the tokens with a label only (where the objective's tokens are "masked", all have one)."""
+    reads: frozenset[str] = LOGITS
+    """What of the predictions it reads: ``logits``, ``hidden`` (which must be as wide in student and teacher), or both."""
+
+    def __post_init__(self) -> None:
+        if not self.reads or not self.reads <= READABLE:
+            raise ValueError(f"reads: {sorted(self.reads)} must be some of {sorted(READABLE)}")
+
+
+TASK = "task"
+"""The name of the task's own loss, whatever the task (the paper's L_MLM)."""
+ALIASES = {"mlm": TASK}
+"""Other names of losses, from diito 0.1.0."""
+CAUSAL = "causal_"
 
 
 def paper_losses(temperature: float) -> dict[str, Loss]:
-    """The five losses of the paper and DistilBERT's logit MSE, by name."""
+    """The losses of the paper and DistilBERT's logit MSE, by name; those under the intervention are their causal forms."""
 
     def smoothed(student: Predictions, teacher: Predictions, labels: Tensor) -> Tensor:
         return smoothed_cross_entropy(student.logits, teacher.logits, temperature)
 
-    def cosine(student: Predictions, teacher: Predictions, labels: Tensor) -> Tensor:
-        return cosine_distance(student.hidden, teacher.hidden)
-
     return {
-        "mlm": Loss(lambda student, teacher, labels: masked_cross_entropy(student.logits, labels), labelled=True),
+        TASK: Loss(lambda student, teacher, labels: masked_cross_entropy(student.logits, labels), labelled=True),
         "ce": Loss(smoothed),
-        "cos": Loss(cosine),
-        "causal_ce": Loss(smoothed, counterfactual=True),
-        "causal_cos": Loss(cosine, counterfactual=True),
+        "cos": Loss(lambda student, teacher, labels: cosine_distance(student.hidden, teacher.hidden), reads=HIDDEN),
         "mse": Loss(lambda student, teacher, labels: squared_error(student.logits, teacher.logits)),
     }
+
+
+def find_loss(name: str, table: Mapping[str, Loss]) -> Loss:
+    """The row of a name, or the causal form of the row it names. Raises Refusal where there is none, naming the weights."""
+    if name in table:
+        return table[name]
+    row = table.get(name.removeprefix(CAUSAL)) if name.startswith(CAUSAL) else None
+    if row is None:
+        raise Refusal(
+            "objective.weights",
+            f"no loss is called {name!r}; the losses are {', '.join(table)}, and each with {CAUSAL} in front of its name "
+            "where it is to be read under the intervention",
+        )
+    if row.labelled:
+        raise Refusal("objective.weights", f"{name}: a label says what the base is, not what an intervention makes of it")
+    return replace(row, counterfactual=True)
+
+
+class NamedLosses(dict[str, Tensor]):
+    """Losses by name, each a mean over its tokens. The task's own loss also answers to ``mlm``, its name in diito 0.1.0."""
+
+    def __missing__(self, name: str) -> Tensor:
+        if name in ALIASES and ALIASES[name] in self:
+            return self[ALIASES[name]]
+        raise KeyError(name)

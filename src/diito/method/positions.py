@@ -17,6 +17,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+IGNORED = -100
+"""The label where there is nothing to predict: the value that torch's cross-entropy leaves out."""
+
 PositionRule = Callable[
     [Bool[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"], float, torch.Generator], Bool[Tensor, "batch tokens"]
 ]
@@ -27,6 +30,21 @@ def real_positions(inputs: Mapping[str, Tensor]) -> Bool[Tensor, "batch tokens"]
     """Where ``inputs`` (``input_ids``, optionally ``attention_mask``) hold a token and not padding."""
     mask = inputs.get("attention_mask")
     return torch.ones_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+
+
+def labelled_positions(batch: Mapping[str, Tensor]) -> Bool[Tensor, "batch tokens"]:
+    """Where a batch has something to predict.
+
+    ``batch``: ``input_ids`` Int[batch tokens]; ``labels`` of the same shape (-100: nothing), or, with ``slots``
+    Int[batch slots] (positions, -1 unused), the labels at the slots.
+    """
+    labels, slots = batch["labels"], batch.get("slots")
+    if slots is None:
+        return labels != IGNORED
+    # A column of its own, cut off again, takes the unused slots.
+    length = batch["input_ids"].shape[1]
+    places = slots.masked_fill((slots < 0) | (labels == IGNORED), length)
+    return torch.zeros_like(labels[:, :1], dtype=torch.bool).repeat(1, length + 1).scatter(1, places, True)[:, :length]
 
 
 def special_positions(

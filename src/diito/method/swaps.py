@@ -14,12 +14,14 @@ from diito.method.positions import (
     Pairing,
     PositionRule,
     eligible_positions,
+    labelled_positions,
     matched_sources,
     real_positions,
     special_positions,
     trim,
 )
 from diito.models.layered import Inputs
+from diito.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Swap:
     """Int[batch tokens]: the source position each token reads; None where it is the base's own."""
     sources: Inputs | None
     """The sources the batch brings; None where they are its own rows."""
+    of_tokens: bool = False
+    """Whether the input ids are swapped instead of the activations (the token-swap control)."""
 
     def values(self, states: Tensor) -> Tensor:
         """What each token of the base is set to, from the sources' ``states`` (rows, tokens, width)."""
@@ -50,7 +54,8 @@ class SwapDraws(nn.Module):
 
     ``rule``, ``pairing``: see ``positions``. ``share``: of a row's eligible positions. ``specials``: whether special
     tokens are eligible; ``special_ids``: their ids, None takes the first and last real token of each row.
-    ``independent_positions``: whether the source is read at positions of its own, eligible like the base's.
+    ``independent_positions``: whether the source is read at positions of its own, eligible like the base's. ``of_tokens``:
+    whether the swaps are of input ids instead of activations.
     Raises ValueError naming ``intervention.share``.
     """
 
@@ -65,17 +70,18 @@ class SwapDraws(nn.Module):
         specials: bool = False,
         special_ids: Sequence[int] | None = None,
         independent_positions: bool = False,
+        of_tokens: bool = False,
     ) -> None:
         super().__init__()
         if not 0 < share <= 1:
-            raise ValueError(f"intervention.share: {share} must be above 0 and at most 1")
+            raise Refusal("intervention.share", f"{share} must be above 0 and at most 1")
         self.rule, self.pairing, self.share = rule, pairing, share
-        self.specials, self.independent_positions = specials, independent_positions
+        self.specials, self.independent_positions, self.of_tokens = specials, independent_positions, of_tokens
         ids = None if special_ids is None else torch.tensor(sorted(set(special_ids)))
         self.register_buffer("special_ids", ids, persistent=False)
 
     def draw(self, batch: Mapping[str, Tensor], generator: torch.Generator, *, within: Tensor | None = None) -> Swap:
-        """One draw for ``batch`` (``input_ids``, ``labels``, and its own sources as ``source_*`` where it brings them).
+        """One draw for ``batch`` (``input_ids``, labels, and its own sources as ``source_*`` where it brings them).
 
         ``within``: Bool[batch tokens], positions outside of which nothing is eligible; None: no such limit.
         """
@@ -90,13 +96,13 @@ class SwapDraws(nn.Module):
         eligible = eligible_positions(base, source)
         if within is not None:
             eligible = eligible_positions(eligible, within)
-        positions = self.rule(eligible, batch["labels"] != -100, self.share, generator)
+        positions = self.rule(eligible, labelled_positions(batch), self.share, generator)
         if not self.independent_positions:
-            return Swap(positions, rows, None, sources)
+            return Swap(positions, rows, None, sources, self.of_tokens)
         # Drawn from the same eligible positions; which tokens are masked in the source plays no part.
         chosen = self.rule(eligible, eligible, self.share, generator)
         positions = trim(positions, chosen)
-        return Swap(positions, rows, matched_sources(positions, chosen), sources)
+        return Swap(positions, rows, matched_sources(positions, chosen), sources, self.of_tokens)
 
     def allowed(self, inputs: Inputs) -> Bool[Tensor, "batch tokens"]:
         """Tokens that may be swapped as far as they alone are concerned: real and, unless ``specials``, not special."""

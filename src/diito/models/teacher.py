@@ -2,60 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from diito.corpus.framing import special_ids
 from diito.models import load as models
-from diito.models.layered import family_of
+from diito.models.learn import learn
 from diito.models.load import ModelSource
 from diito.recipe import TeacherSection
+from diito.refusal import Refusal
+
+__all__ = ["check_tokenizer", "load_config", "load_teacher", "load_tokenizer", "special_ids"]
 
 
-def load_config(section: TeacherSection) -> Any:
+def load_config(section: TeacherSection, *, head: Any = AutoModelForMaskedLM, noun: str = models.MASKED) -> Any:
     """The teacher's configuration.
 
-    Raises ValueError naming ``teacher.model`` where there is no such model or its family is not supported.
+    ``head``, ``noun``: the Auto class of the task and its model in words. Raises ValueError naming ``teacher.model`` where
+    there is no such model or it was saved without that head.
     """
-    config = models.load_configuration(_source(section))
-    family_of(config.model_type)
-    return config
+    models.check_trained(_source(section), head, noun=noun)
+    return models.load_configuration(_source(section), noun=noun)
 
 
-def load_tokenizer(section: TeacherSection, config: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(section: TeacherSection, config: Any, *, needed: Sequence[str] = ("mask_token",)) -> PreTrainedTokenizerBase:
     """The teacher's tokenizer, or ``teacher.tokenizer``.
 
-    Raises ValueError where it cannot be loaded, knows words that the teacher does not, or lacks a special token that masked
-    language modelling needs.
+    Raises ValueError where it cannot be loaded, has ids that the teacher does not embed, or lacks a special token that the task
+    needs (``needed``).
     """
     source = ModelSource(section.tokenizer, "teacher.tokenizer") if section.tokenizer else _source(section)
     tokenizer = models.load_tokenizer(source)
-    check_tokenizer(tokenizer, source, vocabulary=config.vocab_size, field="teacher.tokenizer")
+    check_tokenizer(tokenizer, source, vocabulary=config.vocab_size, field="teacher.tokenizer", needed=needed)
     return tokenizer
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: ModelSource, *, vocabulary: int, field: str) -> None:
-    """Refuse (ValueError) a tokenizer with more words than the model, or without what masked language modelling needs."""
-    if len(tokenizer) > vocabulary:
-        raise ValueError(
-            f"{field}: {source.name!r} has {len(tokenizer):,} words, but the model's vocabulary {vocabulary:,}; "
-            "give the tokenizer that the model was trained with"
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase,
+    source: ModelSource,
+    *,
+    vocabulary: int,
+    field: str,
+    needed: Sequence[str] = ("mask_token",),
+) -> None:
+    """Refuse a tokenizer that does not fit the model.
+
+    ``vocabulary``: rows of the model's embedding; ``needed``: the special tokens that the task cannot do without, as attributes
+    of a tokenizer. Raises Refusal.
+    """
+    largest = max(tokenizer.get_vocab().values())  # not the number of words: the ids may have holes
+    if largest >= vocabulary:
+        raise Refusal(
+            field,
+            f"the tokenizer of {source.name!r} has {len(tokenizer):,} words with ids up to {largest:,}, but the model knows "
+            f"only ids below {vocabulary:,}; give the tokenizer that the model was trained with",
         )
-    for token in ("cls_token", "sep_token", "pad_token", "mask_token"):
+    for token in needed:
         if getattr(tokenizer, token) is None:
-            raise ValueError(
-                f"{source.field}: the tokenizer of {source.name!r} has no {token}; give one of a masked language model"
-            )
+            raise Refusal(source.field, f"the tokenizer of {source.name!r} has no {token}; give one that has")
 
 
-def load_teacher(section: TeacherSection) -> PreTrainedModel:
-    """The teacher in fp32 and eval mode. Raises ValueError where the checkpoint has no masked-language-model head."""
-    return models.load_masked_language_model(_source(section))
+def load_teacher(section: TeacherSection, *, head: Any = AutoModelForMaskedLM, noun: str = models.MASKED) -> PreTrainedModel:
+    """The teacher in fp32 and eval mode.
 
-
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of the tokens that are never swapped: [CLS], [SEP] and padding."""
-    return [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id]
+    Raises ValueError where the checkpoint lacks the head or the model cannot be run layer by layer.
+    """
+    model = models.load_trained(_source(section), head, noun=noun)
+    learn(model, field="teacher.model")
+    return model
 
 
 def _source(section: TeacherSection) -> ModelSource:

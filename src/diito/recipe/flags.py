@@ -28,6 +28,8 @@ class Parser(argparse.ArgumentParser):
         self.sections: list[type] = []
         """Where a key that no flag takes is looked for."""
         self.switches: set[str] = set()
+        self.words: Sequence[str] = ()
+        """What stands behind the command on the command line."""
 
     def error(self, message: str) -> NoReturn:
         """A :class:`Refusal` instead of the usage and the end of the process."""
@@ -41,9 +43,12 @@ class Parser(argparse.ArgumentParser):
                 words[index] = f"{word}=true"
         return super().parse_known_args(words, namespace)
 
-    def prepare(self, functions: ModuleType, name: str, positionals: Mapping[str, str], flags: str | None) -> None:
+    def prepare(
+        self, functions: ModuleType, name: str, positionals: Mapping[str, str], flags: str | None, words: Sequence[str]
+    ) -> None:
         """Make it the parser of a command: the text of its function is its description. ``positionals``: name to help, a name
-        with a question mark may be left out; ``flags``: the function that adds flags."""
+        with a question mark may be left out; ``flags``: the function that adds flags; ``words``: the rest of the line."""
+        self.words = words
         self.description = inspect.getdoc(getattr(functions, name))
         self.set_defaults(parser=self)
         for positional, text in positionals.items():

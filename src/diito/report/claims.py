@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from diito.report.metrics import GLUE, METRICS, Measured, Row, Run, is_low_resource
 from diito.report.statistics import Difference, difference, difference_of, summary
+from diito.tables import interval
 
 _ALIGNMENTS = ("middle", "late", "full")
 _VARIANTS = (*_ALIGNMENTS, "full-random", "full-masked", "full-cos")
@@ -184,5 +185,5 @@ def _judge(
 
 
 def _shown(found: Difference, digits: int) -> str:
-    interval = found.interval and f" [{found.interval[0]:+.{digits}f}, {found.interval[1]:+.{digits}f}]"
-    return f"{found.mean:+.{digits}f}{interval or ''}, {len(found.by_seed)} seed{'s' if len(found.by_seed) > 1 else ''}"
+    bounds = found.interval and f" {interval(found.interval, digits, sign='+')}"
+    return f"{found.mean:+.{digits}f}{bounds or ''}, {len(found.by_seed)} seed{'s' if len(found.by_seed) > 1 else ''}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
 from typing import Any
+
+from diito.evaluation.kinds import KINDS, Figure
 
 METHODS = {
     "standard": "Standard",
@@ -21,18 +22,6 @@ METHODS = {
 }
 """The methods that a grid compares, with their names; each has one colour in all figures."""
 
-GLUE = {
-    "cola": "CoLA",
-    "mnli": "MNLI",
-    "mrpc": "MRPC",
-    "qnli": "QNLI",
-    "qqp": "QQP",
-    "rte": "RTE",
-    "sst2": "SST-2",
-    "stsb": "STS-B",
-}
-"""The tasks of the paper's mean, in its order."""
-
 Row = dict[str, Any]
 """A condition, or a reference, as it stands in ``measurements.json``, with its title."""
 
@@ -40,33 +29,16 @@ Run = tuple[int | None, int | None]
 """Distillation seed (None of a reference), fine-tuning seed (None where nothing is fine-tuned)."""
 
 
-@dataclass(frozen=True)
-class Metric:
-    """One figure."""
-
-    key: str
-    name: str
-    better: int
-    """1: more is better; -1: less is better."""
-    digits: int = 2
-
-
-METRICS = {
-    metric.key: metric
-    for metric in (
-        Metric("perplexity", "Perplexity", -1),
-        Metric("glue", "GLUE", 1),
-        Metric("ner accuracy", "CoNLL accuracy", 1),
-        Metric("ner f1", "CoNLL F1", 1),
-        Metric("squad em", "SQuAD EM", 1),
-        Metric("squad f1", "SQuAD F1", 1),
-        *(Metric(task, title, 1) for task, title in GLUE.items()),
-        Metric("iia", "IIA", 1, 3),
-        Metric("effective iia", "Effective IIA", 1, 3),
-        Metric("counterfactual kl", "Counterfactual KL, nats", -1, 3),
-    )
+_MEASURED_BY: dict[str, tuple[str, Figure]] = {
+    figure.key: (kind.name, figure) for kind in KINDS.values() for figure in kind.figures
 }
-"""All figures, by key."""
+"""The kind of evaluation that gives a figure."""
+
+GLUE = tuple(key for key, (_, figure) in _MEASURED_BY.items() if figure.task is not None)
+"""The tasks of the paper's mean, in its order."""
+
+METRICS: dict[str, Figure] = {key: figure for key, (_, figure) in _MEASURED_BY.items()} | {"glue": Figure("glue", "GLUE", 1)}
+"""All figures, by key; ``glue`` is the mean of the tasks."""
 
 TABLE_1 = ("perplexity", "glue", "ner accuracy", "ner f1", "squad em", "squad f1")
 INTERCHANGE = ("iia", "effective iia", "counterfactual kl")
@@ -85,7 +57,7 @@ class Measured:
 
     def tasks(self) -> list[str]:
         """The GLUE tasks that the grid asks for, in the paper's order."""
-        asked = {each["task"] for each in self.content["evaluations"] if each["kind"] == "glue"}
+        asked = {each["task"] for each in self.content["evaluations"]}
         return [task for task in GLUE if task in asked]
 
     def values(self, row: str, metric: str) -> dict[Run, float]:
@@ -95,7 +67,7 @@ class Measured:
             by_task = [self.values(row, task) for task in asked]
             runs = set.intersection(*(set(values) for values in by_task)) if by_task else set()
             return {run: statistics.fmean(values[run] for values in by_task) for run in sorted(runs, key=_order)}
-        values = {_run(each): _value(each["result"], metric) for each in self._of(row, metric) if each["done"]}
+        values = {_run(each): METRICS[metric].read(each["result"]) for each in self._of(row, metric) if each["done"]}
         return {run: value for run, value in values.items() if value is not None}
 
     def expected(self, row: str, metric: str) -> int:
@@ -114,7 +86,7 @@ class Measured:
 
     def maps(self) -> list[dict[str, Any]]:
         """The measured maps of all pairs of layers."""
-        return [each for each in self.content["evaluations"] if each["kind"] == "map" and each["done"]]
+        return [each for each in self.content["evaluations"] if each["done"] and "pairs" in each["result"]]
 
     def interchange(self, row: str) -> list[dict[str, Any]]:
         """The measured interchange results of a row, a seed each: ``{"student": {"unswapped": ...}, "no swap": ...}``."""
@@ -127,8 +99,9 @@ class Measured:
         return next((each for each in self.rows if each["method"] == "standard" and each["group"] == row["group"]), None)
 
     def _of(self, row: str, metric: str) -> list[dict[str, Any]]:
-        kind, task = _measured_by(metric)
-        return [each for each in self._evaluations.get(row, []) if each["kind"] == kind and task in (None, each["task"])]
+        kind, figure = _MEASURED_BY[metric]
+        asked = self._evaluations.get(row, [])
+        return [each for each in asked if each["kind"] == kind and figure.task in (None, each["task"])]
 
 
 def is_low_resource(row: Row) -> bool:
@@ -144,24 +117,6 @@ def _titled(rows: list[Row]) -> list[Row]:
         {**row, "title": title if places.count(place) == 1 else f"{title} ({row['name']})"}
         for row, title, place in zip(rows, titles, places, strict=True)
     ]
-
-
-def _measured_by(metric: str) -> tuple[str, str | None]:
-    """The kind of evaluation, and of GLUE the task, that measures a figure."""
-    if metric in GLUE:
-        return "glue", metric
-    if metric in INTERCHANGE:
-        return "interchange", None
-    return metric.split()[0], None
-
-
-def _value(result: dict[str, Any], metric: str) -> float | None:
-    if metric == "perplexity":
-        return result["perplexity"]
-    if metric in INTERCHANGE:
-        return result["models"]["student"]["unswapped"].get(metric.replace(" ", "_"))
-    scores = next(iter(result["scores"].values()))
-    return scores[result["headline"] if metric in GLUE else metric.split()[1]]
 
 
 def _run(evaluation: dict[str, Any]) -> Run:

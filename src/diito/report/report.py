@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from diito.files import check_writable
-from diito.report import formats
 from diito.report.claims import verdicts
 from diito.report.figures import Figure, figures
 from diito.report.metrics import Measured
-from diito.report.tables import Table, tables
+from diito.report.tables import tables
+from diito.tables import Table
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
@@ -42,17 +42,18 @@ def report(measured: dict[str, Any], folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "measurements.json").write_text(_compact(measured), encoding="utf-8")
     asked = Measured(measured)
-    made = [_claims(asked), *tables(asked)]
+    shown = [_claims(asked), *tables(asked)]
     drawn = figures(asked, folder)
-    for table in made:
-        (folder / f"{table.name}.tex").write_text(formats.latex(table), encoding="utf-8")
-        (folder / f"{table.name}.csv").write_text(formats.comma_separated(table), encoding="utf-8")
-    text = _markdown(asked, made, drawn)
+    for table in shown:
+        (folder / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
+        (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+    text = _markdown(asked, shown, drawn)
     (folder / "report.md").write_text(text, encoding="utf-8")
-    (folder / "report.html").write_text(_page(asked, made, drawn), encoding="utf-8")
-    print("\n".join(formats.markdown(table) for table in made))
+    (folder / "report.html").write_text(_page(asked, shown, drawn), encoding="utf-8")
+    print("\n".join(table.markdown() for table in shown))
     print(
-        f"written    {folder}: report.html, report.md, {len(made)} tables (.tex, .csv), {len(drawn)} figures, measurements.json"
+        f"written    {folder}: report.html, report.md, {len(shown)} tables (.tex, .csv), {len(drawn)} figures, "
+        "measurements.json"
     )
     return 0
 
@@ -82,15 +83,15 @@ def _summary(measured: Measured) -> str:
     return f"The grid {measured.name}: {' and '.join(parts)} are done{by}."
 
 
-def _markdown(measured: Measured, made: Sequence[Table], drawn: Sequence[Figure]) -> str:
+def _markdown(measured: Measured, shown: Sequence[Table], drawn: Sequence[Figure]) -> str:
     lines = [f"# {measured.name}: what was measured", "", _summary(measured), ""]
-    lines += [formats.markdown(table) for table in made]
+    lines += [table.markdown() for table in shown]
     for figure in drawn:
         lines += [f"### {figure.title}", "", f"![{figure.text}]({figure.path.name})", "", figure.text, ""]
     return "\n".join(lines)
 
 
-def _page(measured: Measured, made: Sequence[Table], drawn: Sequence[Figure]) -> str:
+def _page(measured: Measured, shown: Sequence[Table], drawn: Sequence[Figure]) -> str:
     title = f"{html.escape(measured.name)}: what was measured"
     pictures = []
     for figure in drawn:
@@ -99,7 +100,7 @@ def _page(measured: Measured, made: Sequence[Table], drawn: Sequence[Figure]) ->
             f"<section><h2>{html.escape(figure.title)}</h2><figure><img src='data:image/png;base64,{data}' "
             f"alt='{html.escape(figure.text)}'><figcaption>{html.escape(figure.text)}</figcaption></figure></section>"
         )
-    body = "\n".join([*(formats.hypertext(table) for table in made), *pictures])
+    body = "\n".join([*(table.html() for table in shown), *pictures])
     return (
         f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{title}</title>\n"
         f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{_STYLE}</style></head>\n"

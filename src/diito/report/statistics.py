@@ -12,10 +12,12 @@ With three seeds that factor is 4.3: three runs cannot say more.
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from diito.evaluation.held_out.intervals import LEVEL
 from diito.report.metrics import Measured, Row, Run
@@ -76,12 +78,13 @@ def difference_of(measured: Measured, row: Row, other: Row, metric: str) -> Diff
     return difference(measured.values(row["name"], metric), measured.values(other["name"], metric))
 
 
-def t_interval(values: list[float]) -> tuple[float, float] | None:
+def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Student's 95 % interval of the mean; None of fewer than two values."""
-    from scipy.stats import t
+    from scipy.stats import ttest_1samp
 
     if len(values) < 2:
         return None
-    half = float(t.ppf(0.5 + LEVEL / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    mean = statistics.fmean(values)
-    return mean - half, mean + half
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore")  # of values that are all alike, for which the interval is a point
+        bounds = ttest_1samp(values, 0.0).confidence_interval(LEVEL)
+    return float(bounds.low), float(bounds.high)

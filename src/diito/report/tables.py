@@ -1,40 +1,20 @@
-"""The tables of a report, as rows of text; ``formats.py`` writes them down."""
+"""The tables of a report."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from diito.report.metrics import GLUE, INTERCHANGE, METRICS, TABLE_1, Measured, Row
 from diito.report.paper import PAPER
 from diito.report.statistics import Difference, Summary, difference_of, summary
-
-MISSING = "–"
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table."""
-
-    name: str
-    """The name of its files."""
-    title: str
-    note: str
-    header: Sequence[str]
-    groups: list[tuple[str, list[Sequence[str]]]] = field(default_factory=list)
-    """Rows under a heading each."""
-    texts: Collection[int] = (0,)
-    """Columns of words, which stand to the left; figures stand to the right."""
-
-    def __bool__(self) -> bool:
-        return any(rows for _, rows in self.groups)
+from diito.tables import MISSING, Table, interval, number
 
 
 def tables(measured: Measured) -> list[Table]:
     """Every table of which the grid asks for something."""
-    made = [table_1(measured), table_2(measured), against_standard(measured), interchange(measured), cost(measured)]
-    return [table for table in made if table]
+    every = [table_1(measured), table_2(measured), against_standard(measured), interchange(measured), cost(measured)]
+    return [table for table in every if table]
 
 
 def table_1(measured: Measured) -> Table:
@@ -186,8 +166,8 @@ def _measured_cell(measured: Measured, row: Row, metric: str) -> str:
 def _difference_cells(found: Difference, metric: str) -> tuple[str, ...]:
     digits = METRICS[metric].digits
     relative = MISSING if found.relative is None else f"{found.relative:+.2%}"
-    interval = f"[{found.interval[0]:+.{digits}f}, {found.interval[1]:+.{digits}f}]" if found.interval else MISSING
-    return f"{found.mean:+.{digits}f}", relative, interval, str(len(found.by_seed))
+    bounds = interval(found.interval, digits, sign="+") or MISSING
+    return f"{found.mean:+.{digits}f}", relative, bounds, str(len(found.by_seed))
 
 
 def _cell(found: Summary | None, digits: int) -> str:
@@ -197,7 +177,7 @@ def _cell(found: Summary | None, digits: int) -> str:
 
 
 def _number(found: Summary | None, metric: str) -> str:
-    return MISSING if found is None else f"{found.mean:.{METRICS[metric].digits}f}"
+    return number(None if found is None else found.mean, METRICS[metric].digits)
 
 
 def _glue_name(measured: Measured) -> str:

@@ -56,8 +56,8 @@ class Plan:
     def cost(self) -> StepCost:
         """Matrix-product FLOPs for one token."""
         return step_cost(
-            ModelSize.of(self.teacher.config),
-            ModelSize.of(self.student.config),
+            ModelSize.of(self.teacher),
+            ModelSize.of(self.student),
             self.alignment,
             length=round(self.corpus.statistics.mean_length),
             loss_tokens=1.0 if self.recipe.objective.tokens == "all" else self.recipe.masking.rate,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from diito.suites.data import find_file, hub_split, read_lines
+from diito.refusal import Refusal
+from diito.suites.data import find_file, has_file, hub_split, read_lines
 from diito.suites.suite import Metrics, Scores, Task
 
 HUB = "nyu-mll/glue"
@@ -135,6 +136,35 @@ MEAN = tuple(name for name in TASKS if name != "wnli")
 """The eight tasks of the paper's mean."""
 
 
+def glue_tasks(data: str | None, tasks: Sequence[str] | None) -> list[Callable[[], Task]]:
+    """For each of ``tasks`` a function that loads it; None takes all that the folder ``data`` holds, or the hub (None).
+
+    Raises Refusal for no task and for one that GLUE does not have.
+    """
+    missing = missing_tasks(data)
+    names = [name for name in TASKS if name not in missing] if tasks is None else tasks
+    if tasks is not None and not tasks:
+        raise Refusal("tasks", f"the list is empty; give some of {', '.join(TASKS)}")
+    if not names:
+        raise Refusal("data", f"{data} holds no task of GLUE; its folders are CoLA, MNLI, MRPC and so on")
+    for name in names:
+        if name not in TASKS:
+            raise Refusal("tasks", f"{name!r} is not one of {', '.join(TASKS)}")
+    if len(set(names)) < len(names):
+        raise Refusal("tasks", f"{', '.join(names)} has a task twice; give each once")
+    return [functools.partial(glue_task, name, data) for name in names]
+
+
+def missing_tasks(data: str | None) -> list[str]:
+    """The tasks of which the GLUE folder has no training rows; none where the data comes from the hub."""
+    if data is None:
+        return []
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
+        raise Refusal("data", f"{folder} is not a folder; give the one that holds CoLA/, RTE/, SST-2/ and so on")
+    return [name for name, task in TASKS.items() if not has_file(folder / task.folder, ["train.tsv"])]
+
+
 def glue_task(name: str, data: str | None) -> Task:
     """The task ``name``, a key of :data:`TASKS`, from the hub (None) or from the GLUE folder ``data``.
 
@@ -233,7 +263,7 @@ def _label(text: str, row: GlueTask, place: str) -> int | float:
     return score
 
 
-def _encode(rows: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, length: int) -> dict[str, list[Any]]:
+def _encode(rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, length: int) -> dict[str, list[Any]]:
     encoded = tokenizer(rows["first"], rows.get("second"), truncation=True, max_length=length)
     return {**encoded, "labels": rows["label"]}
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,7 @@ def _dataset(sentences: Sequence[Sentence], labels: Sequence[str]) -> datasets.D
     )
 
 
-def encode(rows: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, length: int) -> dict[str, list[Any]]:
+def encode(rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, length: int) -> dict[str, list[Any]]:
     """Sentences to features, one each, cut at ``length`` tokens.
 
     ``labels``: the tag of a word on its first piece, -100 on other pieces and specials. ``first_tokens``: for each word the

@@ -14,7 +14,7 @@ unreachable, and only some two dev questions in a hundred have a second window a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch import Tensor
 from torchmetrics.text import SQuAD
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from diito.refusal import Refusal
 from diito.suites.data import find_file, hub_split, read_lines
 from diito.suites.suite import Metrics, Scores, Task
 
@@ -82,7 +83,7 @@ def squad_task(data: str | None) -> Task:
 
 
 def encode(
-    rows: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, length: int, *, stride: int = STRIDE
+    rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, length: int, *, stride: int = STRIDE
 ) -> dict[str, list[Any]]:
     """The windows of each row: question and context, at most ``length`` tokens, successive ones sharing ``stride`` tokens.
 
@@ -96,7 +97,7 @@ def encode(
         raise ValueError("squad: the model's tokenizer must be a fast one (a tokenizer.json) that has a [CLS] token")
     room = length - tokenizer.num_special_tokens_to_add(pair=True)
     if room < 2:
-        raise ValueError(f"length: question and context need at least {length - room + 2} tokens, not {length}")
+        raise Refusal("length", f"question and context need at least {length - room + 2} tokens, not {length}")
     most = min(QUESTION, room // 2)
     windows = tokenizer(
         _cut(rows["question"], tokenizer, most),
@@ -166,7 +167,7 @@ def _cut(questions: list[str], tokenizer: PreTrainedTokenizerBase, most: int) ->
 
 
 def _answer_positions(
-    rows: dict[str, list[Any]], owners: list[int], offsets: list[NDArray[np.int32]], classes: list[int]
+    rows: Mapping[str, list[Any]], owners: list[int], offsets: list[NDArray[np.int32]], classes: list[int]
 ) -> list[tuple[int, int]]:
     """First and last token of the first gold answer in each window; its [CLS] where it does not hold them both."""
     windows_of: dict[int, list[int]] = {}

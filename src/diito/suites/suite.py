@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 Metrics = dict[str, float | None]
 """Scores by name, 0 to 100 (correlations -100 to 100); None where one is not defined, such as a correlation with a constant."""
 
-Encode = Callable[[dict[str, list[Any]], PreTrainedTokenizerBase, int], dict[str, list[Any]]]
+Encode = Callable[[Mapping[str, list[Any]], PreTrainedTokenizerBase, int], dict[str, list[Any]]]
 """``encode(rows, tokenizer, length)``: columns of rows to columns of features, for ``datasets.Dataset.map(batched=True)``."""
 
 Score = Callable[[datasets.Dataset, datasets.Dataset, Sequence[NDArray[np.float32]]], "Scores"]

@@ -1,1 +1,34 @@
-"""What a model is trained to do: rows of a corpus to batches with slots and labels."""
+"""What a model is trained to do: rows of a corpus to batches with slots and labels.
+
+``task.py`` is the contract; each other file is one task, and a row of :data:`TASKS`. No torch until a task is looked up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from diito import plugins
+from diito.refusal import Refusal
+
+if TYPE_CHECKING:
+    from diito.tasks.task import Task
+
+TASKS: dict[str, str] = {"masked-lm": "diito.tasks.masked_lm:MaskedLM"}
+"""Name of a task -> ``module:class``."""
+GROUP = "diito.tasks"
+"""The entry points by which an installed package adds tasks."""
+
+
+def find_task(name: str, *, field: str = "task") -> Task:
+    """The task of that name: a row of :data:`TASKS`, of an installed package's, or an import path ``package.module:class``.
+
+    Raises Refusal, naming ``field``, where there is none.
+    """
+    reference = TASKS.get(name, name)
+    plugins.check_reference(reference, field=field, group=GROUP, known=TASKS)
+    kind: Any = plugins.load(reference, field=field, group=GROUP, known={})
+    from diito.tasks.task import Task
+
+    if not (isinstance(kind, type) and issubclass(kind, Task)):
+        raise Refusal(field, f"{name!r} is no diito.tasks.task.Task; give a class that is one")
+    return kind()

@@ -1,4 +1,4 @@
-"""Token rows to a masked batch for masked language modelling, on their own device and without waiting for it.
+"""Masked language modelling: token rows to a masked batch, on their own device and without waiting for it.
 
 1. every maskable token gets the weight count ** -smoothing, every special or padding token none;
 2. an exponential race draws round(rate * maskable) of a row's tokens, at least one, in proportion to the weights;
@@ -15,21 +15,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from diito.corpus.framing import Framing, structural_ids
+from diito.refusal import Refusal
+from diito.tasks.task import IGNORED, UNUSED, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from diito.recipe import MaskingSection
 
-IGNORED = -100
-"""Label of a token that is not predicted: the value that the cross-entropy of torch leaves out."""
-UNUSED = -1
-"""Value of a slot of ``masked_positions`` that holds no position."""
 _SMALLEST_WEIGHT = 1e-30  # relative to the largest: the race divides by it and must stay within float32
 
 
@@ -46,6 +46,7 @@ class Masking:
         special_ids: never predicted and never drawn as the random token: [CLS], [SEP], [PAD], [MASK] and their like,
             but not [UNK], which stands for a word. ``mask_token_id`` and ``pad_token_id`` are always among them.
         pad_token_id: id of [PAD]; None where there is none.
+        framing: tokens that stand around every sequence and are never predicted, such as [CLS] and [SEP].
 
     Raises ValueError that names ``masking.rate`` or ``masking.smoothing``.
     """
@@ -60,17 +61,19 @@ class Masking:
         vocab_size: int,
         special_ids: Sequence[int],
         pad_token_id: int | None,
+        framing: int = 2,
     ) -> None:
         if not 0 < rate <= 1:
-            raise ValueError(f"masking.rate: {rate} is no share of the tokens; give a number above 0 and at most 1")
+            raise Refusal("masking.rate", f"{rate} is no share of the tokens; give a number above 0 and at most 1")
         if not 0 <= smoothing < float("inf"):
-            raise ValueError(f"masking.smoothing: {smoothing} is no exponent; give 0 (uniform) or more, such as 0.7")
+            raise Refusal("masking.smoothing", f"{smoothing} is no exponent; give 0 (uniform) or more, such as 0.7")
         if token_counts is not None and len(token_counts) > vocab_size:
             raise ValueError(f"token_counts: {len(token_counts)} counts for a vocabulary of {vocab_size} tokens")
         self.rate = rate
         self.smoothing = smoothing
         self.mask_token_id = mask_token_id
         self.pad_token_id = pad_token_id
+        self.framing = framing
         specials = {mask_token_id, *special_ids} | ({pad_token_id} if pad_token_id is not None else set())
         ordinary = torch.ones(vocab_size, dtype=torch.bool)
         ordinary[[token for token in specials if token < vocab_size]] = False
@@ -88,18 +91,18 @@ class Masking:
         tokenizer: PreTrainedTokenizerBase,
         vocab_size: int,
         token_counts: Int[Tensor, " tokens"] | None,
+        framing: Framing | None = None,
     ) -> Masking:
         """Take the special tokens from a tokenizer, all but its unknown token.
 
         ``vocab_size`` is the model's; ids that the tokenizer does not know are never drawn as the random token.
+        ``framing``: what stands around a sequence; None: two tokens.
         Raises ValueError for a tokenizer without a mask token.
         """
         if tokenizer.mask_token_id is None:
-            raise ValueError(
-                f"teacher.tokenizer: {type(tokenizer).__name__} has no mask token; take one of a masked language model"
+            raise Refusal(
+                "teacher.tokenizer", f"{type(tokenizer).__name__} has no mask token; take one of a masked language model"
             )
-        structural = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.mask_token_id}
-        specials = (set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}) | (structural - {None})
         unknown_to_tokenizer = set(range(vocab_size)) - set(tokenizer.get_vocab().values())
         return cls(
             token_counts=token_counts,
@@ -107,9 +110,22 @@ class Masking:
             smoothing=section.smoothing,
             mask_token_id=tokenizer.mask_token_id,
             vocab_size=vocab_size,
-            special_ids=sorted(specials | unknown_to_tokenizer),
+            special_ids=sorted(structural_ids(tokenizer) | unknown_to_tokenizer),
             pad_token_id=tokenizer.pad_token_id,
+            framing=2 if framing is None else len(framing),
         )
+
+    def batch(self, rows: Mapping[str, Tensor], *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mask rows for the objective.
+
+        ``rows`` and ``generator`` as of calling it, with the same draws. Returns ``input_ids`` Long[B, T] masked; ``slots``
+        Long[B, K], the masked positions, ascending, -1 in unused slots; ``labels`` Long[B, K], the token that stood at each
+        slot, -100 in unused ones; and the other entries of ``rows``.
+        """
+        masked = self(rows, generator=generator)
+        slots = masked.pop("masked_positions")
+        labels = masked["labels"].gather(1, slots.clamp(min=0))
+        return {**masked, "slots": slots, "labels": torch.where(slots == UNUSED, IGNORED, labels)}
 
     def __call__(self, batch: Mapping[str, Tensor], *, generator: torch.Generator) -> dict[str, Tensor]:
         """Mask a batch.
@@ -120,8 +136,8 @@ class Masking:
             generator: the only source of randomness, on the device of the batch.
 
         Returns a new dict: ``input_ids`` masked; ``labels`` Long[B, T], the token to predict or -100;
-        ``masked_positions`` Long[B, K], ascending, -1 in unused slots. K is round(rate * (T - 2)), at least 1, in every
-        batch of that length; a row with n maskable tokens uses round(rate * n) slots (Python's ``round``, halves to
+        ``masked_positions`` Long[B, K], ascending, -1 in unused slots. K is round(rate * (T - framing)), at least 1, in
+        every batch of that length; a row with n maskable tokens uses round(rate * n) slots (Python's ``round``, halves to
         even), at least 1, or none if n is 0.
         """
         input_ids = batch["input_ids"]
@@ -171,8 +187,8 @@ class Masking:
         return {**batch, **{name: value.to(device) for name, value in made.items()}}
 
     def _slots(self, length: int) -> int:
-        """How many tokens are predicted in a row of ``length`` tokens, two of them special."""
-        return max(1, round(self.rate * (length - 2)))
+        """How many tokens are predicted in a row of ``length`` tokens, framing included."""
+        return max(1, round(self.rate * (length - self.framing)))
 
     def _tables_on(self, device: torch.device, length: int) -> tuple[Tensor, Tensor, Tensor]:
         """Token weights Float[V], ids a random token is drawn from Long[R], and how many tokens to predict of 0, 1, … maskable.
@@ -222,4 +238,51 @@ def _generator(seed: int, example: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
-__all__ = ["IGNORED", "UNUSED", "Masking"]
+class MaskedLM(Task):
+    """Predict the tokens that were hidden; every position may read every other."""
+
+    name = "masked-lm"
+    settings = "masking"
+    needed_tokens = ("mask_token",)
+    pipeline_tag = "fill-mask"
+    noun = "masked language model"
+    metric = "perplexity"
+
+    @property
+    def head(self) -> Any:
+        from transformers import AutoModelForMaskedLM
+
+        return AutoModelForMaskedLM
+
+    def batching(
+        self,
+        settings: MaskingSection | None = None,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        vocab_size: int,
+        token_counts: Int[Tensor, " tokens"] | None = None,
+    ) -> Masking:
+        if settings is None:
+            from diito.recipe import MaskingSection
+
+            settings = MaskingSection()
+        return Masking.for_tokenizer(
+            settings,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            token_counts=token_counts,
+            framing=self.framing(tokenizer),
+        )
+
+    def held_out_batching(self, *, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Masking:
+        """The paper's masks for measuring, whatever training masks: 15 % of the tokens, each as likely as another."""
+        from diito.recipe import MaskingSection
+
+        section = MaskingSection(rate=0.15, smoothing=0.0)
+        return self.batching(section, tokenizer=tokenizer, vocab_size=vocab_size)
+
+    def reach(self, slots: Int[Tensor, "batch slots"], positions: Bool[Tensor, "batch tokens"]) -> Bool[Tensor, "batch slots"]:
+        return (slots != UNUSED) & positions.any(1, keepdim=True)
+
+
+__all__ = ["IGNORED", "UNUSED", "MaskedLM", "Masking"]

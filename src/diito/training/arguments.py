@@ -90,8 +90,7 @@ def require(args: TrainingArguments, objective: DistillationObjective) -> Traini
     args.logging_nan_inf_filter = False  # it would hide a non-finite loss, and synchronise at every micro-batch
     args.ddp_broadcast_buffers = False
     # The head gets no gradient from losses that read hidden states only, nor does a bias that an untied model never reads.
-    hidden_only = set(objective.weights) <= {"cos", "causal_cos"}
-    args.ddp_find_unused_parameters = hidden_only or not is_tied(objective.student)
+    args.ddp_find_unused_parameters = "logits" not in objective.reads or not is_tied(objective.student)
     args._n_gpu = min(args.n_gpu, 1)  # several devices: torchrun (DataParallel cannot carry named losses)
     return args
 

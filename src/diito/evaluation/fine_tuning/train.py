@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,7 @@ from transformers.trainer_utils import TrainOutput
 
 from diito.method.draws import host_random
 from diito.models.load import ModelSource, check_head, load_head, load_tokenizer, longest_sequence
+from diito.refusal import Refusal
 from diito.speed.dropout import use_fast_dropout
 from diito.suites.suite import Scores, Task
 
@@ -93,7 +95,7 @@ class FineTuned:
 
 
 def fine_tune(
-    task: Task, source: ModelSource, how: FineTuning, *, device: str = "auto", save: str | Path | None = None
+    task: Task, source: ModelSource, tuning: FineTuning, *, device: str = "auto", save: str | Path | None = None
 ) -> FineTuned:
     """Fine-tune a model on ``task`` and score it.
 
@@ -101,21 +103,21 @@ def fine_tune(
     (torch's). Raises ValueError for a model without the needed files or with another label set, and for a length that the
     model has no positions for; FloatingPointError where training diverged.
     """
-    check_fit(task, source, how.length)
+    check_fit(task, source, tuning.length)
     with torch.random.fork_rng():
-        set_seed(how.seed)
+        set_seed(tuning.seed)
         tokenizer = load_tokenizer(source)
         tokenizer.padding_side = "right"
         model = load_head(source, task.head, task.labels, **task.head_arguments)
-        train_rows = chosen_rows(task.splits["train"], how.examples)
-        trained, seconds = _train(task, model, tokenizer, encode(task, train_rows, tokenizer, how.length), how, device)
+        train_rows = chosen_rows(task.splits["train"], tuning.examples)
+        trained, seconds = _train(task, model, tokenizer, encode(task, train_rows, tokenizer, tuning.length), tuning, device)
     scores, predicted, predicting = {}, 0, 0.0
     for name, rows in task.splits.items():
         if name == "train":
             continue
-        features = encode(task, rows, tokenizer, how.length)
+        features = encode(task, rows, tokenizer, tuning.length)
         start = time.perf_counter()
-        logits = predict(task, model, features, tokenizer, batch=2 * how.batch, precision=how.precision)
+        logits = predict(task, model, features, tokenizer, batch=2 * tuning.batch, precision=tuning.precision)
         predicting += time.perf_counter() - start
         predicted += len(features)
         scores[name] = task.score(rows, features, logits)
@@ -127,21 +129,21 @@ def fine_tune(
         train_rows=len(train_rows),
         steps=trained.global_step,
         train_loss=trained.training_loss,
-        train_rows_per_second=len(train_rows) * how.epochs / seconds,
+        train_rows_per_second=len(train_rows) * tuning.epochs / seconds,
         predicted_features_per_second=predicted / predicting,
     )
 
 
 def check_fit(task: Task, source: ModelSource, length: int) -> None:
-    """Refuse, before any work, a length that the model has no positions for, and another head (ValueError)."""
+    """Refuse, before any work, a length that the model has no positions for, and another head (Refusal)."""
     longest = longest_sequence(source)
     if longest is not None and length > longest:
-        raise ValueError(
-            f"--length: {length} tokens, but {source.name} has positions for {longest}; give at most {longest} for {task.name}"
+        raise Refusal(
+            "length", f"{length} tokens, but {source.name} has positions for {longest}; give at most {longest} for {task.name}"
         )
     check_head(source, task.head, task.outputs, task.labels)
     if load_tokenizer(source).pad_token_id is None:
-        raise ValueError(f"{source.field}: the tokenizer of {source.name!r} has no padding token, which batches need")
+        raise Refusal(source.field, f"the tokenizer of {source.name!r} has no padding token, which batches need")
 
 
 def chosen_rows(rows: datasets.Dataset, count: int | None) -> datasets.Dataset:
@@ -154,7 +156,7 @@ def chosen_rows(rows: datasets.Dataset, count: int | None) -> datasets.Dataset:
 def encode(task: Task, rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, length: int) -> datasets.Dataset:
     """Rows to features, with the number of their tokens in ``length``."""
 
-    def convert(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def convert(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         features = task.encode(batch, tokenizer, length)
         return {**features, "length": [len(ids) for ids in features["input_ids"]]}
 
@@ -205,7 +207,7 @@ def _train(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     train: datasets.Dataset,
-    how: FineTuning,
+    tuning: FineTuning,
     device: str,
 ) -> tuple[TrainOutput, float]:
     """What Trainer says of the training, and the seconds that it took."""
@@ -213,15 +215,15 @@ def _train(
     with tempfile.TemporaryDirectory(prefix="diito-") as folder:  # nothing is saved there: save_strategy is "no"
         arguments = TrainingArguments(
             output_dir=folder,
-            seed=how.seed,
-            num_train_epochs=how.epochs,
-            per_device_train_batch_size=how.batch,
-            learning_rate=how.learning_rate,
+            seed=tuning.seed,
+            num_train_epochs=tuning.epochs,
+            per_device_train_batch_size=tuning.batch,
+            learning_rate=tuning.learning_rate,
             weight_decay=0.0,
             max_grad_norm=1.0,
             lr_scheduler_type="linear",
             warmup_steps=0,
-            bf16=how.precision == "bf16",
+            bf16=tuning.precision == "bf16",
             use_cpu=not has_accelerator,
             dataloader_pin_memory=has_accelerator,
             train_sampling_strategy="group_by_length",

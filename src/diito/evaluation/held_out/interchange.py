@@ -30,6 +30,7 @@ from diito.method.intervention import resume, source_values
 from diito.method.positions import PositionRule, consecutive, derangement
 from diito.method.swaps import SwapDraws
 from diito.models.layered import Layered, Run
+from diito.refusal import Refusal
 
 _LOGITS = 1 << 28
 """Bytes of logits held at a time."""
@@ -214,7 +215,7 @@ class _Answers:
 
 def _check_examples(held_out: HeldOut, least: int) -> None:
     if len(held_out.examples) < least:
-        raise ValueError(f"evaluation.blocks: interchange needs at least {least} examples, to swap between")
+        raise Refusal("evaluation.blocks", f"interchange needs at least {least} examples, to swap between")
 
 
 def _draw(held_out: HeldOut, examples: Sequence[int], swaps: SwapDraws, *, device: torch.device, with_donors: bool) -> _Draw:

@@ -7,14 +7,17 @@ of its own where the teacher is deep enough) with the highest sum of scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diito.evaluation.results import Measurement, slug
+from diito.evaluation.settings import InterchangeSettings
 from diito.method.alignment import AlignedPair
+from diito.refusal import Refusal
 
 SCORES = {"iia": "IIA", "effective_iia": "effective IIA", "counterfactual_kl": "counterfactual KL"}
 """What an alignment can be chosen by: more of the accuracies is better, less of the divergence."""
@@ -44,7 +47,7 @@ def best_monotone(scores: NDArray[np.float64]) -> list[int]:
     """The teacher layer of each student layer with the highest sum of ``scores`` [student layer, teacher layer].
 
     Layers increase strictly where the teacher has as many as the student, else they never decrease. Of equal sums the one with
-    the lower layers is taken. A pair whose score is not a number is not taken; raises ValueError where nothing else is left.
+    the lower layers is taken. A pair whose score is not a number is not taken; raises Refusal where nothing else is left.
     """
     scores = np.where(np.isnan(scores), -np.inf, scores)
     students, teachers = scores.shape
@@ -55,11 +58,22 @@ def best_monotone(scores: NDArray[np.float64]) -> list[int]:
         for teacher in range(layer * step, teachers):
             best[layer, teacher] = scores[layer, teacher] + best[layer - 1, : teacher + 1 - step].max()
     if best[-1].max() == -np.inf:
-        raise ValueError("--score: undefined for so many pairs of layers that no alignment is left; choose counterfactual_kl")
+        raise Refusal("score", "undefined for so many pairs of layers that no alignment is left; choose counterfactual_kl")
     path = [int(best[-1].argmax())]
     for layer in range(students - 2, -1, -1):
         path.append(int(best[layer, : path[-1] + 1 - step].argmax()))
     return path[::-1]
+
+
+def map_files(settings: InterchangeSettings, measurements: Sequence[Measurement], results: Path) -> Iterator[Path]:
+    """Draw the heat map of a measured map; the path of the figure. None where an alignment was measured."""
+    for measurement in measurements:
+        if measurement.result["map"]:
+            path = Path(settings.figure or results.with_name(f"{slug(measurement.model)}-map.png")).expanduser()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            title = f"{measurement.model} under the interventions of {settings.teacher}"
+            draw_heat_map(measurement.result["models"]["student"]["pairs"], path, title=title)
+            yield path
 
 
 def draw_heat_map(pairs: Sequence[dict[str, Any]], path: str | Path, *, title: str) -> None:

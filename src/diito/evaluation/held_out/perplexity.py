@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,9 @@ from transformers import PreTrainedModel
 from diito.evaluation.held_out.intervals import bootstrap_interval, by_document
 from diito.evaluation.held_out.text import HeldOut, at_slots, rows_of_slots
 from diito.method.losses import masked_cross_entropy
-from diito.models.layered import FAMILIES, Layered
+from diito.models.layered import Layered
+from diito.models.steps import CannotRun, accepted
+from diito.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1, p
     """
     training = model.training
     model.eval()
+    logits_at = _logits_at(model)
     count = len(held_out.examples)
     losses, tokens = np.zeros((draws, count)), np.zeros((draws, count), dtype=np.int64)
     bar = tqdm(total=draws * count, desc="perplexity", unit=" blocks", disable=None if progress else True)
@@ -75,7 +78,7 @@ def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1, p
         for examples in drawn.batches():
             batch = drawn.masked(examples, device=model.device)
             slots = batch["masked_positions"]
-            logits = _logits(model, batch, slots)
+            logits = logits_at(batch, slots)
             labels = batch["labels"].gather(1, slots.clamp(min=0))[slots >= 0]
             rows = done + rows_of_slots(slots)
             np.add.at(losses[draw], rows, masked_cross_entropy(logits, labels).double().cpu().numpy())
@@ -87,14 +90,21 @@ def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1, p
     return TokenLosses(losses, tokens, held_out.documents.astype(np.int64))
 
 
-def _logits(model: PreTrainedModel, batch: Mapping[str, Tensor], slots: Tensor) -> Tensor:
-    """Logits at the used slots; of a family with a row in the table the head sees no other token."""
-    if model.config.model_type not in FAMILIES:
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
-        return at_slots(model(**inputs).logits, slots)
-    layered = Layered(model)
+def _logits_at(model: PreTrainedModel) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
+    """From a batch and its slots: logits at the used slots.
+
+    The head of a model that can be run layer by layer sees no other token; any other model runs as a whole, to the same logits.
+    """
+    try:
+        layered = Layered(model)
+    except CannotRun:
+        return lambda batch, slots: at_slots(model(**accepted(model, batch)).logits, slots)
     top = layered.depth - 1
-    return layered.head(at_slots(layered.final(layered.states(batch, [top])[1][top]), slots))
+
+    def logits(batch: Mapping[str, Tensor], slots: Tensor) -> Tensor:
+        return layered.head(at_slots(layered.final(layered.states(batch, [top])[1][top]), slots))
+
+    return logits
 
 
 def perplexity_numbers(sums: TokenLosses) -> dict[str, Any]:
@@ -115,10 +125,10 @@ def perplexity_numbers(sums: TokenLosses) -> dict[str, Any]:
 def perplexity_difference(ours: TokenLosses, other: TokenLosses) -> dict[str, Any]:
     """Perplexity of ``ours`` minus that of ``other`` on the same masked tokens, with its paired 95 % interval.
 
-    Raises ValueError where the masked tokens are not the same.
+    Raises Refusal where the masked tokens are not the same.
     """
     if not np.array_equal(ours.tokens, other.tokens) or not np.array_equal(ours.documents, other.documents):
-        raise ValueError("--against: the two models read the text with other tokens, so their perplexities do not compare")
+        raise Refusal("against", "the two models read the text with other tokens, so their perplexities do not compare")
     (losses, tokens), (others, _) = _of_documents(ours), _of_documents(other)
     return {
         "difference": float(_difference(losses.sum(), others.sum(), tokens.sum())),

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,16 +14,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from diito.corpus import Corpus, collate
-from diito.recipe import MaskingSection
-from diito.tasks.masked_lm import Masking
+from diito.corpus import collate
+from diito.tasks.masked_lm import MaskedLM, Masking
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """What is read of a corpus."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, rows: list[int]) -> list[dict[str, Tensor]]:
+        """These rows, each with its ``input_ids``."""
+
+    @property
+    def documents(self) -> Any:
+        """The document of each row."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """Examples of a corpus, each masked by draws of its own."""
 
-    corpus: Corpus
+    corpus: Rows
     masking: Masking
     """Uniform (smoothing 0) where perplexity is measured: the exponent of the training draws is for training only."""
     seed: int
@@ -39,7 +53,7 @@ class HeldOut:
         return [index * rows // count for index in range(count)]
 
     @property
-    def documents(self) -> NDArray[np.int32]:
+    def documents(self) -> NDArray[Any]:
         """The document of each example."""
         return np.asarray(self.corpus.documents)[self.examples]
 
@@ -65,9 +79,8 @@ class HeldOut:
 
 
 def uniform_masking(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> Masking:
-    """The paper's masks for measuring, whatever training masks: 15 % of the tokens, each as likely as another."""
-    section = MaskingSection(rate=0.15, smoothing=0.0)
-    return Masking.for_tokenizer(section, tokenizer=tokenizer, vocab_size=vocab_size, token_counts=None)
+    """The masks of masked language modelling for measuring."""
+    return MaskedLM().held_out_batching(tokenizer=tokenizer, vocab_size=vocab_size)
 
 
 def at_slots(states: Tensor, slots: Tensor) -> Tensor:

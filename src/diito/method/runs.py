@@ -1,0 +1,138 @@
+"""What a model answers in a micro-batch: its base run and its counterfactual run, read at the loss slots.
+
+1. the source's states: a source in the same batch has been run already, one of its own is run up to the swapped layers;
+2. the base run, which keeps the outputs of the swapped layers;
+3. the counterfactual run is resumed above the swap (Algorithm 1, lines 9 to 15): below it nothing is computed twice;
+4. the head is read at the loss slots only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from diito.method.alignment import AlignedPair, DimensionRange
+from diito.method.intervention import resume
+from diito.method.losses import Predictions
+from diito.method.swaps import Swap
+from diito.models.layered import Inputs, Layered
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The predictions of one model in its base run and in its counterfactual run; None where no loss reads it."""
+
+    base: Predictions | None
+    counterfactual: Predictions | None
+
+    def read(self, *, counterfactual: bool) -> Predictions:
+        """One of the two, which must be there."""
+        predictions = self.counterfactual if counterfactual else self.base
+        assert predictions is not None
+        return predictions
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """What the objective asks of a teacher. Its answers are functions of the arguments alone, so they can be kept."""
+
+    depth: int
+    """Number of layers."""
+    width: int
+    """Size of a hidden state."""
+
+    def runs(
+        self,
+        batch: Inputs,
+        pair: AlignedPair,
+        swap: Swap | None,
+        slots: Int[Tensor, "batch slots"],
+        *,
+        step: int,
+        base: bool,
+        outputs: int | None,
+    ) -> Runs:
+        """Its answers at ``slots`` (-1 unused), without gradients: the counterfactual run where there is a swap of the pair's
+        teacher layers, the base run where ``base``. ``step``: micro-batches since the start. ``outputs``: see ``read_slots``.
+        """
+
+
+class LiveTeacher:
+    """A model that answers as it is asked, in eval mode and frozen."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model.eval().requires_grad_(False)
+        layered = Layered(model)
+        self.depth, self.width = layered.depth, layered.width
+
+    @torch.no_grad()
+    def runs(
+        self,
+        batch: Inputs,
+        pair: AlignedPair,
+        swap: Swap | None,
+        slots: Int[Tensor, "batch slots"],
+        *,
+        step: int,
+        base: bool,
+        outputs: int | None,
+    ) -> Runs:
+        """See :class:`Teacher`."""
+        dimensions = pair.teacher_dimensions
+        return run_model(self.model, batch, pair.teacher, dimensions, swap, slots, base=base, outputs=outputs)
+
+
+def run_model(
+    model: PreTrainedModel,
+    batch: Inputs,
+    layers: Sequence[int],
+    dimensions: Sequence[DimensionRange] | None,
+    swap: Swap | None,
+    slots: Int[Tensor, "batch slots"],
+    *,
+    base: bool,
+    outputs: int | None,
+    dropout: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Runs:
+    """The runs of a model in the caller's mode and gradient state; ``layers`` and ``dimensions`` are what is swapped in it.
+
+    ``dropout``: keys what is dropped out; a source run of its own draws the dropout of the base run, as a source in the batch
+    does. ``base``, ``outputs``: see :meth:`Teacher.runs`.
+    """
+    layered = Layered(model)
+    top = layered.depth - 1
+    swapped_layers = [] if swap is None or swap.of_tokens else list(layers)
+    sources: dict[int, Tensor] = {}
+    if swap is not None and swap.sources is not None and swapped_layers:
+        with dropout():
+            _, sources = layered.states(swap.sources, swapped_layers)
+    with dropout():
+        run, states = layered.states(batch, swapped_layers + ([top] if base else []))
+        answers = read_slots(layered, layered.final(states[top]), slots, outputs=outputs) if base else None
+        if swap is None:
+            return Runs(answers, None)
+        if swap.of_tokens:
+            _, stitched = layered.states(swap.stitched(batch), [top])
+            final = layered.final(stitched[top])
+        else:
+            values = {layer: swap.values((sources or states)[layer]) for layer in layers}
+            final = resume(layered, run, states[min(layers)], values, swap.positions, dimensions=dimensions)
+        return Runs(answers, read_slots(layered, final, slots, outputs=outputs))
+
+
+def read_slots(
+    layered: Layered, final: Float[Tensor, "batch tokens width"], slots: Int[Tensor, "batch slots"], *, outputs: int | None
+) -> Predictions:
+    """The predictions at ``slots``; unused ones read token 0 and are never counted.
+
+    ``outputs``: how many of the logits are kept, where two models' differ in number; None keeps all.
+    """
+    index = slots.clamp(min=0).unsqueeze(-1).expand(-1, -1, final.shape[-1])
+    return Predictions(final.gather(1, index).flatten(0, 1), lambda hidden: layered.head(hidden)[:, :outputs])

@@ -1,0 +1,107 @@
+"""What a task is: all that the rest of diito asks of what a model is trained to do.
+
+1. ``framing`` says what stands around the sequences of a corpus, and ``special_ids`` which tokens are never swapped;
+2. ``batching`` turns rows of the corpus into batches of *slots*, the positions that are predicted, and their *labels*;
+3. ``reach`` says which slots a swap can change: the others are left out of the counterfactual losses;
+4. ``head`` loads the model, and the words are for the model card and the tables.
+
+Nothing outside a task's own file knows its name. A task of one's own is a class with these members, named in a recipe by its
+import path (``my_package.tasks:MyTask``).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from diito.corpus.framing import Framing, framing_of, special_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+"""Label of a token that is not predicted: the value that the cross-entropy of torch leaves out."""
+UNUSED = -1
+"""A slot that holds no position."""
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """Turns rows into batches; made for one tokenizer, model and corpus by :meth:`Task.batching`."""
+
+    pad_token_id: int | None
+    """What rows of different lengths are padded with; None where they cannot be."""
+
+    def batch(self, rows: Mapping[str, Tensor], *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Make a batch of rows.
+
+        Args:
+            rows: ``input_ids`` Long[B, T]; ``attention_mask`` Long[B, T] where there is padding; whatever else the dataset has.
+            generator: the only source of randomness, on the device of the rows.
+
+        Returns what the model reads (``input_ids`` and its like), ``slots`` Long[B, K] (positions, -1 in unused slots) and
+        ``labels`` Long[B, K] (the answer at each slot, -100 where there is none). K follows from B and T alone, so that nothing
+        waits for the device.
+        """
+
+
+class Task(ABC):
+    """One thing that a model is trained to do."""
+
+    name: ClassVar[str]
+    """What a recipe calls it."""
+    settings: ClassVar[str | None] = None
+    """The section of a recipe that :meth:`batching` reads, if any."""
+    needed_tokens: ClassVar[tuple[str, ...]] = ()
+    """Attributes of a tokenizer that must not be None, such as ``mask_token``."""
+    pipeline_tag: ClassVar[str]
+    """The hub's name of what the model does."""
+    noun: ClassVar[str]
+    """The model in words, without an article: ``masked language model``."""
+    metric: ClassVar[str]
+    """What is measured on held-out text."""
+
+    @property
+    @abstractmethod
+    def head(self) -> Any:
+        """The Auto class of transformers that loads the model with its head."""
+
+    @abstractmethod
+    def batching(
+        self,
+        settings: Any = None,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        vocab_size: int,
+        token_counts: Int[Tensor, " tokens"] | None = None,
+    ) -> Batching:
+        """What turns rows into batches.
+
+        ``settings``: the recipe's section that :attr:`settings` names; None: its defaults. ``vocab_size``: the model's.
+        ``token_counts``: how often each id stands in the corpus, as ``Corpus.token_counts``. Raises Refusal for a tokenizer
+        that the task cannot use.
+        """
+
+    @abstractmethod
+    def reach(self, slots: Int[Tensor, "batch slots"], positions: Bool[Tensor, "batch tokens"]) -> Bool[Tensor, "batch slots"]:
+        """Which slots the swap of ``positions`` can change; False in unused slots."""
+
+    def held_out_batching(self, *, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Any:
+        """What turns held-out rows into the examples on which :attr:`metric` is measured; None: nothing is measured."""
+        return None
+
+    def framing(self, tokenizer: PreTrainedTokenizerBase) -> Framing:
+        """The ids around each sequence of a corpus: those that the tokenizer itself adds."""
+        return framing_of(tokenizer)
+
+    def special_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """Ids of the tokens that are never swapped: those around a sequence, and padding."""
+        return special_ids(tokenizer)
+
+
+__all__ = ["IGNORED", "UNUSED", "Batching", "Task"]
