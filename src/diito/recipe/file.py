@@ -186,10 +186,10 @@ class _Reading:
         entries = [each for name, item in node.value for each in self._entry(owner, str(name.value), name, item, written)]
         for keys, inner in sorted(entries, key=lambda entry: len(entry[0])):
             if first := self.places.get(prefix + ".".join(keys)):
-                assert first.key_node is not None
-                self._refuse(inner, f"given twice, first in line {first.key_node.start_mark.line + 1}", key=True)
-                if first.written != inner.written:
-                    self.refusals[-1] = self._refusal(inner, f"the same as {first.written}; give one of them", key=True)
+                line = first.key_node.start_mark.line + 1 if first.key_node else 0
+                is_same = first.written == inner.written
+                sentence = f"given twice, first in line {line}" if is_same else f"the same as {first.written}; give one of them"
+                self._refuse(inner, sentence, key=True)
             elif not (dataclasses.is_dataclass(inner.kind) and _is_null(inner.node)):  # an empty section keeps its defaults
                 _set(values, keys, self._value(inner.node, prefix + ".".join(keys), inner))
         return values
@@ -283,14 +283,11 @@ class _Reading:
         return place, f"{value!r} {requirement(place.kind, value)}"
 
     def _refuse(self, place: _Place, sentence: str, *, key: bool = False) -> None:
-        self.refusals.append(self._refusal(place, sentence, key=key))
-
-    def _refusal(self, place: _Place, sentence: str, *, key: bool) -> Refusal:
         node = place.key_node if key else place.node
         mark = node.start_mark if node else None
-        if mark is None or mark.name != self.path:  # the nodes of an override carry its key instead
-            return Refusal(self._field(place), sentence)
-        return Refusal(self._field(place), f"{sentence} ({self.path}, line {mark.line + 1})")
+        if mark is not None and mark.name == self.path:  # the nodes of an override carry its key instead
+            sentence = f"{sentence} ({self.path}, line {mark.line + 1})"
+        self.refusals.append(Refusal(self._field(place), sentence))
 
     def _field(self, place: _Place) -> str:
         return place.written or "the recipe"
