@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import json
 import subprocess
 import sys
 import types
@@ -182,3 +183,66 @@ def test_evaluate_names_the_package_that_is_missing(capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "seqeval" else name)
     sentence = refusal(capsys, "evaluate", "ner", "x")
     assert sentence == "seqeval is not installed; install it with: pip install 'diito[evaluation]'"
+
+
+@pytest.mark.parametrize(
+    ("kind", "package"), [("perplexity", "scipy"), ("ner", "seqeval"), ("squad", "torchmetrics"), ("glue", "sklearn")]
+)
+def test_a_kind_of_evaluation_asks_for_its_own_packages_only(capsys, monkeypatch, kind, package):
+    needed = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: needed.append(name) or (None if name == package else name))
+    assert refusal(capsys, "evaluate", kind, "x").startswith(f"{package} is not installed")
+    assert "matplotlib" not in needed
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else name)
+    assert refusal(capsys, "evaluate", "interchange", "x", "--map").startswith("matplotlib is not installed")
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [(["--speed.compile"], True), (["--speed.compile", "true"], True), (["--speed.compile=false"], False), ([], False)],
+)
+def test_a_switch_needs_no_value(calls, flags, value):
+    assert cli.main(["distill", *flags, RECIPE]) == 0
+    assert calls.recipe.speed.compile is value
+
+
+def test_fields_by_their_older_names_and_those_of_others(calls):
+    own = ["--training.batch", "4", "--training.lr_scheduler_type", "cosine", "--objective.losses", "own:huber"]
+    assert cli.main(["distill", "recipe:quickstart", *own, "--objective.weights.huber", "0.5"]) == 0
+    assert calls.recipe.training.per_device_train_batch_size == 4
+    assert calls.recipe.training.arguments == {"lr_scheduler_type": "cosine"}
+    assert calls.recipe.objective.weights.as_dict()["huber"] == 0.5
+
+
+def test_all_refusals_of_a_recipe_are_said_at_once(calls, capsys):
+    assert cli.main(["distill", RECIPE, "--masking.rate", "2", "--training.steps", "0"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "diito: masking.rate: 2.0 must be above 0 and at most 1",
+        "diito: training.steps: 0 must be at least 1",
+    ]
+
+
+def test_init_writes_a_recipe_and_overwrites_none(calls, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["init"]) == 0
+    assert capsys.readouterr().out == "written    my-distillation.yaml  (diito distill my-distillation.yaml)\n"
+    assert cli.main(["distill", "my-distillation.yaml"]) == 0 and calls.recipe.name == "my-distillation"
+    assert refusal(capsys, "init") == "--output: my-distillation.yaml exists; give another file"
+    assert cli.main(["init", "masked-lm", "--output", "other.yaml"]) == 0
+
+
+def test_schema_is_json(capsys):
+    assert cli.main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["properties"]["training"]
+
+
+def test_help_takes_no_time():
+    """Of the processor, the best of three: others use the machine too."""
+    program = (
+        "import resource, subprocess, sys\n"
+        "subprocess.run([sys.executable, '-m', 'diito', '--help'], stdout=subprocess.DEVNULL, check=True)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(used.ru_utime + used.ru_stime)\n"
+    )
+    seconds = [float(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout) for _ in range(3)]
+    assert min(seconds) < 0.3

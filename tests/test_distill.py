@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from huggingface_hub import ModelCard
 from transformers import AutoModelForMaskedLM, AutoTokenizer, Trainer
 
 from diito.cli import main
 from diito.recipe.file import read
+from diito.refusal import Refusals
 from diito.run import distill as distill_module
 from diito.run.distill import distill
+from diito.run.parts import prepare
+from diito.training.arguments import training_arguments
 from diito.training.callbacks import Interruption
 
 INPUTS = {"input_ids": torch.tensor([[2, 9, 4, 17, 31, 8, 3]])}
@@ -279,3 +283,109 @@ def test_a_fault_of_the_program_is_no_mistake_of_the_user(tmp_path, monkeypatch)
     monkeypatch.setattr(Trainer, "training_step", broken)
     with pytest.raises(RuntimeError, match="training failed"):
         distill(tiny.recipe(tmp_path))
+
+
+# What a recipe leaves open
+
+
+def rows_of(corpus):
+    return [tuple(row["input_ids"].tolist()) for row in corpus]
+
+
+def own_text(tmp_path, documents=200, **overrides):
+    """What is loaded for a recipe that names a corpus and nothing else about text."""
+    fields = {
+        "corpus.sources": f"[{tiny.corpus(documents)}]",
+        "corpus.layout": "lines",
+        "corpus.length": "null",
+        "evaluation.sources": "null",
+        "evaluation.length": "null",
+        "evaluation.blocks": "null",
+    }
+    recipe = tiny.recipe(tmp_path, fields | overrides)
+    return prepare(recipe, training_arguments(recipe, output_dir=str(tmp_path)))
+
+
+def test_lengths_are_what_the_teacher_allows_and_stand_in_the_recipe_as_run(tmp_path):
+    open_lengths = {"corpus.length": "null", "evaluation.length": "null", "training.batch": "2", "training.steps": "1"}
+    run = tiny.run(tmp_path, open_lengths)
+    as_run = read(run / "recipe.yaml")
+    assert (as_run.corpus.length, as_run.evaluation.length) == (64, 64)  # the tiny teacher's positions
+    assert distill(tiny.recipe(tmp_path, open_lengths), resume=True) == 0
+
+
+def test_a_held_out_part_of_the_corpus_is_measured_and_not_trained_on(tmp_path):
+    parts, again = own_text(tmp_path, 2000), own_text(tmp_path, 2000)
+    assert parts.held_out is not None and again.held_out is not None
+    held_out, trained = parts.held_out.corpus.statistics, parts.corpus.statistics
+    assert held_out.documents + trained.documents == 2000
+    odds = 2000 * 0.05
+    assert abs(held_out.documents - odds) < 5 * math.sqrt(odds)
+    assert rows_of(parts.corpus) == rows_of(again.corpus)
+    assert parts.held_out.digest() == again.held_out.digest()
+    assert len(parts.held_out.examples) >= 2 and parts.plan.recipe.evaluation.blocks == 200
+    assert "that are not trained on" in str(parts.plan)
+
+
+def test_no_text_is_on_both_sides_and_another_seed_holds_out_other_text(tmp_path):
+    text = tmp_path / "twice.txt"
+    lines = [f"w{one} w{other} w1 w2" for one in range(50) for other in range(40)]
+    text.write_text("\n".join(lines * 2) + "\n")
+    source = {"corpus.sources": f"[{text}]", "evaluation.length": "18", "corpus.minimum_tokens": "3"}
+    parts, other = own_text(tmp_path, **source), own_text(tmp_path, **source, seed="2")
+    trained = set(rows_of(parts.corpus))
+    assert len(rows_of(parts.corpus)) == 2 * len(trained)  # both copies of a line are on the same side
+    body = [token for row in rows_of(parts.held_out.corpus) for token in row[1:-1]]
+    documents = {tuple([2, *body[start : start + 4], 3]) for start in range(0, len(body), 4)}
+    assert documents and not documents & trained
+    assert parts.held_out.digest() != other.held_out.digest()
+
+
+def test_a_corpus_too_small_to_set_some_aside_is_trained_on_whole_and_it_is_said(tmp_path, capsys):
+    parts = own_text(tmp_path, 60)
+    assert parts.held_out is None and parts.corpus.statistics.documents == 60
+    assert "none, nothing is measured: the corpus is too small" in str(parts.plan)
+
+
+def test_everything_that_names_and_configurations_can_tell_is_refused_at_once(tmp_path):
+    recipe = tiny.recipe(
+        tmp_path,
+        {
+            "teacher.tokenizer": "/nowhere/at/all",
+            "student.layers": "9",
+            "corpus.sources": "[/nowhere.txt]",
+            "corpus.length": "100",
+            "evaluation.length": "200",
+        },
+    )
+    with pytest.raises(Refusals) as refusals:
+        distill(recipe)
+    lines = str(refusals.value).splitlines()
+    fields = ["corpus.sources", "teacher.tokenizer", "corpus.length", "evaluation.length", "student.layers"]
+    assert [line.partition(":")[0] for line in lines] == fields
+    assert [str(refusal) for refusal in refusals.value.refusals] == lines
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "neftune_noise_alpha", "use_liger_kernel"])
+def test_an_argument_that_cannot_work_is_refused_at_the_start_by_name(name, tmp_path, capsys):
+    assert command(tmp_path / "runs", "--training.arguments", f"{{{name}: {5.0 if name[0] == 'n' else 'true'}}}") == 2
+    assert f"training.arguments.{name}: does not work with distillation" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_measured_on_the_way_appears_on_the_screen(tmp_path, capfd):
+    argv = ("--training.steps", "3", "--training.evaluate_every", "2", "--evaluation.interchange_every", "3")
+    assert command(tmp_path, *argv) == 0
+    lines = [line for line in capfd.readouterr().err.splitlines() if "held-out:" in line]
+    assert lines[0].startswith("step 2/3  held-out: perplexity ") and "iia " in lines[0]
+    assert lines[1].startswith("step 3/3  held-out: iia ")
+
+
+def test_the_card_of_a_student_with_an_odd_name_is_read_back_whole(tmp_path):
+    run = tiny.run(tmp_path, {"name": "a: b # c", "training.steps": "1"})
+    card = ModelCard.load(run / "student" / "README.md")
+    assert card.data.model_name == "a: b # c" and card.data.library_name == "transformers"
+    assert card.data.base_model is None  # a local folder is no name on the hub
+    after = json.loads((run / "results.json").read_text())["after"]
+    assert {result.metric_type: result.metric_value for result in card.data.eval_results}["perplexity"] == after["perplexity"]

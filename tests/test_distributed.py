@@ -178,7 +178,7 @@ def compare_gradients(folder: Path, report: dict) -> None:
     for index in range(2):
         start = (2 * index + rank) * 4  # whole micro-batches go to the ranks in turn
         rows = [trainer.train_dataset[row] for row in order[start : start + 4]]
-        masked = trainer.masking(collate(rows, pad_token_id=0), generator=generator("mask", 1, index, rank))
+        masked = trainer.batching.batch(collate(rows, pad_token_id=0), generator=generator("mask", 1, index, rank))
         losses.append(objective(masked, step=index)["loss"])
     names, values = zip(*objective.student.named_parameters(), strict=True)
     own = torch.autograd.grad(sum(losses) / 2, values)

@@ -155,3 +155,12 @@ def test_refused_conditions(tmp_path):
         read(tmp_path / "no.yaml")
     with pytest.raises(ValueError, match="name: 'jobs' must be the plain name of a folder, and not 'jobs'"):
         read(grid_file(tmp_path), {"name": "jobs"})
+
+
+def test_grids_that_come_with_diito_are_read_by_their_names(tmp_path):
+    by_name, by_path = (distillations(read(grid)) for grid in ("grid:smoke", GRIDS / "smoke.yaml"))
+    assert [each.recipe for each in by_name] == [each.recipe for each in by_path]
+    with pytest.raises(ValueError, match="diito has no grid of the name smke; did you mean grid:smoke"):
+        read("grid:smke")
+    (only,) = distillations(read(grid_file(tmp_path, "seeds: [1]", conditions="[{name: a, recipe: 'recipe:standard'}]")))
+    assert only.recipe.objective.weights.causal_ce == 0

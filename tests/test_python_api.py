@@ -122,6 +122,18 @@ def test_the_student_and_its_tokenizer_are_saved_as_an_ordinary_model(tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "student").mask_token == "[MASK]"
 
 
+def test_a_run_on_a_dataset_of_ones_own_resumes_to_the_same_bits(tmp_path):
+    """Also inside a later epoch: two micro-batches are one."""
+    data = datasets.Dataset.from_dict({"input_ids": sequences()})
+    fields = {"max_steps": 5, "save_strategy": "steps", "save_steps": 3, "lr_scheduler_type": "constant"}
+    straight, _ = train(tmp_path / "straight", data, **fields)
+    resumed = diito.DistillationTrainer(
+        objective(), arguments(tmp_path / "resumed", **fields), train_dataset=data, processing_class=tiny.tokenizer()
+    )
+    resumed.train(resume_from_checkpoint=str(tmp_path / "straight" / "checkpoint-3"))
+    assert tiny.same(straight.student().state_dict(), resumed.student().state_dict())
+
+
 REFUSED = {
     "no input_ids": (
         lambda: datasets.Dataset.from_dict({"text": ["a b"] * 8}),
@@ -145,6 +157,14 @@ def test_a_dataset_that_cannot_be_trained_with_is_refused_in_one_sentence(case, 
 def test_without_a_tokenizer_a_masking_is_asked_for(tmp_path):
     with pytest.raises(diito.Refusal, match=r"^processing_class: give the tokenizer"):
         diito.DistillationTrainer(objective(), arguments(tmp_path), train_dataset=Rows(sequences()))
+
+
+@pytest.mark.parametrize("token", ["mask", "padding"])
+def test_a_tokenizer_without_a_token_that_is_needed_is_refused(token, tmp_path):
+    tokenizer = tiny.tokenizer()
+    setattr(tokenizer, {"mask": "mask_token", "padding": "pad_token"}[token], None)
+    with pytest.raises(diito.Refusal, match=rf"^processing_class: .*{token} token"):
+        diito.DistillationTrainer(objective(), arguments(tmp_path), train_dataset=Rows(sequences()), processing_class=tokenizer)
 
 
 @pytest.mark.parametrize(

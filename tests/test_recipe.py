@@ -1,9 +1,14 @@
 """Recipes: every one in recipes/ is sound, files and overrides are read strictly, and check() names what is wrong."""
 
 import dataclasses
+import functools
+import json
+import re
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from diito.recipe import AlignedPairSection, Recipe, SourceSection, TeacherSection, TrainingSection
 from diito.recipe import checks as recipe_checks
@@ -11,7 +16,9 @@ from diito.recipe.checks import check
 from diito.recipe.file import dump, known_keys, read
 from diito.recipe.flags import field_documents
 from diito.recipe.keys import hints
+from diito.recipe.schema import recipe_schema, starting_recipe
 from diito.recipe.sections import transformers_arguments
+from diito.refusal import Refusal, Refusals
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 DIITO_ROWS = ["diito-middle", "diito-late", "diito-full", "diito-full-random", "diito-full-masked", "diito-full-cos"]
@@ -358,3 +365,151 @@ def test_names_of_others_are_up_to_date():
     assert refused <= known
     own = {field.name for field in dataclasses.fields(TrainingSection)} - {"arguments", "warmup_ratio"}
     assert own <= known
+
+
+def test_all_that_is_wrong_is_refused_at_once(tmp_path):
+    path = written(tmp_path, "name: a/b\ntraining: {batch: 0, learnig_rate: 3}\ncorpus: {share: 7, layout: [x]}\n")
+    with pytest.raises(Refusals) as refusals:
+        read(path, {"masking.rate": "0"})
+    told = {each.field: each.sentence for each in refusals.value.refusals}
+    assert set(told) == {"name", "training.batch", "training.learnig_rate", "corpus.share", "corpus.layout", "masking.rate"}
+    assert told["training.batch"] == f"0 must be at least 1 ({path}, line 2)"
+    assert told["masking.rate"] == "0.0 must be above 0 and at most 1"
+    assert str(refusals.value).count("\n") == 5
+    with pytest.raises(Refusals, match=r"corpus.sources\[0\]: give exactly one(.|\n)*objective.weights: all"):
+        weights = {f"objective.weights.{name}": 0.0 for name in ("task", "ce", "cos", "causal_ce")}
+        check(with_values({"corpus.sources": [SourceSection()], **weights}))
+
+
+OLDER = {
+    "epochs: 2": ("num_train_epochs", 2.0),
+    "steps: 7": ("max_steps", 7),
+    "batch: 3": ("per_device_train_batch_size", 3),
+    "accumulation: 2": ("gradient_accumulation_steps", 2),
+    "betas: [0.8, 0.7]": ("adam_beta2", 0.7),
+    "epsilon: 1e-7": ("adam_epsilon", 1e-7),
+    "warmup: 0.5": ("warmup_ratio", 0.5),
+    "clip: 0": ("max_grad_norm", 0.0),
+    "device: cpu": ("use_cpu", True),
+    "log_every: 3": ("logging_steps", 3),
+    "save_every: 3": ("save_steps", 3),
+    "keep: 3": ("save_total_limit", 3),
+    "evaluate_every: 3": ("eval_steps", 3),
+}
+
+
+@pytest.mark.parametrize("line", OLDER)
+def test_the_names_of_0_1_0_go_on_working(line, tmp_path):
+    field, value = OLDER[line]
+    assert getattr(read(written(tmp_path, f"training: {{{line}}}")).training, field) == value
+    name, _, text = line.partition(": ")
+    assert getattr(read(RECIPES[0], {f"training.{name}": text}).training, field) == value
+    assert set(TrainingSection.ALIASES) == {line.partition(":")[0] for line in OLDER}
+
+
+def test_any_argument_of_transformers_stands_in_training(tmp_path):
+    text = "training: {warmup_steps: 9, lr_scheduler_type: cosine, arguments: {optim: sgd}}\n"
+    recipe = read(written(tmp_path, text), {"training.dataloader_num_workers": "2"})
+    assert recipe.training.warmup_steps == 9
+    assert recipe.training.arguments == {"lr_scheduler_type": "cosine", "optim": "sgd", "dataloader_num_workers": 2}
+    check(recipe)
+    assert "  lr_scheduler_type: cosine" in dump(recipe) and read(written(tmp_path, dump(recipe))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("batch: 1, per_device_train_batch_size: 2", "training.per_device_train_batch_size: the same as training.batch"),
+        ("optim: sgd, arguments: {optim: sgd}", "training.optim: the same as training.arguments.optim; give one"),
+        ("device: gpu", "training.device: 'gpu' is not one of auto, cpu"),
+        ("betas: [0.9, 1]", r"training.betas\[1\]: 1.0 must be at least 0 and below 1"),
+        ("lr_schedular_type: x", "training.lr_schedular_type: unknown key; did you mean training.lr_scheduler_type"),
+    ],
+)
+def test_other_names_are_refused_as_they_were_written(text, sentence, tmp_path):
+    with pytest.raises(Refusal, match=f"^{sentence}"):
+        read(written(tmp_path, f"training: {{{text}}}"))
+    with pytest.raises(Refusal, match=r"training.max_steps: the same as training.steps; give one of them"):
+        read(RECIPES[0], {"training.steps": "1", "training.max_steps": "1"})
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        ("corpus: {sources: my.txt}", "corpus.sources", ["my.txt"]),
+        ("corpus: {sources: {path: my.txt}}", "corpus.sources", [SourceSection(path="my.txt")]),
+        ("training: {report_to: wandb}", "training.report_to", ["wandb"]),
+        ("objective: {losses: a.b:c}", "objective.losses", ["a.b:c"]),
+        ("student: {layers: 3}", "student.layers", 3),
+        ("evaluation: {sources: null}", "evaluation.sources", None),
+        ("evaluation: {sources: []}", "evaluation.sources", []),
+    ],
+)
+def test_one_item_is_a_list_of_it(line, key, value, tmp_path):
+    recipe = read(written(tmp_path, line))
+    assert functools.reduce(getattr, key.split("."), recipe) == value
+    assert read(written(tmp_path, dump(recipe))) == recipe
+
+
+def test_weights_name_the_tasks_loss_and_the_users_own(tmp_path):
+    recipe = read(written(tmp_path, "objective: {losses: own:huber, weights: {mlm: 1, huber: 2, causal_huber: 3}}"))
+    weights = recipe.objective.weights.as_dict()
+    assert weights == {"task": 1, "ce": 0.25, "cos": 0.25, "causal_ce": 0.25, "causal_cos": 0, "mse": 0} | {
+        "huber": 2,
+        "causal_huber": 3,
+    }
+    check(recipe)
+    assert read(written(tmp_path, dump(recipe))) == recipe
+    with pytest.raises(Refusal, match=r"objective.weights.task: the same as objective.weights.mlm; give one of them"):
+        read(written(tmp_path, "objective: {weights: {mlm: 1, task: 2}}"))
+    with pytest.raises(Refusal, match=r"objective.weights.huber: 'x' is not a number"):
+        read(written(tmp_path, "objective: {weights: {huber: x}}"))
+    with pytest.raises(Refusal, match=r"objective.weights.causal_cs: no loss has that name; did you mean .*causal_cos"):
+        check(read(written(tmp_path, "objective: {weights: {causal_cs: 1}}")))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"intervention.positions": "maskd"}, "intervention.positions: 'maskd' is not known; did you mean masked"),
+        ({"intervention.pairing": "x"}, "intervention.pairing: 'x' is not known; give one of in-batch, independent"),
+        ({"task": "masked"}, "task: 'masked' is not known; did you mean masked-lm"),
+    ],
+)
+def test_parts_that_there_are_not(overrides, sentence):
+    with pytest.raises(Refusal, match=sentence):
+        check(read(RECIPES[0], overrides))
+    check(read(RECIPES[0], {key: "my_package.parts:mine" for key in overrides}))
+
+
+def test_recipes_that_come_with_diito_are_read_by_their_names():
+    assert read("recipe:quickstart") == read(RECIPES[0].parent / "quickstart.yaml")
+    with pytest.raises(Refusal, match=r"diito has no recipe of the name quickstat; did you mean recipe:quickstart"):
+        read("recipe:quickstat")
+
+
+def test_the_schema_accepts_what_the_reader_accepts():
+    validator = jsonschema.Draft202012Validator(json.loads(recipe_schema()))
+    validator.check_schema(validator.schema)
+    accepted = [yaml.safe_load(re.sub(r" (\d)e-", r" \1.0e-", path.read_text(encoding="utf-8"))) for path in RECIPES]
+    accepted += [yaml.safe_load(starting_recipe(None, name="x")), {"corpus": {"sources": "a.txt"}, "teacher": None}]
+    accepted += [{"training": {"betas": [0.9, 0.9], "device": "cpu", "optim": "sgd"}, "objective": {"weights": {"own": 1}}}]
+    for content in accepted:
+        assert not [error.message for error in validator.iter_errors(content)]
+    for content in ({"corpus": {"share": 2}}, {"training": {"bath": 3}}, {"seed": "x"}, {"alignment": {"kind": "ful"}}):
+        assert [*validator.iter_errors(content)]
+    rate = validator.schema["$defs"]["MaskingSection"]["properties"]["rate"]
+    assert rate["description"] == "Share of a row's maskable tokens that is predicted."
+    assert (rate["default"], rate["exclusiveMinimum"], rate["maximum"]) == (0.15, 0, 1)
+
+
+def test_a_starting_recipe_has_every_field_and_its_comments_are_the_defaults(tmp_path):
+    text = starting_recipe("masked-lm", name="mine")
+    recipe = read(written(tmp_path, text))
+    check(recipe)
+    assert (recipe.name, recipe.task, recipe.teacher.model) == ("mine", "masked-lm", "embedded:teacher-minilm-mlm")
+    commented = re.sub(r"^( *)# (\w+: )", r"\1\2", text, flags=re.MULTILINE)  # the fields that stand in comments
+    fields = {key.rpartition(".")[2] for key in known_keys()} - {"arguments", "further"}
+    assert fields <= set(re.findall(r"^ *(\w+):", commented, flags=re.MULTILINE))
+    with pytest.raises(Refusal, match=r"^TASK: 'masked-ml' is not known; did you mean masked-lm"):
+        starting_recipe("masked-ml", name="mine")

@@ -224,7 +224,7 @@ class TestCheck:
         names = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 40}
         tokenizer = BertTokenizer(vocab=names)
         check_tokenizer(tokenizer, self.SOURCE, vocabulary=41, field="teacher.tokenizer")
-        with pytest.raises(Refusal, match=r"^teacher.tokenizer: .* ids up to 40, .* only the 40 below 40"):
+        with pytest.raises(Refusal, match=r"^teacher.tokenizer: .* 5 words with ids up to 40, .* knows only ids below 40;"):
             check_tokenizer(tokenizer, self.SOURCE, vocabulary=40, field="teacher.tokenizer")
 
     def test_only_what_the_task_needs_must_be_there(self) -> None:

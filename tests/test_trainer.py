@@ -106,7 +106,7 @@ def by_hand(trainer, first: int, count: int) -> dict[str, torch.Tensor]:
     losses = []
     for index in range(first, first + count):
         rows = [trainer.train_dataset[row] for row in order[index * size : (index + 1) * size]]
-        masked = trainer.masking(collate(rows, pad_token_id=0), generator=generator("mask", trainer.args.seed, index, 0))
+        masked = trainer.batching.batch(collate(rows, pad_token_id=0), generator=generator("mask", trainer.args.seed, index, 0))
         losses.append(objective(masked, step=index)["loss"])
     gradients = torch.autograd.grad(sum(losses) / count, list(objective.student.parameters()))
     return dict(zip((name for name, _ in objective.student.named_parameters()), gradients, strict=True))

@@ -10,6 +10,7 @@ import importlib.util
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from diito import plugins
 from diito.evaluation.kinds import GROUP, KINDS, find

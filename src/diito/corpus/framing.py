@@ -26,8 +26,8 @@ def framing_of(tokenizer: Any, *, field: str = "teacher.tokenizer") -> Framing:
     """What the tokenizer puts around a text.
 
     A tokenizer that names a ``cls_token`` and a ``sep_token`` but adds nothing has no post-processor (one trained by hand
-    often lacks it); its sequences stand between the two. Raises Refusal, naming ``field``, for a tokenizer that turns
-    no text into tokens.
+    often lacks it); its sequences stand between the two. Raises Refusal, naming ``field``, for a tokenizer
+    that turns no text into tokens.
     """
     framing = _added(tokenizer, field)
     if not len(framing) and None not in (tokenizer.cls_token_id, tokenizer.sep_token_id):

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from diito.embedded import packaged
 from diito.evaluation.kinds import PARTS, find, refusals_under
 from diito.evaluation.settings import AllSettings
 from diito.recipe import Recipe
 from diito.recipe.checks import check as check_recipe
 from diito.recipe.file import read as read_recipe
 from diito.recipe.file import read_section
-from diito.refusal import Refusal
+from diito.refusal import Refusal, Refusals, refusals_of
 from diito.report.metrics import METHODS
 from diito.report.paper import PAPER
 
@@ -170,11 +171,15 @@ class Evaluation:
 def read(
     path: str | Path, overrides: Mapping[str, Any] | None = None, recipe_overrides: Mapping[str, Any] | None = None
 ) -> Grid:
-    """The grid in a YAML file, with overrides of its own fields and of every recipe on top. Raises ValueError."""
+    """The grid in a YAML file (``grid:small`` comes with diito), with overrides of its own fields and of every recipe on top.
+
+    Raises ValueError.
+    """
+    path = packaged(str(path), "grid")
     grid = read_section(Grid, path, overrides, what="grid")
     for condition in grid.conditions:
         if (recipe := condition.recipe or grid.recipe) is not None:  # beside the grid, wherever the command is given
-            condition.recipe = str(Path(path).parent / recipe)
+            condition.recipe = recipe if recipe.startswith("recipe:") else str(path.parent / recipe)
         condition.overrides = _merged(grid.overrides, condition.overrides, recipe_overrides or {})
     _check(grid)
     return grid
@@ -240,7 +245,7 @@ def _recipe(condition: Condition, seed: int, precision: Literal["fp32", "bf16"])
         recipe = read_recipe(condition.recipe, {**condition.overrides, "seed": seed})
         check_recipe(recipe)
     except ValueError as error:
-        raise ValueError(f"conditions, {condition.name}: {error}") from error
+        raise Refusals([Refusal(f"conditions, {condition.name}", str(each)) for each in refusals_of(error)]) from error
     if recipe.speed.precision == "auto":
         recipe.speed.precision = precision
     return recipe

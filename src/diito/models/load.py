@@ -32,7 +32,7 @@ _CONTENT = (
     "vocab.json",
     "vocab.txt",
 )
-_NEEDED = "give a hub id or a local folder of a masked language model"
+MASKED = "masked language model"
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class ModelSource:
         }
 
 
-def load_configuration(source: ModelSource) -> Any:
-    """The configuration. Raises ValueError where there is no such model."""
+def load_configuration(source: ModelSource, *, noun: str = MASKED) -> Any:
+    """The configuration. Raises ValueError, saying that a ``noun`` is needed, where there is no such model."""
     try:
         return AutoConfig.from_pretrained(**source.arguments)
     except _ERRORS as error:
-        raise _unloadable(source, _NEEDED, error) from error
+        raise _unloadable(source, _needed(noun), error) from error
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -75,25 +75,36 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_masked_language_model(source: ModelSource) -> PreTrainedModel:
-    """The model with its masked-language-model head, in fp32 and eval mode.
+def load_trained(source: ModelSource, head: Any, *, noun: str) -> PreTrainedModel:
+    """The model with a head that it was trained with, in fp32 and eval mode.
 
-    Raises ValueError for a checkpoint without that head.
+    ``head``: an Auto class; ``noun``: the head in words. Raises ValueError for a checkpoint without that head.
     """
     try:
-        model, report = AutoModelForMaskedLM.from_pretrained(**source.arguments, dtype=torch.float32, output_loading_info=True)
+        model, report = head.from_pretrained(**source.arguments, dtype=torch.float32, output_loading_info=True)
     except _ERRORS as error:
-        raise _unloadable(source, _NEEDED, error) from error
+        raise _unloadable(source, _needed(noun), error) from error
     if missing := sorted(report["missing_keys"]):
-        raise _headless(source, f"it lacks {missing[0]}")
+        raise _headless(source, noun, f"it lacks {missing[0]}")
     return model.eval()
 
 
+def check_trained(source: ModelSource, head: Any, *, noun: str) -> None:
+    """Refuse (ValueError), from the configuration alone, a model that was saved without the head of an Auto class."""
+    kind = head.__name__.removeprefix("AutoModel")
+    saved = load_configuration(source, noun=noun).architectures or ()
+    if saved and not any(name.endswith((kind, "ForPreTraining")) for name in saved):
+        raise _headless(source, noun, f"it is a {saved[0]}")
+
+
+def load_masked_language_model(source: ModelSource) -> PreTrainedModel:
+    """:func:`load_trained` with a masked-language-model head."""
+    return load_trained(source, AutoModelForMaskedLM, noun=MASKED)
+
+
 def check_masked_language_model(source: ModelSource) -> None:
-    """Refuse (ValueError), from the configuration alone, a model that was saved without a masked-language-model head."""
-    saved = load_configuration(source).architectures or ()
-    if saved and not any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in saved):
-        raise _headless(source, f"it is a {saved[0]}")
+    """:func:`check_trained` of a masked-language-model head."""
+    check_trained(source, AutoModelForMaskedLM, noun=MASKED)
 
 
 def load_head(source: ModelSource, head: Any, labels: Sequence[str] | None, **arguments: Any) -> PreTrainedModel:
@@ -167,8 +178,12 @@ def digest(source: ModelSource) -> str:
     return total.hexdigest()[:40]
 
 
-def _headless(source: ModelSource, reason: str) -> Refusal:
-    return Refusal(source.field, f"{source.name!r} has no masked-language-model head ({reason}); {_NEEDED}")
+def _needed(noun: str) -> str:
+    return f"give a hub id or a local folder of a {noun}"
+
+
+def _headless(source: ModelSource, noun: str, reason: str) -> Refusal:
+    return Refusal(source.field, f"{source.name!r} has no {noun.replace(' ', '-')} head ({reason}); {_needed(noun)}")
 
 
 def _unloadable(source: ModelSource, right: str, error: Exception) -> Refusal:

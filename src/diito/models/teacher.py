@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from diito.corpus.framing import special_ids
 from diito.models import load as models
@@ -17,13 +17,14 @@ from diito.refusal import Refusal
 __all__ = ["check_tokenizer", "load_config", "load_teacher", "load_tokenizer", "special_ids"]
 
 
-def load_config(section: TeacherSection) -> Any:
+def load_config(section: TeacherSection, *, head: Any = AutoModelForMaskedLM, noun: str = models.MASKED) -> Any:
     """The teacher's configuration.
 
-    Raises ValueError naming ``teacher.model`` where there is no such model or it has no masked-language-model head.
+    ``head``, ``noun``: the Auto class of the task and its model in words. Raises ValueError naming ``teacher.model`` where
+    there is no such model or it was saved without that head.
     """
-    models.check_masked_language_model(_source(section))
-    return models.load_configuration(_source(section))
+    models.check_trained(_source(section), head, noun=noun)
+    return models.load_configuration(_source(section), noun=noun)
 
 
 def load_tokenizer(section: TeacherSection, config: Any, *, needed: Sequence[str] = ("mask_token",)) -> PreTrainedTokenizerBase:
@@ -55,20 +56,20 @@ def check_tokenizer(
     if largest >= vocabulary:
         raise Refusal(
             field,
-            f"the tokenizer of {source.name!r} has ids up to {largest:,}, but the model embeds only the {vocabulary:,} below "
-            f"{vocabulary:,}; give the tokenizer that the model was trained with",
+            f"the tokenizer of {source.name!r} has {len(tokenizer):,} words with ids up to {largest:,}, but the model knows "
+            f"only ids below {vocabulary:,}; give the tokenizer that the model was trained with",
         )
     for token in needed:
         if getattr(tokenizer, token) is None:
             raise Refusal(source.field, f"the tokenizer of {source.name!r} has no {token}; give one that has")
 
 
-def load_teacher(section: TeacherSection) -> PreTrainedModel:
+def load_teacher(section: TeacherSection, *, head: Any = AutoModelForMaskedLM, noun: str = models.MASKED) -> PreTrainedModel:
     """The teacher in fp32 and eval mode.
 
-    Raises ValueError where the checkpoint has no masked-language-model head or the model cannot be run layer by layer.
+    Raises ValueError where the checkpoint lacks the head or the model cannot be run layer by layer.
     """
-    model = models.load_masked_language_model(_source(section))
+    model = models.load_trained(_source(section), head, noun=noun)
     learn(model, field="teacher.model")
     return model
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import get_args
 
 from diito.plugins import check_reference, installed
@@ -17,7 +17,6 @@ from diito.recipe.file import read_again
 from diito.recipe.keys import bare, hints, members
 from diito.recipe.sections import (
     RELEASED_LAYERS,
-    TASKS,
     AlignedPairSection,
     AlignmentSection,
     CorpusSection,
@@ -28,6 +27,7 @@ from diito.recipe.sections import (
     TrainingSection,
 )
 from diito.refusal import Refusal, refuse
+from diito.tasks import TASKS
 
 _ELSEWHERE = {
     "name and output": ("output_dir",),
@@ -105,7 +105,7 @@ def _refusals(recipe: Recipe) -> Iterator[Refusal]:
     yield from _evaluation(recipe.evaluation)
 
 
-def _references(fields: dict[str, tuple[str, str, Sequence[str]]]) -> Iterator[Refusal]:
+def _references(fields: dict[str, tuple[str, str, Collection[str]]]) -> Iterator[Refusal]:
     """Names that are not diito's own, of no installed package and no import path."""
     for field, (reference, group, known) in fields.items():
         try:
@@ -116,8 +116,9 @@ def _references(fields: dict[str, tuple[str, str, Sequence[str]]]) -> Iterator[R
 
 def _corpus(corpus: CorpusSection) -> Iterator[Refusal]:
     yield from _sources("corpus.sources", corpus.sources)
-    if corpus.layout == "lines" and corpus.length is not None and corpus.minimum_tokens > corpus.length:
-        yield Refusal("corpus.minimum_tokens", f"{corpus.minimum_tokens} must be at most corpus.length, {corpus.length}")
+    longest = corpus.length or 512
+    if corpus.layout == "lines" and corpus.minimum_tokens > longest:
+        yield Refusal("corpus.minimum_tokens", f"{corpus.minimum_tokens} must be at most corpus.length, {longest}")
 
 
 def _sources(field: str, sources: Sequence[SourceSection | str]) -> Iterator[Refusal]:

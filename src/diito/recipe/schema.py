@@ -14,7 +14,8 @@ from diito.recipe import sections
 from diito.recipe.file import adapter, write_value
 from diito.recipe.flags import default_of, field_documents
 from diito.recipe.keys import aliases, hints
-from diito.recipe.sections import TASKS, Recipe, TrainingSection, transformers_arguments
+from diito.recipe.sections import Recipe, TrainingSection, transformers_arguments
+from diito.tasks import TASKS
 
 START: dict[str, Any] = {
     "teacher.model": "embedded:teacher-minilm-mlm",
@@ -50,7 +51,7 @@ def starting_recipe(task: str | None, *, name: str) -> str:
 
     Raises :class:`diito.refusal.Refusal` for a task that there is not.
     """
-    task = task or TASKS[0]
+    task = task or next(iter(TASKS))
     check_reference(task, field="TASK", group="diito.tasks", known=TASKS)
     heading = (
         f"A recipe for: diito distill {name}.yaml. It runs as it stands, on the teacher and the text that come with diito. "

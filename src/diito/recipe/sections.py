@@ -31,9 +31,6 @@ RELEASED_LAYERS = {
 }
 """The layers of the authors' released students, by the name a recipe gives them; for a teacher of 12 layers."""
 
-TASKS = ("masked-lm",)
-"""The tasks that come with diito."""
-
 
 def is_written(text: str) -> bool:
     """must not be empty"""

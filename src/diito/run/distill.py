@@ -20,7 +20,6 @@ from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 from diito.evaluation.held_out.interchange import interchange_accuracy
 from diito.evaluation.held_out.perplexity import perplexity
 from diito.files import write_json
-from diito.models.teacher import special_ids
 from diito.recipe import Recipe
 from diito.run.folder import RunFolder
 from diito.run.model_card import model_card
@@ -122,7 +121,7 @@ def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Eval
             held_out,
             rule=rule,
             share=recipe.intervention.share,
-            special_ids=special_ids(parts.tokenizer),
+            special_ids=parts.task.special_ids(parts.tokenizer),
         )
 
     def both(student: PreTrainedModel) -> dict[str, float]:
@@ -154,10 +153,13 @@ def _finish(folder: RunFolder, parts: Parts, measure: Evaluation | None, results
     if measure is not None:
         results["after"] = measure(parts.student)
         _say(True, _table(results))
+    task = parts.task
     results["recipe"] = dataclasses.asdict(parts.plan.recipe)
     write_json(folder.results, results)
-    folder.save_student(parts.student, parts.tokenizer, model_card(parts.plan, results))
-    _say(True, f"student    {folder.student}  (AutoModelForMaskedLM.from_pretrained loads it)")
+    folder.save_student(
+        parts.student, parts.tokenizer, model_card(parts.plan, results, kind=task.noun, pipeline=task.pipeline_tag)
+    )
+    _say(True, f"student    {folder.student}  ({task.head.__name__}.from_pretrained loads it)")
 
 
 def _table(results: dict[str, Any]) -> str:

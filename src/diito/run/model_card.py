@@ -25,8 +25,8 @@ def model_card(
     plan: Plan,
     results: dict[str, Any],
     *,
-    kind: str = "masked language model",
-    pipeline: str = "fill-mask",
+    kind: str,
+    pipeline: str,
     measured: str = "unswapped masked tokens",
 ) -> str:
     """The card as Markdown with the hub's metadata.

@@ -9,36 +9,33 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from diito import plugins
-from diito.corpus import LENGTH, Corpus, NothingLeft, Part, check_sources, find_sources, load_corpus
-from diito.evaluation.held_out.text import HeldOut, uniform_masking
+from diito.corpus import LENGTH, Corpus, check_sources
+from diito.evaluation.held_out.text import HeldOut
 from diito.method.alignment import Alignment
 from diito.method.alignment_files import build_alignment
+from diito.method.losses import Loss, find_loss, paper_losses
 from diito.method.objective import DistillationObjective
 from diito.method.positions import RULES, Pairing, PositionRule, derangement
 from diito.models.load import ModelSource, longest_sequence
 from diito.models.student import build_student, student_layers
-from diito.models.teacher import load_config, load_teacher, load_tokenizer, special_ids
-from diito.recipe import CorpusSection, Recipe
+from diito.models.teacher import load_config, load_teacher, load_tokenizer
+from diito.recipe import Recipe
 from diito.refusal import Refusal, collect
 from diito.run.plan import Plan
+from diito.run.text import load_text, with_lengths
 from diito.speed.precision import prepare_models
-from diito.tasks.masked_lm import MaskedLM
+from diito.tasks import find_task
+from diito.tasks.task import Task
 from diito.training.trainer import DistillationTrainer, Evaluation
 
 PAIRINGS: dict[str, Pairing] = {"in-batch": derangement, "independent": derangement}
 """Pairings by their names in a recipe; with independent ones every row brings its source."""
-HELD_OUT_SHARE = 0.05
-"""Of the corpus's documents, at most, where they are held out for measuring."""
-HELD_OUT_BLOCKS = 200
-"""Blocks measured then, at most."""
-_BYTES = 8  # of a token, at least as many as any usual text has: more is held out rather than less
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,7 @@ class Survey:
 
     recipe: Recipe
     """With numbers where it left the choice to the teacher."""
+    task: Task
     config: Any
     """The teacher's configuration."""
     tokenizer: PreTrainedTokenizerBase
@@ -59,6 +57,7 @@ class Survey:
 class Parts:
     """What a recipe names, loaded and checked."""
 
+    task: Task
     tokenizer: PreTrainedTokenizerBase
     teacher: PreTrainedModel
     student: PreTrainedModel
@@ -83,21 +82,24 @@ def survey(recipe: Recipe) -> Survey:
             position_rule(recipe)
         with attempt():
             pairing_of(recipe)
-        config = load_config(recipe.teacher)
         with attempt():
-            tokenizer = load_tokenizer(recipe.teacher, config)
+            own_losses(recipe)
+        task = find_task(recipe.task)
+        config = load_config(recipe.teacher, head=task.head, noun=task.noun)
+        with attempt():
+            tokenizer = load_tokenizer(recipe.teacher, config, needed=task.needed_tokens)
         with attempt():
             longest = longest_sequence(ModelSource(recipe.teacher.model, "teacher.model", recipe.teacher.revision))
             for field, section in (("corpus", recipe.corpus), ("evaluation", recipe.evaluation)):
                 with attempt():
                     _check_length(f"{field}.length", section.length, longest)
-            recipe = _with_lengths(recipe, min(LENGTH, longest or LENGTH))
+            recipe = with_lengths(recipe, min(LENGTH, longest or LENGTH))
         with attempt():
             chosen = student_layers(recipe.student.layers, config.num_hidden_layers)
             depths = {"teacher_layers": config.num_hidden_layers, "student_layers": len(chosen)}
             alignment = build_alignment(recipe.alignment, **depths, seed=recipe.seed)
             alignment.check(**depths, teacher_width=config.hidden_size, student_width=config.hidden_size)
-    return Survey(recipe, config, tokenizer, chosen, alignment)
+    return Survey(recipe, task, config, tokenizer, chosen, alignment)
 
 
 def position_rule(recipe: Recipe) -> PositionRule:
@@ -110,6 +112,21 @@ def pairing_of(recipe: Recipe) -> Pairing:
     return plugins.load(recipe.intervention.pairing, field="intervention.pairing", group="diito.pairings", known=PAIRINGS)
 
 
+def own_losses(recipe: Recipe) -> dict[str, Loss]:
+    """The rows of the user's own losses by the names of their attributes. Raises Refusal for one that cannot be found."""
+    rows = {}
+    for index, reference in enumerate(recipe.objective.losses):
+        field = f"objective.losses[{index}]"
+        row: Any = plugins.load(reference, field=field, group="diito.losses", known={})
+        if not isinstance(row, Loss):
+            raise Refusal(field, f"{reference} is a {type(row).__name__}; it must be a diito.method.losses.Loss")
+        rows[reference.rpartition(":")[2]] = row
+    for name, weight in recipe.objective.weights.as_dict().items():
+        if weight:
+            find_loss(name, {**paper_losses(recipe.objective.temperature), **rows})
+    return rows
+
+
 def prepare(recipe: Recipe, arguments: TrainingArguments) -> Parts:
     """Load what ``recipe`` names, after checking what can be checked before. Raises ValueError."""
     return load(survey(recipe), arguments)
@@ -117,11 +134,11 @@ def prepare(recipe: Recipe, arguments: TrainingArguments) -> Parts:
 
 def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
     """Load the models, then the text. Raises ValueError."""
-    recipe, tokenizer = surveyed.recipe, surveyed.tokenizer
-    teacher = load_teacher(recipe.teacher)
+    recipe, task, tokenizer = surveyed.recipe, surveyed.task, surveyed.tokenizer
+    teacher = load_teacher(recipe.teacher, head=task.head, noun=task.noun)
     student = build_student(teacher, surveyed.student_layers, dropout=recipe.student.dropout)
     with arguments.main_process_first(desc="corpus"):
-        corpus, held_out = _load_text(recipe, tokenizer, surveyed.config.vocab_size)
+        corpus, held_out = load_text(recipe, task, tokenizer, vocab_size=surveyed.config.vocab_size)
     plan = Plan(
         recipe,
         teacher,
@@ -138,7 +155,7 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
             f"the corpus has {len(corpus)} sequences, fewer than one micro-batch of {recipe.training.batch} on "
             f"{arguments.world_size} process(es); give more text or a smaller batch",
         )
-    return Parts(tokenizer, teacher, student, surveyed.alignment, corpus, held_out, plan)
+    return Parts(task, tokenizer, teacher, student, surveyed.alignment, corpus, held_out, plan)
 
 
 def build_trainer(
@@ -151,21 +168,23 @@ def build_trainer(
         parts.student,
         teacher,
         parts.alignment,
-        weights={"mlm" if name == "task" else name: weight for name, weight in objective.weights.as_dict().items()},
+        weights=objective.weights.as_dict(),
+        losses=own_losses(recipe),
         temperature=objective.temperature,
         tokens=objective.tokens,
         positions=position_rule(recipe),
         pairing=pairing_of(recipe),
         share=intervention.share,
         specials=intervention.specials,
-        special_ids=special_ids(parts.tokenizer),
+        special_ids=parts.task.special_ids(parts.tokenizer),
+        reach=parts.task.reach,
         source_positions=intervention.source_positions,
         control=intervention.control,
         seed=recipe.seed,
     )
     prepare_models(parts.student, teacher, recipe.speed, device=arguments.device)
-    masking = MaskedLM().batching(
-        recipe.masking,
+    batching = parts.task.batching(
+        getattr(recipe, parts.task.settings) if parts.task.settings else None,
         tokenizer=parts.tokenizer,
         vocab_size=teacher.config.vocab_size,
         token_counts=parts.corpus.token_counts,
@@ -174,7 +193,7 @@ def build_trainer(
         module,
         arguments,
         train_dataset=parts.corpus,
-        masking=masking,
+        batching=batching,
         draw_sources=intervention.pairing == "independent" and module.has_counterfactual,
         evaluation=evaluation,
         processing_class=parts.tokenizer,
@@ -184,53 +203,3 @@ def build_trainer(
 def _check_length(field: str, length: int | None, longest: int | None) -> None:
     if length is not None and longest is not None and length > longest:
         raise Refusal(field, f"{length} tokens, but the teacher has positions for {longest}; give at most {longest}")
-
-
-def _with_lengths(recipe: Recipe, length: int) -> Recipe:
-    """``recipe`` with ``length`` where it gives none, and with a limit to what is measured of its own corpus."""
-    corpus, evaluation = recipe.corpus, recipe.evaluation
-    blocks = HELD_OUT_BLOCKS if evaluation.sources is None and evaluation.blocks is None else evaluation.blocks
-    return dataclasses.replace(
-        recipe,
-        corpus=dataclasses.replace(corpus, length=length if corpus.length is None else corpus.length),
-        evaluation=dataclasses.replace(
-            evaluation, length=length if evaluation.length is None else evaluation.length, blocks=blocks
-        ),
-    )
-
-
-def _load_text(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> tuple[Corpus, HeldOut | None]:
-    """The corpus, and the held-out text: its own sources, or documents of the corpus where the recipe names none."""
-    if recipe.evaluation.sources is not None:
-        corpus = load_corpus(recipe.corpus, tokenizer=tokenizer, seed=recipe.seed)
-        return corpus, _load_held_out(recipe, tokenizer, vocab_size, None) if recipe.evaluation.sources else None
-    share = _held_out_share(recipe)
-    try:
-        held_out = _load_held_out(recipe, tokenizer, vocab_size, Part(share, recipe.seed, held_out=True))
-        if len(held_out.examples) < 2:  # an intervention swaps between two
-            raise NothingLeft("evaluation.sources", "too little text")
-        rest = Part(share, recipe.seed, held_out=False)
-        return load_corpus(recipe.corpus, tokenizer=tokenizer, seed=recipe.seed, part=rest), held_out
-    except NothingLeft:  # too little text to set some aside
-        return load_corpus(recipe.corpus, tokenizer=tokenizer, seed=recipe.seed), None
-
-
-def _held_out_share(recipe: Recipe) -> float:
-    """As many documents as the blocks to be measured need, at most :data:`HELD_OUT_SHARE` of them."""
-    evaluation = recipe.evaluation
-    assert evaluation.blocks is not None and evaluation.length is not None
-    size = sum(source.size() for source in find_sources(recipe.corpus.sources, field="corpus.sources"))
-    return min(HELD_OUT_SHARE, evaluation.blocks * evaluation.length * _BYTES / max(size, 1))
-
-
-def _load_held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, vocab_size: int, part: Part | None) -> HeldOut:
-    evaluation = recipe.evaluation
-    section = CorpusSection(
-        sources=recipe.corpus.sources if evaluation.sources is None else evaluation.sources,
-        length=evaluation.length,
-        workers=recipe.corpus.workers,
-        cache=recipe.corpus.cache,
-    )
-    corpus = load_corpus(section, tokenizer=tokenizer, seed=recipe.seed, field="evaluation", part=part)
-    masking = uniform_masking(tokenizer, vocab_size=vocab_size)
-    return HeldOut(corpus, masking, recipe.seed, evaluation.blocks, evaluation.batch)

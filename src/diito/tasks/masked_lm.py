@@ -274,6 +274,13 @@ class MaskedLM(Task):
             framing=self.framing(tokenizer),
         )
 
+    def held_out_batching(self, *, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Masking:
+        """The paper's masks for measuring, whatever training masks: 15 % of the tokens, each as likely as another."""
+        from diito.recipe import MaskingSection
+
+        section = MaskingSection(rate=0.15, smoothing=0.0)
+        return self.batching(section, tokenizer=tokenizer, vocab_size=vocab_size)
+
     def reach(self, slots: Int[Tensor, "batch slots"], positions: Bool[Tensor, "batch tokens"]) -> Bool[Tensor, "batch slots"]:
         return (slots != UNUSED) & positions.any(1, keepdim=True)
 

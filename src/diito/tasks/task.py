@@ -34,6 +34,9 @@ UNUSED = -1
 class Batching(Protocol):
     """Turns rows into batches; made for one tokenizer, model and corpus by :meth:`Task.batching`."""
 
+    pad_token_id: int | None
+    """What rows of different lengths are padded with; None where they cannot be."""
+
     def batch(self, rows: Mapping[str, Tensor], *, generator: torch.Generator) -> dict[str, Tensor]:
         """Make a batch of rows.
 
@@ -87,6 +90,10 @@ class Task(ABC):
     @abstractmethod
     def reach(self, slots: Int[Tensor, "batch slots"], positions: Bool[Tensor, "batch tokens"]) -> Bool[Tensor, "batch slots"]:
         """Which slots the swap of ``positions`` can change; False in unused slots."""
+
+    def held_out_batching(self, *, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Any:
+        """What turns held-out rows into the examples on which :attr:`metric` is measured; None: nothing is measured."""
+        return None
 
     def framing(self, tokenizer: PreTrainedTokenizerBase) -> Framing:
         """The ids around each sequence of a corpus: those that the tokenizer itself adds."""

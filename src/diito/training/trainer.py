@@ -24,6 +24,7 @@ from diito.method.objective import DistillationObjective
 from diito.recipe import MaskingSection
 from diito.refusal import Refusal
 from diito.tasks.masked_lm import Masking
+from diito.tasks.task import Batching
 from diito.training.arguments import require
 from diito.training.checkpoints import CheckpointTrainer
 from diito.training.counters import Counters
@@ -40,8 +41,9 @@ class DistillationTrainer(CheckpointTrainer):
     ``model``: the objective. ``args``: ``TrainingArguments``; the few fields the method depends on are set here.
     ``train_dataset``: a ``datasets.Dataset`` or a map-style dataset of torch, whose rows have ``input_ids`` (lists of any
     length) and optionally ``attention_mask``; other columns are ignored. Or a :class:`~diito.corpus.Corpus`.
-    ``processing_class``: the tokenizer. ``masking``: makes masked batches of the rows; None masks 15 % of the tokens of each
-    row, each as likely as another, with the tokenizer's own mask token.
+    ``processing_class``: the tokenizer. ``batching``: makes batches of the rows (``diito.tasks.task.Batching``); None
+    masks 15 % of the tokens of each row, each as likely as another, with the tokenizer's own mask token. ``masking``: its
+    name in 0.1.0.
     ``draw_sources``: True brings every batch sources drawn from the dataset on their own, instead of in-batch pairs.
     ``evaluation``: called with the student, returns named numbers; used by ``evaluate``. Other arguments are Trainer's.
 
@@ -58,7 +60,8 @@ class DistillationTrainer(CheckpointTrainer):
         args: TrainingArguments,
         *,
         train_dataset: Any,
-        masking: Masking | None = None,
+        batching: Batching | None = None,
+        masking: Batching | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         draw_sources: bool = False,
         evaluation: Evaluation | None = None,
@@ -69,7 +72,9 @@ class DistillationTrainer(CheckpointTrainer):
         if len(rows) < batch:
             raise Refusal("train_dataset", f"{len(rows)} rows are fewer than one micro-batch of {batch}; give more rows")
         self.objective = model
-        self.masking = masking or _uniform_masking(processing_class, model)
+        self.batching = batching or masking or _uniform_masking(processing_class, model)
+        if rows.lengths is not None and self.batching.pad_token_id is None:
+            raise Refusal("processing_class", "rows of different lengths need a padding token, and the tokenizer has none")
         self.draw_sources = draw_sources
         self.evaluation = evaluation
         self.sampler = ShuffledSampler(len(rows), lengths=rows.lengths, batch=batch, seed=args.seed)
@@ -109,7 +114,7 @@ class DistillationTrainer(CheckpointTrainer):
     ) -> Any:
         """Mask the rows on the device and compute the named losses; returns the weighted sum."""
         step = self.micro_batches()
-        losses = model(self._masked_batch(inputs, step), step=step)
+        losses = model(self._batch(inputs, step), step=step)
         mask = inputs.get("attention_mask")
         tokens = inputs["input_ids"].numel() if mask is None else mask.sum()
         self._counters.add(losses, tokens, step=self.state.global_step + 1)
@@ -121,19 +126,19 @@ class DistillationTrainer(CheckpointTrainer):
         epochs, updates = divmod(self.state.global_step, steps)
         return epochs * self._batches_per_epoch + updates * self.args.gradient_accumulation_steps + self._micro
 
-    def _masked_batch(self, inputs: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    def _batch(self, inputs: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         key = (self.args.seed, step, self.args.process_index)
         device = inputs["input_ids"].device
-        batch = self.masking(inputs, generator=generator("mask", *key, device=device))
+        batch = self.batching.batch(inputs, generator=generator("mask", *key, device=device))
         if self.draw_sources:
             rows = torch.randint(len(self.train_dataset), (len(inputs["input_ids"]),), generator=generator("sources", *key))
             drawn = self._prepare_inputs(self._collate(self.train_dataset.__getitems__(rows.tolist())))
-            sources = self.masking(drawn, generator=generator("source mask", *key, device=device))
+            sources = self.batching.batch(drawn, generator=generator("source mask", *key, device=device))
             batch |= {f"source_{name}": sources[name] for name in ("input_ids", "attention_mask") if name in sources}
         return batch
 
     def _collate(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return collate(rows, pad_token_id=self.masking.pad_token_id)
+        return collate(rows, pad_token_id=self.batching.pad_token_id)
 
     # Order of the rows
 
@@ -197,6 +202,8 @@ def _uniform_masking(tokenizer: PreTrainedTokenizerBase | None, objective: Disti
     """15 % of the tokens of a row, each as likely as another."""
     if tokenizer is None:
         raise Refusal("processing_class", "give the tokenizer, so that its mask token is known, or a masking")
+    if tokenizer.mask_token_id is None:
+        raise Refusal("processing_class", f"{type(tokenizer).__name__} has no mask token; give a masking, or another tokenizer")
     section = MaskingSection(rate=0.15, smoothing=0.0)
     vocabulary = objective.student.config.vocab_size
     return Masking.for_tokenizer(section, tokenizer=tokenizer, vocab_size=vocabulary, token_counts=None)

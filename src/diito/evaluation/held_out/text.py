@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from diito.corpus import collate
-from diito.recipe import MaskingSection
 from diito.tasks.masked_lm import MaskedLM, Masking
 
 
@@ -80,9 +79,8 @@ class HeldOut:
 
 
 def uniform_masking(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> Masking:
-    """The paper's masks for measuring, whatever training masks: 15 % of the tokens, each as likely as another."""
-    section = MaskingSection(rate=0.15, smoothing=0.0)
-    return MaskedLM().batching(section, tokenizer=tokenizer, vocab_size=vocab_size)
+    """The masks of masked language modelling for measuring."""
+    return MaskedLM().held_out_batching(tokenizer=tokenizer, vocab_size=vocab_size)
 
 
 def at_slots(states: Tensor, slots: Tensor) -> Tensor:
