@@ -191,7 +191,7 @@ def _answer_positions(
 
 
 def _best_spans(
-    lengths: NDArray[np.int32], offsets: NDArray[np.int32], logits: NDArray[np.float32]
+    lengths: NDArray[Any], offsets: NDArray[Any], logits: NDArray[np.float32]
 ) -> list[tuple[float, int, int] | None]:
     """The best span of each window: the sum of its logits, its first character and the one after its last.
 
