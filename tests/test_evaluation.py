@@ -29,6 +29,7 @@ from diito.evaluation.held_out.perplexity import (
 )
 from diito.evaluation.held_out.text import HeldOut
 from diito.method.positions import consecutive, masked, random
+from diito.models.layered import Layered
 
 
 class Rows(list):
@@ -389,6 +390,8 @@ def test_a_map_is_every_alignment_measured_alone():
 
 def test_a_map_resumes_each_layer_once_whatever_the_number_of_pairs():
     student, teacher, text = build(layers=2, seed=1), build(layers=3, seed=2), held_out(batch=7)
+    for model in (student, teacher):
+        Layered(model)  # learns the model's parts, in runs of its own
     with counted(student) as ours, counted(teacher) as theirs:
         interchange_counts(student, teacher, all_pairs(2, 3), text)
     assert ours["layers"] == [2, 2 + 1] and theirs["layers"] == [2, 2 + 1, 2 + 2]  # base, source; resumed above each layer

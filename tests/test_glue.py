@@ -578,12 +578,12 @@ def test_a_file_with_nothing_but_incomplete_rows_has_no_example(write):
 def test_the_first_name_counts_and_the_plain_file_before_the_compressed_one(tmp_path):
     for name in ("b.txt", "b.txt.gz", "c.txt.xz"):
         (tmp_path / name).touch()
-    assert find_file(tmp_path, ["a.txt", "b.txt", "c.txt"], what="it") == tmp_path / "b.txt"
-    assert find_file(tmp_path, ["c.txt", "b.txt"], what="it") == tmp_path / "c.txt.xz"
+    assert find_file(tmp_path, ["a.txt", "b.txt", "c.txt"], content="it") == tmp_path / "b.txt"
+    assert find_file(tmp_path, ["c.txt", "b.txt"], content="it") == tmp_path / "c.txt.xz"
     assert has_file(tmp_path, ["a.txt", "c.txt"]) and not has_file(tmp_path, ["a.txt"])
     assert not has_file(tmp_path / "nowhere", ["b.txt"])
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path} has no file x.txt or y.txt (also .gz or .xz): what it is")):
-        find_file(tmp_path, ["x.txt", "y.txt"], what="what it is")
+        find_file(tmp_path, ["x.txt", "y.txt"], content="what it is")
 
 
 def test_only_a_line_feed_ends_a_line(tmp_path):

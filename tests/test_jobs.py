@@ -25,7 +25,7 @@ def hashes(path, overrides=None, recipe_overrides=None):
     """Title -> hash of every job."""
     grid = read(path, overrides or {}, recipe_overrides or {})
     students = distillations(grid)
-    return {job.what.title: job.hash for job in make_jobs(students, evaluations(grid, students), resources=grid.resources)}
+    return {job.planned.title: job.hash for job in make_jobs(students, evaluations(grid, students), resources=grid.resources)}
 
 
 @pytest.fixture

@@ -230,9 +230,9 @@ def test_the_output_folder_must_be_writable(tmp_path, capsys):
 def a_job(name, seed, kind="distil"):
     """A job that was never made: what the screen needs of one."""
     student = Distillation(Condition(name=name), seed, tiny.recipe(Path("runs")))
-    what = student if kind == "distil" else Evaluation(student, kind, None)
+    planned = student if kind == "distil" else Evaluation(student, kind, None)
     numbers = Numbers(steps=500, tokens=1e6, flops=1e9) if kind == "distil" else None
-    return Job(what, {"kind": kind, "name": name, "seed": seed}, numbers=numbers)
+    return Job(planned, {"kind": kind, "name": name, "seed": seed}, numbers=numbers)
 
 
 def test_the_live_table(tmp_path):

@@ -56,8 +56,8 @@ def command_of(folder: JobFolder, arguments: Sequence[str], processes: int) -> l
     start = [sys.executable, "-m"]
     if processes > 1:
         start += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    how = [] if arguments[0] != "distill" else ["--resume"] if folder.is_begun else ["--overwrite"]
-    return [*start, "diito", *arguments, *how]
+    options = [] if arguments[0] != "distill" else ["--resume"] if folder.is_begun else ["--overwrite"]
+    return [*start, "diito", *arguments, *options]
 
 
 def finish(folder: JobFolder) -> None:

@@ -50,7 +50,7 @@ def estimate(jobs: Sequence[Job], output: Path, resources: Resources) -> str:
             total, unknown = (total, unknown + 1) if hours is None else (total + hours, unknown)
         rows.append(
             (
-                job.what.title,
+                job.planned.title,
                 job.hash,
                 f"{numbers.tokens / 1e6:,.2f}" if numbers else "",
                 f"{numbers.flops / 1e15:,.3g}" if numbers else "",
@@ -88,8 +88,8 @@ def _rates(jobs: Sequence[Job], output: Path) -> tuple[float | None, dict[tuple[
 
 
 def _kind(job: Job) -> tuple[str, str | None]:
-    assert isinstance(job.what, Evaluation)
-    return job.kind, job.what.task
+    assert isinstance(job.planned, Evaluation)
+    return job.kind, job.planned.task
 
 
 def _summary(unique: Sequence[Job], jobs: Sequence[Job]) -> str:

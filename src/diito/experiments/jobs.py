@@ -53,7 +53,7 @@ class Numbers:
 class Job:
     """One distillation or evaluation, and what names its folder."""
 
-    what: Distillation | Evaluation
+    planned: Distillation | Evaluation
     identity: dict[str, Any]
     student: str | None = None
     """Of an evaluation: the hash of the distillation that makes the student; None for a reference."""
@@ -98,8 +98,8 @@ class _Maker:
         self.resources = resources
         self._known: dict[str, Any] = {}
 
-    def distillation(self, what: Distillation) -> Job:
-        recipe = what.recipe
+    def distillation(self, planned: Distillation) -> Job:
+        recipe = planned.recipe
         seed = recipe.seed if recipe.corpus.share < 1 else None  # else the corpus is the same for every seed
         prepared = self._once(_prepare, dataclasses.replace(recipe, seed=seed or 0), self.resources.distil.processes)
         identity = {
@@ -112,33 +112,33 @@ class _Maker:
         }
         if recipe.training.arguments:
             identity["arguments"] = recipe.training.arguments
-        return Job(what, json.loads(json.dumps(identity)), numbers=prepared["numbers"])
+        return Job(planned, json.loads(json.dumps(identity)), numbers=prepared["numbers"])
 
-    def evaluation(self, what: Evaluation, student: Job | None) -> Job:
-        if isinstance(what.of, Distillation):
+    def evaluation(self, planned: Evaluation, student: Job | None) -> Job:
+        if isinstance(planned.of, Distillation):
             assert student is not None
-            teacher = what.of.recipe.teacher
+            teacher = planned.of.recipe.teacher
             if teacher.tokenizer is not None:
                 raise ValueError(
                     "teacher.tokenizer: evaluations are planned with the teacher's own tokenizer; save it in the teacher's "
                     "folder and leave this out"
                 )
-            model, depth = ModelSource(teacher.model, "teacher.model", teacher.revision), student_depth(what.of.recipe)
+            model, depth = ModelSource(teacher.model, "teacher.model", teacher.revision), student_depth(planned.of.recipe)
         else:
-            model, depth = ModelSource(what.of.model, "model"), None
-        settings = what.settings
-        if what.seed is not None:  # the same data for every seed
+            model, depth = ModelSource(planned.of.model, "model"), None
+        settings = planned.settings
+        if planned.seed is not None:  # the same data for every seed
             settings = dataclasses.replace(settings, seeds=[0])
-        measured = self._once(_measured, what.kind, settings, model, depth)
+        measured = self._once(_measured, planned.kind, settings, model, depth)
         identity = {
             **measured,
-            "kind": what.kind,
-            "code": find(what.kind).version,
+            "kind": planned.kind,
+            "code": find(planned.kind).version,
             "model": student.hash if student else measured["model"],
         }
-        if what.seed is not None:
-            identity["seed"] = what.seed
-        return Job(what, json.loads(json.dumps(identity)), student=student.hash if student else None)
+        if planned.seed is not None:
+            identity["seed"] = planned.seed
+        return Job(planned, json.loads(json.dumps(identity)), student=student.hash if student else None)
 
     def _once(self, make: Any, *arguments: Any) -> Any:
         key = repr((make.__name__, arguments))

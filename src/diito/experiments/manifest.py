@@ -21,16 +21,16 @@ def prepare_folder(job: Job, output: Path, grid: Grid) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     if folder.is_done:
         return
-    if isinstance(job.what, Distillation):
-        recipe = dataclasses.replace(job.what.recipe, output=str(folder.path), name=folder.run.name)
+    if isinstance(job.planned, Distillation):
+        recipe = dataclasses.replace(job.planned.recipe, output=str(folder.path), name=folder.run.name)
         write_text(folder.recipe, dump(recipe))
         arguments = ["distill", str(folder.recipe)]
     else:
-        of = job.what.of
+        of = job.planned.of
         model = of.model if isinstance(of, Reference) else str(JobFolder(output / "jobs" / str(job.student)).student)
-        arguments = ["evaluate", job.kind, model, "--output", str(folder.results), *_flags(job.what.settings)]
+        arguments = ["evaluate", job.kind, model, "--output", str(folder.results), *_flags(job.planned.settings)]
     processes = grid.resources.distil.processes if job.kind == "distil" else 1
-    content = {"title": job.what.title, "arguments": arguments, "processes": processes, "identity": job.identity}
+    content = {"title": job.planned.title, "arguments": arguments, "processes": processes, "identity": job.identity}
     write_json(folder.job, content)
 
 
@@ -49,7 +49,7 @@ def _flags(settings: Any, prefix: str = "--") -> list[str]:
 
 def write_index(grid: Grid, jobs: Sequence[Job], output: Path) -> None:
     """``grid.json``: what the report needs to know, the rows, and which job makes which cell."""
-    recipes = {each.what.condition.name: each.what.recipe for each in jobs if isinstance(each.what, Distillation)}
+    recipes = {each.planned.condition.name: each.planned.recipe for each in jobs if isinstance(each.planned, Distillation)}
     rows = [
         {
             "name": each.name,
@@ -68,15 +68,15 @@ def write_index(grid: Grid, jobs: Sequence[Job], output: Path) -> None:
 
 
 def _entry(job: Job) -> dict[str, Any]:
-    of = job.what.of if isinstance(job.what, Evaluation) else job.what
+    of = job.planned.of if isinstance(job.planned, Evaluation) else job.planned
     entry: dict[str, Any] = {
         "hash": job.hash,
         "kind": job.kind,
         "row": row_of(job).name,
         "seed": None if isinstance(of, Reference) else of.seed,
     }
-    if isinstance(job.what, Evaluation):
-        entry |= {"task": job.what.task, "fine_tuning_seed": job.what.seed}
+    if isinstance(job.planned, Evaluation):
+        entry |= {"task": job.planned.task, "fine_tuning_seed": job.planned.seed}
     if job.numbers is not None:
         entry |= dataclasses.asdict(job.numbers)
     return entry
@@ -84,5 +84,5 @@ def _entry(job: Job) -> dict[str, Any]:
 
 def row_of(job: Job) -> Row:
     """The row of the tables that a job works for."""
-    of = job.what.of if isinstance(job.what, Evaluation) else job.what
+    of = job.planned.of if isinstance(job.planned, Evaluation) else job.planned
     return of.condition if isinstance(of, Distillation) else of

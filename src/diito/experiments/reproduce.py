@@ -63,7 +63,7 @@ def reproduce(grid: Grid, settings: ReproduceSettings, *, dry_run: bool = False)
             return 128 + stopped.number
     for job in unique:
         if job.hash in failed:
-            print(f"\ndiito: {job.what.title}: {failed[job.hash]}", file=sys.stderr)
+            print(f"\ndiito: {job.planned.title}: {failed[job.hash]}", file=sys.stderr)
     done = sum(folder.is_done for folder in folders)
     print(f"{done} of {len(unique)} jobs are done, {len(failed)} failed; the report: diito report {output / grid.name}")
     return int(bool(failed))
@@ -173,7 +173,7 @@ def _submit(ray: Any, grid: Grid, screen: Screen) -> dict[Any, Job]:
             continue
         share = grid.resources.distil if job.kind == "distil" else grid.resources.evaluate
         options = {
-            "name": job.what.title,
+            "name": job.planned.title,
             "num_cpus": share.cpus,
             "num_gpus": share.gpus,
             "max_retries": grid.retries,

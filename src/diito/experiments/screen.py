@@ -50,9 +50,9 @@ class Screen:
         (self.done if problem is None else self.failed).add(job.hash)
         if problem is None:
             seconds = read_json(self.folders[job.hash].done).get("seconds", 0)
-            self._say(f"done       {job.what.title} ({_duration(seconds)}; {len(self.done)} of {len(self.jobs)})")
+            self._say(f"done       {job.planned.title} ({_duration(seconds)}; {len(self.done)} of {len(self.jobs)})")
         else:
-            self._say(f"failed     {job.what.title}: {next(iter(problem.splitlines()), '')}")
+            self._say(f"failed     {job.planned.title}: {next(iter(problem.splitlines()), '')}")
 
     def show(self) -> None:
         """Bring the screen up to date."""
@@ -63,7 +63,7 @@ class Screen:
         for job, _ in running:
             if job.hash not in self._started:
                 self._started.add(job.hash)
-                self._say(f"running    {job.what.title}")
+                self._say(f"running    {job.planned.title}")
 
     def _running(self) -> list[tuple[Job, float]]:
         """Jobs that a worker of this run has begun, and since when."""
@@ -89,7 +89,7 @@ class Screen:
         return table
 
     def _lines(self, running: Sequence[tuple[Job, float]]) -> list[Text]:
-        lines = [Text(f"{job.what.title}  {_duration(time.time() - since)}{self._progress(job)}") for job, since in running]
+        lines = [Text(f"{job.planned.title}  {_duration(time.time() - since)}{self._progress(job)}") for job, since in running]
         more = [Text(f"and {len(lines) - _RUNNING_LINES} more")] if len(lines) > _RUNNING_LINES else []
         return lines[:_RUNNING_LINES] + more
 

@@ -42,7 +42,7 @@ class Comparison:
     """One thing that a claim says is better than another."""
 
     name: str
-    found: Difference | None
+    difference: Difference | None
     done: bool
     """Whether all runs of both are there."""
 
@@ -71,22 +71,22 @@ def verdicts(measured: Measured) -> list[Verdict]:
 
 def _against_standard(measured: Measured, claim: str, rows: Sequence[Row]) -> Verdict:
     """Whether every row with an alignment beats the standard row of its group, and the three alignments are there."""
-    found = [
+    compared = [
         _compared(measured, row["title"], row, standard, "perplexity")
         for row in rows
         if row["method"] in _VARIANTS and (standard := measured.standard_of(row)) is not None
     ]
-    return _judge(claim, found, "perplexity", missing=_missing_alignments(rows))
+    return _judge(claim, compared, "perplexity", missing=_missing_alignments(rows))
 
 
 def _richest(measured: Measured, rows: Sequence[Row]) -> Verdict:
     """Whether FULL beats MIDDLE and LATE."""
-    found = [
+    compared = [
         _compared(measured, f"FULL − {other['title']}", full, other, "perplexity")
         for full, other in _pairs(rows, "full", ("middle", "late"))
     ]
     claim = "The richest alignment is best (perplexity: FULL before MIDDLE and LATE)"
-    return _judge(claim, found, "perplexity", missing=_missing_alignments(rows))
+    return _judge(claim, compared, "perplexity", missing=_missing_alignments(rows))
 
 
 def _missing_alignments(rows: Sequence[Row]) -> list[str]:
@@ -102,45 +102,45 @@ def _smallest(measured: Measured, rows: Sequence[Row]) -> Verdict:
         gain = {run: ours[run] - theirs[run] for run in ours if run in theirs}
         gains.append((full["layers"], gain, all(_is_whole(measured, row, "glue") for row in (full, standard))))
     gains.sort(key=lambda gain: gain[0])
-    found = [
+    compared = [
         Comparison(f"gain of {small} − gain of {large} layers", difference(ours, theirs), done and also)
         for (small, ours, done), (large, theirs, also) in itertools.pairwise(gains)
     ]
-    missing = [] if found else ["students of two depths"]
-    return _judge("The smallest students gain most (GLUE, FULL against standard)", found, "glue", measured, missing=missing)
+    missing = [] if compared else ["students of two depths"]
+    return _judge("The smallest students gain most (GLUE, FULL against standard)", compared, "glue", measured, missing=missing)
 
 
 def _on_a_task(measured: Measured, claim: str, rows: Sequence[Row], method: str, metric: str) -> Verdict:
     """Whether the method beats the standard row of its group."""
-    found = [
+    compared = [
         _compared(measured, row["title"], row, standard, metric)
         for row, standard in _pairs(rows, method, ("standard",))
         if measured.expected(row["name"], metric)
     ]
-    return _judge(claim, found, metric, measured)
+    return _judge(claim, compared, metric, measured)
 
 
 def _reaches(measured: Measured, claim: str, method: str, metric: str, reference: str, *, share: float = 1.0) -> Verdict:
     """Whether a student of 6 layers has that share of a reference's mean, which has no distillation seeds to pair with."""
     students = [row for row in measured.rows if row["method"] == method and row["layers"] == 6]
     references = [row for row in measured.rows if row["paper"] == reference]
-    found = []
+    compared = []
     for student, other in itertools.product(students, references):
         target = summary(measured.values(other["name"], metric).values())
         ours = measured.values(student["name"], metric)
         against = difference(ours, dict.fromkeys(ours, share * target.mean)) if target else None
         name = f"{student['title']} − {other['title']}" + (f" × {share}" if share < 1 else "")
-        found.append(Comparison(name, against, all(_is_whole(measured, row, metric) for row in (student, other))))
-    return _judge(claim, found, metric, measured)
+        compared.append(Comparison(name, against, all(_is_whole(measured, row, metric) for row in (student, other))))
+    return _judge(claim, compared, metric, measured)
 
 
 def _beats_control(measured: Measured, rows: Sequence[Row], method: str, name: str) -> Verdict:
     """Ours, not the paper's: whether the gain is more than what comes with an intervention."""
-    found = [
+    compared = [
         _compared(measured, f"FULL − {other['title']}", full, other, "perplexity")
         for full, other in _pairs(rows, "full", (method,))
     ]
-    return _judge(f"Control: DIITO FULL beats {name} (perplexity)", found, "perplexity")
+    return _judge(f"Control: DIITO FULL beats {name} (perplexity)", compared, "perplexity")
 
 
 def _pairs(rows: Sequence[Row], method: str, others: Sequence[str]) -> list[tuple[Row, Row]]:
@@ -165,25 +165,25 @@ def _is_whole(measured: Measured, row: Row, metric: str) -> bool:
 
 
 def _judge(
-    claim: str, found: Sequence[Comparison], metric: str, measured: Measured | None = None, *, missing: Sequence[str] = ()
+    claim: str, compared: Sequence[Comparison], metric: str, measured: Measured | None = None, *, missing: Sequence[str] = ()
 ) -> Verdict:
     """The verdict on a claim that makes these comparisons. ``measured``: to say how much of GLUE there is."""
     better, digits = METRICS[metric].better, METRICS[metric].digits
-    parts = [f"{each.name}: {_shown(each.found, digits)}" for each in found if each.found is not None]
-    if not found or missing:
+    parts = [f"{each.name}: {_shown(each.difference, digits)}" for each in compared if each.difference is not None]
+    if not compared or missing:
         parts.append(f"the grid has no {', '.join(missing)}" if missing else "the grid has no such rows")
-    elif unfinished := [each.name for each in found if not each.done]:
+    elif unfinished := [each.name for each in compared if not each.done]:
         parts.append(f"runs are missing: {', '.join(unfinished)}")
     if metric == "glue" and measured is not None and 0 < len(measured.tasks()) < len(GLUE):
         parts.append(f"{len(measured.tasks())} of {len(GLUE)} tasks")
-    signs = {each.found.sign(better) for each in found if each.found is not None}
-    if not found or missing or not all(each.done and each.found is not None for each in found):
+    signs = {each.difference.sign(better) for each in compared if each.difference is not None}
+    if not compared or missing or not all(each.done and each.difference is not None for each in compared):
         verdict = "untested"
     else:
         verdict = "refuted" if -1 in signs else "undecided" if 0 in signs else "confirmed"
     return Verdict(claim, verdict, "; ".join(parts))
 
 
-def _shown(found: Difference, digits: int) -> str:
-    bounds = found.interval and f" {interval(found.interval, digits, sign='+')}"
-    return f"{found.mean:+.{digits}f}{bounds or ''}, {len(found.by_seed)} seed{'s' if len(found.by_seed) > 1 else ''}"
+def _shown(compared: Difference, digits: int) -> str:
+    bounds = compared.interval and f" {interval(compared.interval, digits, sign='+')}"
+    return f"{compared.mean:+.{digits}f}{bounds or ''}, {len(compared.by_seed)} seed{'s' if len(compared.by_seed) > 1 else ''}"

@@ -49,8 +49,8 @@ def figures(measured: Measured, folder: Path) -> list[Figure]:
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     makers: list[Callable[[Measured, Path], Figure | None]] = [_perplexity, _differences, _low_resource, _depth, _curves]
-    made = [figure for make in makers if (figure := make(measured, folder)) is not None]
-    return made + [_map(measured, each, folder) for each in measured.maps()]
+    drawn = [figure for make in makers if (figure := make(measured, folder)) is not None]
+    return drawn + [_map(measured, each, folder) for each in measured.maps()]
 
 
 def _perplexity(measured: Measured, folder: Path) -> Figure | None:
@@ -105,28 +105,30 @@ def _differences(measured: Measured, folder: Path) -> Figure | None:
     """Every condition minus standard distillation, with its interval, a panel a figure."""
     panels = []
     for metric in (*TABLE_1, *INTERCHANGE):
-        found = []
+        results = []
         for row in measured.rows:
             standard = measured.standard_of(row)
             if standard is not None and (each := difference_of(measured, row, standard, metric)) is not None:
-                found.append((row, each))
-        if found:
-            panels.append((metric, found))
+                results.append((row, each))
+        if results:
+            panels.append((metric, results))
     if not panels:
         return None
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
-    several = len({row["group"] for _, found in panels for row, _ in found}) > 1
-    names = list(dict.fromkeys(row["name"] for _, found in panels for row, _ in found))
+    several = len({row["group"] for _, results in panels for row, _ in results}) > 1
+    names = list(dict.fromkeys(row["name"] for _, results in panels for row, _ in results))
     columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
     lines = -(-len(panels) // columns)
     size = (2.2 + 3.1 * columns, lines * (1.1 + 0.3 * len(names)))
     figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
-    texts = {row["name"]: row["title"] + (f", {row['group']}" if several else "") for _, found in panels for row, _ in found}
-    for axis, (metric, found) in zip(axes.flat, panels, strict=False):
+    texts = {
+        row["name"]: row["title"] + (f", {row['group']}" if several else "") for _, results in panels for row, _ in results
+    }
+    for axis, (metric, results) in zip(axes.flat, panels, strict=False):
         axis.axvline(0, color="black", linewidth=0.8)
-        for row, each in found:
+        for row, each in results:
             height = len(names) - 1 - names.index(row["name"])
             colour, marker = _STYLE[row["method"]]
             if each.interval is not None:
@@ -150,9 +152,9 @@ def _depth(measured: Measured, folder: Path) -> Figure | None:
     metric = "glue" if measured.asks_for("glue") else "perplexity"
     lines: dict[str, list[tuple[int, float, float]]] = {}
     for row in measured.rows:
-        found = summary(measured.values(row["name"], metric).values())
-        if row["method"] in ("standard", "full") and not is_low_resource(row) and found is not None:
-            lines.setdefault(row["method"], []).append((row["layers"], found.mean, found.deviation or 0.0))
+        results = summary(measured.values(row["name"], metric).values())
+        if row["method"] in ("standard", "full") and not is_low_resource(row) and results is not None:
+            lines.setdefault(row["method"], []).append((row["layers"], results.mean, results.deviation or 0.0))
     if not any(len({depth for depth, _, _ in points}) > 1 for points in lines.values()):
         return None
     import matplotlib.pyplot as plt
@@ -176,9 +178,9 @@ def _depth(measured: Measured, folder: Path) -> Figure | None:
 def _curves(measured: Measured, folder: Path) -> Figure | None:
     """The losses of training, smoothed, mean over the seeds."""
     students = {row["name"]: measured.students(row["name"]) for row in measured.rows}
-    seeds = [{each["seed"] for each in found} for found in students.values() if found]
+    seeds = [{each["seed"] for each in results} for results in students.values() if results]
     shared = set.intersection(*seeds) if seeds else set()  # curves of other seeds would differ by their rows and masks
-    curves = {name: _mean_curves([each for each in found if each["seed"] in shared]) for name, found in students.items()}
+    curves = {name: _mean_curves([each for each in results if each["seed"] in shared]) for name, results in students.items()}
     losses = [name for name in ("mlm", "ce", "cos", "causal_ce", "causal_cos") if any(name in each for each in curves.values())]
     if not losses:
         return None
@@ -233,11 +235,11 @@ def _smooth(values: Sequence[float]) -> list[float]:
     return [statistics.fmean(values[max(0, end - width) : end]) for end in range(1, len(values) + 1)]
 
 
-def _map(measured: Measured, found: dict[str, Any], folder: Path) -> Figure:
-    row = next(each for each in measured.rows if each["name"] == found["row"])
-    title = f"{row['title']}, seed {found['seed']}"
-    path = folder / f"map-{found['row']}.png"
-    draw_heat_map(found["result"]["pairs"], path, title=title)
+def _map(measured: Measured, results: dict[str, Any], folder: Path) -> Figure:
+    row = next(each for each in measured.rows if each["name"] == results["row"])
+    title = f"{row['title']}, seed {results['seed']}"
+    path = folder / f"map-{results['row']}.png"
+    draw_heat_map(results["result"]["pairs"], path, title=title)
     return Figure(
         path, f"All pairs of layers: {title}", "Interchange interventions on every pair of layers, at unswapped tokens."
     )

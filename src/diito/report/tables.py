@@ -64,13 +64,13 @@ def against_standard(measured: Measured) -> Table:
 
 def _compared(measured: Measured, row: Row, standard: Row, metric: str) -> tuple[str, ...] | None:
     """Both means over the runs that both have, and the difference; None where there are no such runs."""
-    found = difference_of(measured, row, standard, metric)
-    if found is None:
+    result = difference_of(measured, row, standard, metric)
+    if result is None:
         return None
     ours, theirs = (measured.values(each["name"], metric) for each in (row, standard))
     shared = [run for run in ours if run in theirs]
     means = (_number(summary(values[run] for run in shared), metric) for values in (theirs, ours))
-    return (*means, *_difference_cells(found, metric))
+    return (*means, *_difference_cells(result, metric))
 
 
 def interchange(measured: Measured) -> Table:
@@ -94,19 +94,19 @@ def interchange(measured: Measured) -> Table:
 
 def _beside_references(measured: Measured, row: str, metric: str) -> str:
     """``0.494 ± 0.002 (0.493, 0.489, 0.386)``."""
-    found = measured.interchange(row)
-    if not found:
+    result = measured.interchange(row)
+    if not result:
         return MISSING
     known = {
         model: [
             value
-            for each in found
+            for each in result
             if model in each and (value := each[model]["unswapped"].get(metric.replace(" ", "_"))) is not None
         ]
         for model in ("student", "no swap", "random donor", "undistilled")
     }
     references = ", ".join(_number(summary(values), metric) for model, values in known.items() if model != "student")
-    count = "" if len(found) == measured.expected(row, metric) else f", {len(found)}/{measured.expected(row, metric)} seeds"
+    count = "" if len(result) == measured.expected(row, metric) else f", {len(result)}/{measured.expected(row, metric)} seeds"
     return f"{_cell(summary(known['student']), METRICS[metric].digits)} ({references}{count})"
 
 
@@ -163,21 +163,21 @@ def _measured_cell(measured: Measured, row: Row, metric: str) -> str:
     return text.strip()
 
 
-def _difference_cells(found: Difference, metric: str) -> tuple[str, ...]:
+def _difference_cells(result: Difference, metric: str) -> tuple[str, ...]:
     digits = METRICS[metric].digits
-    relative = MISSING if found.relative is None else f"{found.relative:+.2%}"
-    bounds = interval(found.interval, digits, sign="+") or MISSING
-    return f"{found.mean:+.{digits}f}", relative, bounds, str(len(found.by_seed))
+    relative = MISSING if result.relative is None else f"{result.relative:+.2%}"
+    bounds = interval(result.interval, digits, sign="+") or MISSING
+    return f"{result.mean:+.{digits}f}", relative, bounds, str(len(result.by_seed))
 
 
-def _cell(found: Summary | None, digits: int) -> str:
-    if found is None:
+def _cell(result: Summary | None, digits: int) -> str:
+    if result is None:
         return MISSING
-    return f"{found.mean:.{digits}f}" + ("" if found.deviation is None else f" ± {found.deviation:.{digits}f}")
+    return f"{result.mean:.{digits}f}" + ("" if result.deviation is None else f" ± {result.deviation:.{digits}f}")
 
 
-def _number(found: Summary | None, metric: str) -> str:
-    return number(None if found is None else found.mean, METRICS[metric].digits)
+def _number(result: Summary | None, metric: str) -> str:
+    return number(None if result is None else result.mean, METRICS[metric].digits)
 
 
 def _glue_name(measured: Measured) -> str:

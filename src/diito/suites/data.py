@@ -23,26 +23,26 @@ def hub_split(dataset: str, split: str, *, config: str | None = None) -> dataset
         return datasets.load_dataset(dataset, config, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        where = dataset if config is None else f"{dataset} ({config})"
+        place = dataset if config is None else f"{dataset} ({config})"
         raise ValueError(
-            f"{where}, split {split}: cannot be loaded from the hub ({reason}); "
+            f"{place}, split {split}: cannot be loaded from the hub ({reason}); "
             "check the network, or give a local folder with --data"
         ) from error
 
 
-def find_file(folder: str | Path, names: Sequence[str], *, what: str) -> Path:
+def find_file(folder: str | Path, names: Sequence[str], *, content: str) -> Path:
     """The first of ``names`` that is in ``folder``, as it is or with .gz or .xz.
 
     Raises ValueError where none is: ``what`` says what the file holds and where it comes from.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; give the one with {what}")
+        raise ValueError(f"{folder} is not a folder; give the one with {content}")
     for name in names:
         for compression in _OPENERS:
             if (path := folder / f"{name}{compression}").is_file():
                 return path
-    raise ValueError(f"{folder} has no file {' or '.join(names)} (also .gz or .xz): {what}")
+    raise ValueError(f"{folder} has no file {' or '.join(names)} (also .gz or .xz): {content}")
 
 
 def has_file(folder: str | Path, names: Sequence[str]) -> bool:

@@ -223,7 +223,7 @@ def _from_hub(name: str, row: GlueTask, split: str) -> datasets.Dataset:
 
 
 def _from_file(name: str, row: GlueTask, data: Path, file: str, notes: list[str]) -> datasets.Dataset:
-    path = find_file(data / row.folder, [file], what=f"the task {name} in GLUE's own layout (gluebenchmark.com/tasks)")
+    path = find_file(data / row.folder, [file], content=f"the task {name} in GLUE's own layout (gluebenchmark.com/tasks)")
     lines = enumerate(read_lines(path), start=1)
     header = row.header or tuple(next(lines, (0, ""))[1].split("\t"))
     if missing := [column for column in row.columns if column not in header]:

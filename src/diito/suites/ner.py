@@ -59,7 +59,7 @@ def ner_task(data: str | None) -> Task:
             sentences[split] = _read_hub(hub_name, places[split])
         else:
             path = find_file(
-                data, file_names, what=f"the {called} sentences of CoNLL-2003 or the like, a word and its tag a line"
+                data, file_names, content=f"the {called} sentences of CoNLL-2003 or the like, a word and its tag a line"
             )
             places[split] = str(path)
             sentences[split] = read_columns(path)
@@ -109,42 +109,42 @@ def read_columns(path: Path) -> list[Sentence]:
                 sentences.append((words, tags))
                 words, tags = [], []
             continue
-        where = f"{path}, line {number}"
+        place = f"{path}, line {number}"
         columns = [column.strip(" ") for column in row.split("\t")] if "\t" in row else re.split(" +", row)
         if len(columns) == 1:
-            raise ValueError(f"{where}: one column ({row!r}); a row is a word and, in the last column, its tag")
+            raise ValueError(f"{place}: one column ({row!r}); a row is a word and, in the last column, its tag")
         if not width:
             first, width = number, len(columns)
         if len(columns) != width:
-            raise ValueError(f"{where}: {len(columns)} columns, but line {first} has {width}; each row of a file has as many")
+            raise ValueError(f"{place}: {len(columns)} columns, but line {first} has {width}; each row of a file has as many")
         words.append(columns[0])
-        tags.append(_checked(columns[-1], where))
+        tags.append(_checked(columns[-1], place))
     return sentences
 
 
-def _read_hub(split: str, where: str) -> list[Sentence]:
+def _read_hub(split: str, place: str) -> list[Sentence]:
     """The sentences of one split of the hub's dataset, with the tags as they are there."""
     table = hub_split(HUB, split)
     if missing := [name for name in ("tokens", "ner_tags") if name not in table.column_names]:
         raise ValueError(
-            f"{where}: no column {missing[0]}, only {', '.join(table.column_names)}; give a local folder with --data"
+            f"{place}: no column {missing[0]}, only {', '.join(table.column_names)}; give a local folder with --data"
         )
     item = getattr(table.features["ner_tags"], "feature", None)
     names = item.names if isinstance(item, datasets.ClassLabel) else _HUB_TAGS
     sentences: list[Sentence] = []
     for number, (words, numbers) in enumerate(zip(table["tokens"][:], table["ner_tags"][:], strict=True), start=1):
         if len(words) != len(numbers):
-            raise ValueError(f"{where}, row {number}: {len(words)} tokens and {len(numbers)} ner_tags; each token needs one")
+            raise ValueError(f"{place}, row {number}: {len(words)} tokens and {len(numbers)} ner_tags; each token needs one")
         if not all(0 <= tag < len(names) for tag in numbers):
-            raise ValueError(f"{where}, row {number}: ner_tags {numbers} are not all from 0 to {len(names) - 1}")
+            raise ValueError(f"{place}, row {number}: ner_tags {numbers} are not all from 0 to {len(names) - 1}")
         if words:  # some copies hold a row without any
-            sentences.append((words, [_checked(names[tag], f"{where}, row {number}") for tag in numbers]))
+            sentences.append((words, [_checked(names[tag], f"{place}, row {number}") for tag in numbers]))
     return sentences
 
 
-def _checked(tag: str, where: str) -> str:
+def _checked(tag: str, place: str) -> str:
     if not _TAG.fullmatch(tag):
-        raise ValueError(f"{where}: {tag!r} is not a tag; it should be O, B-TYPE or I-TYPE")
+        raise ValueError(f"{place}: {tag!r} is not a tag; it should be O, B-TYPE or I-TYPE")
     return tag
 
 

@@ -61,8 +61,8 @@ def squad_task(data: str | None) -> Task:
     if data is None:
         splits = {"train": _from_hub("train"), "dev": _from_hub("validation")}
     else:
-        what = "SQuAD v1.1 in its own JSON, from https://rajpurkar.github.io/SQuAD-explorer"
-        paths = {split: find_file(data, [name], what=what) for split, name in FILES.items()}
+        content = "SQuAD v1.1 in its own JSON, from https://rajpurkar.github.io/SQuAD-explorer"
+        paths = {split: find_file(data, [name], content=content) for split, name in FILES.items()}
         splits = {split: _dataset(str(path), _from_json(path)) for split, path in paths.items()}
     return Task(
         name="squad",
@@ -191,7 +191,7 @@ def _answer_positions(
 
 
 def _best_spans(
-    lengths: NDArray[np.int32], offsets: NDArray[np.int32], logits: NDArray[np.float32]
+    lengths: NDArray[Any], offsets: NDArray[Any], logits: NDArray[np.float32]
 ) -> list[tuple[float, int, int] | None]:
     """The best span of each window: the sum of its logits, its first character and the one after its last.
 
@@ -214,8 +214,8 @@ def _best_spans(
     windows, before = np.arange(len(lengths)), np.cumsum(lengths) - lengths
     starts = offsets[before + order[windows, start, 0], 0].tolist()
     ends = offsets[before + order[windows, end, 1], 1].tolist()
-    found = zip(sums.max(1).tolist(), starts, ends, strict=True)
-    return [None if span[0] == -np.inf else span for span in found]
+    chosen = zip(sums.max(1).tolist(), starts, ends, strict=True)
+    return [None if span[0] == -np.inf else span for span in chosen]
 
 
 def _metrics(rows: datasets.Dataset, predictions: dict[str, str]) -> Metrics:

@@ -68,8 +68,8 @@ def interchange_numbers(counts: Counts) -> dict[str, Any]:
     for index, name in enumerate(counts.names):
         of_documents = by_document(counts.documents, counts.sums[index].sum(axis=0))
         numbers[name] = {
-            where: {**means(of_documents[:, place].sum(0)), **_intervals(of_documents[:, place])}
-            for place, where in enumerate(("unswapped", "swapped"))
+            side: {**means(of_documents[:, place].sum(0)), **_intervals(of_documents[:, place])}
+            for place, side in enumerate(("unswapped", "swapped"))
         }
         numbers[name]["pairs"] = [
             _pair_numbers(pair, sums, None if name != STUDENT else counts.documents)
