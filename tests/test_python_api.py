@@ -86,9 +86,11 @@ def test_rows_of_any_dataset_are_padded_masked_and_learned_from(kind, tmp_path):
     assert len(batches) == 2
     for batch in batches:
         assert batch["attention_mask"].sum(1).tolist() == (batch["input_ids"] != 0).sum(1).tolist()
-        hidden = batch["labels"] != -100
-        assert hidden.any(1).all() and not (hidden & (batch["attention_mask"] == 0)).any()
-        original = torch.where(hidden, batch["labels"], batch["input_ids"])
+        used = batch["slots"] >= 0
+        assert used.any(1).all() and batch["attention_mask"].gather(1, batch["slots"].clamp(min=0))[used].all()
+        original = batch["input_ids"].clone()
+        for row, slots in enumerate(batch["slots"]):
+            original[row, slots[used[row]]] = batch["labels"][row, used[row]]
         for row, mask in zip(original, batch["attention_mask"], strict=True):
             assert row[mask.bool()].tolist() in rows
     fresh = objective().student.state_dict()
