@@ -181,7 +181,7 @@ def _curves(measured: Measured, folder: Path) -> Figure | None:
     seeds = [{each["seed"] for each in results} for results in students.values() if results]
     shared = set.intersection(*seeds) if seeds else set()  # curves of other seeds would differ by their rows and masks
     curves = {name: _mean_curves([each for each in results if each["seed"] in shared]) for name, results in students.items()}
-    losses = [name for name in ("mlm", "ce", "cos", "causal_ce", "causal_cos") if any(name in each for each in curves.values())]
+    losses = list(dict.fromkeys(loss for each in curves.values() for loss in each))
     if not losses:
         return None
     import matplotlib.pyplot as plt
@@ -191,8 +191,6 @@ def _curves(measured: Measured, folder: Path) -> Figure | None:
     columns = min(3, len(losses))
     lines = -(-len(losses) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(4 * columns, 3.1 * lines + 0.9), layout="constrained", squeeze=False)
-    names = {"mlm": "masked words", "ce": "smoothed, with the teacher", "cos": "cosine distance of states"}
-    names |= {"causal_ce": "smoothed, interventions", "causal_cos": "cosine distance, interventions"}
     for axis, loss in zip(axes.flat, losses, strict=False):
         for row in measured.rows:
             if loss in curves[row["name"]]:
@@ -201,7 +199,7 @@ def _curves(measured: Measured, folder: Path) -> Figure | None:
                 name = row["title"] + (f", {row['group']}" if several else "")
                 every = max(1, len(tokens) // 6)
                 axis.plot(tokens, values, color=colour, marker=marker, markevery=every, markersize=5, linewidth=1.1, label=name)
-        axis.set_title(f"{loss}: {names[loss]}", fontsize=10)
+        axis.set_title(f"{loss}: {_LOSSES[loss]}" if loss in _LOSSES else loss, fontsize=10)
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axis.set_xlabel("tokens")
@@ -214,6 +212,16 @@ def _curves(measured: Measured, folder: Path) -> Figure | None:
     text = "The losses on the training batches against tokens, a moving average over a tenth of the run, mean over the seeds "
     text += "that all have."
     return _save(figure, folder / "training-curves.png", "Training curves", text)
+
+
+_LOSSES = {
+    "task": "the task's own",
+    "mlm": "masked words",  # what diito 0.1.0 measured
+    "ce": "smoothed, with the teacher",
+    "cos": "cosine distance of states",
+    "causal_ce": "smoothed, interventions",
+    "causal_cos": "cosine distance, interventions",
+}
 
 
 def _mean_curves(students: Sequence[dict[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
