@@ -19,6 +19,7 @@ from diito.recipe.keys import hints
 from diito.recipe.schema import recipe_schema, starting_recipe
 from diito.recipe.sections import transformers_arguments
 from diito.refusal import Refusal, Refusals
+from diito.tasks import check_task
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 DIITO_ROWS = ["diito-middle", "diito-late", "diito-full", "diito-full-random", "diito-full-masked", "diito-full-cos"]
@@ -473,13 +474,18 @@ def test_weights_name_the_tasks_loss_and_the_users_own(tmp_path):
     [
         ({"intervention.positions": "maskd"}, "intervention.positions: 'maskd' is not known; did you mean masked"),
         ({"intervention.pairing": "x"}, "intervention.pairing: 'x' is not known; give one of in-batch, independent"),
-        ({"task": "masked"}, "task: 'masked' is not known; did you mean masked-lm"),
     ],
 )
 def test_parts_that_there_are_not(overrides, sentence):
     with pytest.raises(Refusal, match=sentence):
         check(read(RECIPES[0], overrides))
     check(read(RECIPES[0], {key: "my_package.parts:mine" for key in overrides}))
+
+
+def test_a_task_that_there_is_not():
+    with pytest.raises(Refusal, match="task: 'masked' is not known; did you mean masked-lm"):
+        check_task("masked")
+    check_task("my_package.tasks:Mine")
 
 
 def test_recipes_that_come_with_diito_are_read_by_their_names():
@@ -492,7 +498,7 @@ def test_the_schema_accepts_what_the_reader_accepts():
     validator = jsonschema.Draft202012Validator(json.loads(recipe_schema()))
     validator.check_schema(validator.schema)
     accepted = [yaml.safe_load(re.sub(r" (\d)e-", r" \1.0e-", path.read_text(encoding="utf-8"))) for path in RECIPES]
-    accepted += [yaml.safe_load(starting_recipe(None, name="x")), {"corpus": {"sources": "a.txt"}, "teacher": None}]
+    accepted += [yaml.safe_load(starting_recipe("masked-lm", name="x")), {"corpus": {"sources": "a.txt"}, "teacher": None}]
     accepted += [{"training": {"betas": [0.9, 0.9], "device": "cpu", "optim": "sgd"}, "objective": {"weights": {"own": 1}}}]
     for content in accepted:
         assert not [error.message for error in validator.iter_errors(content)]

@@ -15,10 +15,11 @@ def test_an_old_name_gives_the_module_of_the_present_name(old, new):
 
 
 def test_what_the_documents_of_0_1_0_import_is_there():
-    from diito.evaluation.fine_tuning import FineTuning, fine_tune
     from diito.evaluation.task import Scores, Task
     from diito.losses import Loss, by_chunks
-    from diito.models import ModelSource
     from diito.positions import swap_counts
+
+    from diito.evaluation.fine_tuning import FineTuning, fine_tune
+    from diito.models import ModelSource
 
     assert all(map(callable, (FineTuning, fine_tune, Scores, Task, Loss, by_chunks, ModelSource, swap_counts)))

@@ -21,6 +21,7 @@ from diito.recipe.file import read
 from diito.recipe.flags import Parser, filled, given
 from diito.refusal import Refusal
 from diito.speed.process import keep_freed_memory, limit_spinning
+from diito.tasks import check_task
 
 
 def distill(arguments: Namespace) -> int:
@@ -109,7 +110,9 @@ def init(arguments: Namespace) -> int:
     from diito.recipe.schema import starting_recipe
 
     path = Path(arguments.output).expanduser()
-    text = starting_recipe(arguments.task, name=path.stem)
+    task = arguments.task or Recipe.task
+    check_task(task, field="TASK")
+    text = starting_recipe(task, name=path.stem)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

@@ -27,7 +27,6 @@ from diito.recipe.sections import (
     TrainingSection,
 )
 from diito.refusal import Refusal, refuse
-from diito.tasks import TASKS
 
 _ELSEWHERE = {
     "name and output": ("output_dir",),
@@ -81,7 +80,6 @@ def is_causal(recipe: Recipe) -> bool:
 
 
 def _refusals(recipe: Recipe) -> Iterator[Refusal]:
-    yield from _references({"task": (recipe.task, "diito.tasks", TASKS)})
     layers = recipe.student.layers
     is_known = not isinstance(layers, str) or layers in RELEASED_LAYERS
     if isinstance(layers, str) and not is_known:

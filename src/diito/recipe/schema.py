@@ -9,13 +9,11 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from diito.plugins import check_reference
 from diito.recipe import sections
 from diito.recipe.file import adapter, write_value
 from diito.recipe.flags import default_of, field_documents
 from diito.recipe.keys import aliases, hints
 from diito.recipe.sections import Recipe, TrainingSection, transformers_arguments
-from diito.tasks import TASKS
 
 START: dict[str, Any] = {
     "teacher.model": "embedded:teacher-minilm-mlm",
@@ -46,13 +44,8 @@ def recipe_schema() -> str:
     return json.dumps(root, indent=2, ensure_ascii=False).replace("``", "`")
 
 
-def starting_recipe(task: str | None, *, name: str) -> str:
-    """A commented recipe with every field, which runs as it stands on the teacher and the text that come with diito.
-
-    Raises :class:`diito.refusal.Refusal` for a task that there is not.
-    """
-    task = task or next(iter(TASKS))
-    check_reference(task, field="TASK", group="diito.tasks", known=TASKS)
+def starting_recipe(task: str, *, name: str) -> str:
+    """A commented recipe with every field, which runs as it stands on the teacher and the text that come with diito."""
     heading = (
         f"A recipe for: diito distill {name}.yaml. It runs as it stands, on the teacher and the text that come with diito. "
         "Every field is here; those in comments stand at their defaults. For completion and checks in an editor: "

@@ -19,14 +19,18 @@ GROUP = "diito.tasks"
 """The entry points by which an installed package adds tasks."""
 
 
+def check_task(name: str, *, field: str = "task") -> None:
+    """Refuse, naming ``field``, what can be no task's name, without importing anything."""
+    plugins.check_reference(name, field=field, group=GROUP, known=TASKS)
+
+
 def find_task(name: str, *, field: str = "task") -> Task:
     """The task of that name: a row of :data:`TASKS`, of an installed package's, or an import path ``package.module:class``.
 
     Raises Refusal, naming ``field``, where there is none.
     """
-    reference = TASKS.get(name, name)
-    plugins.check_reference(reference, field=field, group=GROUP, known=TASKS)
-    kind: Any = plugins.load(reference, field=field, group=GROUP, known={})
+    check_task(name, field=field)
+    kind: Any = plugins.load(TASKS.get(name, name), field=field, group=GROUP, known={})
     from diito.tasks.task import Task
 
     if not (isinstance(kind, type) and issubclass(kind, Task)):
