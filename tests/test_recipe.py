@@ -517,5 +517,3 @@ def test_a_starting_recipe_has_every_field_and_its_comments_are_the_defaults(tmp
     commented = re.sub(r"^( *)# (\w+: )", r"\1\2", text, flags=re.MULTILINE)  # the fields that stand in comments
     fields = {key.rpartition(".")[2] for key in known_keys()} - {"arguments", "further"}
     assert fields <= set(re.findall(r"^ *(\w+):", commented, flags=re.MULTILINE))
-    with pytest.raises(Refusal, match=r"^TASK: 'masked-ml' is not known; did you mean masked-lm"):
-        starting_recipe("masked-ml", name="mine")
