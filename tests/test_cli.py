@@ -229,6 +229,7 @@ def test_init_writes_a_recipe_and_overwrites_none(calls, capsys, tmp_path, monke
     assert cli.main(["distill", "my-distillation.yaml"]) == 0 and calls.recipe.name == "my-distillation"
     assert refusal(capsys, "init") == "--output: my-distillation.yaml exists; give another file"
     assert cli.main(["init", "masked-lm", "--output", "other.yaml"]) == 0
+    capsys.readouterr()
     assert refusal(capsys, "init", "masked-ml").startswith("TASK: 'masked-ml' is not known; did you mean masked-lm")
 
 

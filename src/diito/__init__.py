@@ -6,8 +6,7 @@ Importing the package loads nothing heavy; each public name is imported when it 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from diito import renamed
-from diito.version import __version__ as __version__
+from diito.renamed import install
 
 if TYPE_CHECKING:
     from diito.method.alignment import AlignedPair as AlignedPair
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from diito.refusal import Refusal as Refusal
     from diito.refusal import Refusals as Refusals
     from diito.training.trainer import DistillationTrainer as DistillationTrainer
+    from diito.version import __version__ as __version__
 
 _PUBLIC = {
     "AlignedPair": "method.alignment",
@@ -33,10 +33,12 @@ _PUBLIC = {
 }
 __all__ = sorted(_PUBLIC)
 
-renamed.install()
+install()
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("diito.version").__version__
     if name not in _PUBLIC:
         raise AttributeError(f"module 'diito' has no attribute {name!r}")
     return getattr(import_module(f"diito.{_PUBLIC[name]}"), name)

@@ -11,7 +11,6 @@ from importlib import import_module
 from typing import NamedTuple
 
 from diito.refusal import refusals_of
-from diito.version import __version__
 
 
 class Command(NamedTuple):
@@ -80,5 +79,10 @@ def _run(argv: list[str]) -> int:
     if arguments.command:
         code: int = getattr(import_module("diito.commands"), arguments.command)(arguments)
         return code
-    print(f"diito {__version__}" if arguments.version else parser.format_help())
+    if arguments.version:
+        from diito.version import __version__
+
+        print("diito", __version__)
+    else:
+        parser.print_help()
     return 0

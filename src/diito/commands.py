@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diito import plugins
-from diito.evaluation.kinds import GROUP, KINDS, find
+from diito.evaluation.kinds import GROUP, KINDS, check_packages, find
 from diito.evaluation.settings import AlignSettings, EvaluateSettings
 from diito.recipe import Recipe
 from diito.recipe.checks import check
@@ -48,8 +48,10 @@ def evaluate(arguments: Namespace) -> int:
     diito evaluate interchange runs/quickstart/student --teacher embedded:teacher-minilm-mlm --map
     diito evaluate glue distilbert/distilbert-base-uncased --tasks '[rte, stsb]' --seeds '[1, 2, 3]'
     """
-    settings: Any = filled(find(arguments.kind).settings, arguments)
+    kind = find(arguments.kind)
+    settings: Any = filled(kind.settings, arguments)
     run = filled(EvaluateSettings, arguments)
+    check_packages(kind, settings)
     limit_spinning()
     keep_freed_memory()
     from diito.evaluation.evaluate import evaluate

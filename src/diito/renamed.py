@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -47,15 +46,19 @@ RENAMED = {
 }
 
 
-class RenamedModules(MetaPathFinder, Loader):
-    """Finds a module by the name it had; it is the module of the present name itself."""
+class RenamedModules:
+    """Finds a module by the name it had; it is the module of the present name itself.
+
+    A finder and a loader without their base classes, which take longer to import than all that ``diito --help`` needs.
+    """
 
     def __init__(self) -> None:
         self._specs: dict[ModuleType, ModuleSpec | None] = {}
 
     def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """A specification for the old names, None for all others."""
-        return ModuleSpec(fullname, self) if fullname.removeprefix("diito.") in RENAMED else None
+        is_old = fullname.removeprefix("diito.") in RENAMED
+        return ModuleSpec(fullname, self) if is_old else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """The module of the present name."""
