@@ -243,10 +243,10 @@ def main() -> None:
 
 HEADING = """# Families that run layer by layer
 
-Tiny random models of every family that transformers lists, held against their own forward: layer outputs and logits, unpadded and
-padded, in eval and in train mode with the same random state; logits resumed at every layer and gradients, unpadded in eval mode.
-A family that does not fit is refused when it is loaded. A student is made of layers 0 and 2 of 4. `python tests/sweep.py` writes
-this page.
+Tiny random models of every family that transformers lists, held against their own forward: layer outputs and logits, unpadded
+and padded, in eval and in train mode with the same random state; logits resumed at every layer and gradients, unpadded in eval
+mode. A family that does not fit is refused when it is loaded. A student is made of layers 0 and 2 of 4. `python tests/sweep.py`
+writes this page.
 
 | head | bits equal | refused | not built |
 |---|---|---|---|
