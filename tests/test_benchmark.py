@@ -89,6 +89,7 @@ def test_cases_of_the_scaling_differ_from_the_base_in_one_size(monkeypatch):
     assert [(each["changed"], each["of_base_in_flops"]) for each in costs] == [("base", 1.0), ("accumulation 2", 2.0)]
 
 
+@pytest.mark.soak
 def test_the_gpu_script_runs_without_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "COMPARED", ["diito-bf16"])
     arguments = ["--device", "cpu", "--width", "16", "--batches", "2", "--lengths", "8", "--steps", "1", "--quick"]

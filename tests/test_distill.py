@@ -114,7 +114,7 @@ def test_every_line_of_the_metrics_has_every_loss_and_evaluations_have_theirs(fi
     training = [line for line in lines if "loss" in line]
     assert [line["step"] for line in training] == [1, 2, 4, 6]
     for line in training:
-        assert {"mlm", "ce", "cos", "causal_ce", "loss", "learning_rate", "tokens", "tokens_per_second"} <= set(line)
+        assert {"task", "ce", "cos", "causal_ce", "loss", "learning_rate", "tokens", "tokens_per_second"} <= set(line)
         assert all(math.isfinite(value) for value in line.values())
     assert [line["tokens"] for line in training] == sorted(line["tokens"] for line in training)
     evaluations = [line for line in lines if "eval_perplexity" in line]
@@ -135,7 +135,7 @@ def test_the_screen_shows_plan_losses_measurements_and_the_student(tmp_path, cap
         assert word in out
     assert "student before" in out and "student after" in out and f"student    {tmp_path}/tiny/student" in out
     line = next(line for line in err.splitlines() if line.startswith("step 1/1"))
-    assert all(name in line for name in ("mlm", "ce", "cos", "causal_ce", "loss", "tokens/s"))
+    assert all(name in line for name in ("task", "ce", "cos", "causal_ce", "loss", "tokens/s"))
 
 
 @pytest.mark.parametrize(

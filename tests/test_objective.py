@@ -289,6 +289,27 @@ def test_labels_at_the_slots_are_the_labels_at_their_positions(tokens):
     method = make(student, teacher, tokens=tokens, positions="masked")
     whole, given = method(batch, step=0), method(batch | {"slots": slots, "labels": at_slots}, step=0)
     torch.testing.assert_close(given, whole)
+    torch.testing.assert_close(method(batch | {"slots": slots}, step=0), whole, msg="labels of all tokens beside the slots")
+    with pytest.raises(ValueError, match=r"^labels: need Int\[3, 5\]"):
+        method(batch | {"slots": slots, "labels": at_slots[:, :2]}, step=0)
+
+
+def test_what_a_source_of_its_own_reads_reaches_it():
+    student, teacher = models()
+    typed = torch.ones(3, 9, dtype=torch.long)
+    batch = batch_of() | {"source_input_ids": text(7, [9, 9, 9])["input_ids"]}
+    plain, other = (make(student, teacher)(each, step=0) for each in (batch, batch | {"source_token_type_ids": typed}))
+    assert other["causal_ce"] != plain["causal_ce"] and other["ce"] == plain["ce"]
+
+
+def test_measuring_in_eval_mode_moves_no_draw_of_the_training():
+    student, teacher = models()
+    method = make(student, teacher).train()
+    first = [method(batch_of()) for _ in range(2)]
+    again = make(student, teacher).train()
+    one = again(batch_of())
+    again.eval()(batch_of())
+    assert same(one, first[0]) and same(again.train()(batch_of()), first[1])
 
 
 def test_a_batch_can_be_given_as_keywords():
@@ -478,8 +499,9 @@ def test_the_teacher_stays_frozen_in_eval_mode_and_out_of_the_module(family):
     assert torch.equal(teacher(**text(1, [7, 7])).logits, reference)
     assert same(before, teacher.state_dict())
     assert {id(parameter) for parameter in method.parameters()} == {id(parameter) for parameter in student.parameters()}
+    second = dict(student.named_parameters(remove_duplicate=False)).keys() - dict(student.named_parameters()).keys()
     names = set(method.state_dict())
-    assert names == {f"student.{name}" for name in student.state_dict()} | {"_extra_state"}
+    assert names == {f"student.{name}" for name in student.state_dict().keys() - second} | {"_extra_state"}
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 

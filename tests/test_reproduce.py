@@ -103,6 +103,7 @@ def test_the_smoke_grid_from_end_to_end_and_again(tmp_path):
     assert "GLUE (1 of 8 tasks)" in report.stdout and "DIITO FULL" in report.stdout
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_driver_that_is_killed_loses_nothing(tmp_path):
     text = "evaluations: {parts: []}\nseeds: [1]\nfine_tuning_seeds: [1]\noverrides: {training.save_every: 1000}"
@@ -135,7 +136,10 @@ def test_a_driver_that_is_killed_loses_nothing(tmp_path):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("number", "in_background"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+@pytest.mark.parametrize(
+    ("number", "in_background"),
+    [(signal.SIGINT, False), pytest.param(signal.SIGTERM, True, marks=pytest.mark.soak)],
+)
 def test_a_signal_waits_until_what_is_running_has_saved(number, in_background, tmp_path):
     text = "evaluations: {parts: []}\nseeds: [1]\nfine_tuning_seeds: [1]\noverrides: {training.save_every: 1000}"
     path = grids.write(tmp_path, conditions="[{name: slow, overrides: {training.steps: 3000}}]", text=text)
@@ -149,6 +153,7 @@ def test_a_signal_waits_until_what_is_running_has_saved(number, in_background, t
     assert list(slow.run.glob("checkpoints/checkpoint-*/trainer_state.json")) and not slow.is_done
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_failing_job_is_tried_again_and_reported_while_the_others_finish(tmp_path):
     # A loss that is not finite ends a distillation with exit code 1; what waits for it is not run.
@@ -216,7 +221,7 @@ def test_help_needs_no_torch_and_no_ray():
     program = "import sys; from diito.cli import main; code = 0\ntry: main(['reproduce', '--help'])\nexcept SystemExit: pass\n"
     program += "assert not {'torch', 'ray', 'transformers'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "--fine_tuning_seeds" in done.stdout and "--training.steps" in done.stdout
+    assert "--fine_tuning_seeds" in done.stdout and "--training.max_steps" in done.stdout
 
 
 def test_the_output_folder_must_be_writable(tmp_path, capsys):

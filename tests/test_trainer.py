@@ -238,10 +238,10 @@ def test_logged_losses_are_means_over_the_micro_batches_and_the_total_their_weig
     assert [line["step"] for line in lines] == [1, 3, 6]
     assert len(seen) == 11  # the sixth step ends the epoch with one micro-batch
     for line, micro_batches, count in zip(lines, (seen[:2], seen[2:6], seen[6:]), (2, 6, 11), strict=True):
-        for name in ("mlm", "ce", "cos", "causal_ce", "loss"):
+        for name in ("task", "ce", "cos", "causal_ce", "loss"):
             mean = sum(losses[name] for losses in micro_batches) / len(micro_batches)
             assert math.isclose(line[name], mean, rel_tol=1e-5), (line["step"], name)
-        assert math.isclose(line["loss"], sum(line[name] for name in ("mlm", "ce", "cos", "causal_ce")) / 4, rel_tol=1e-5)
+        assert math.isclose(line["loss"], sum(line[name] for name in ("task", "ce", "cos", "causal_ce")) / 4, rel_tol=1e-5)
         assert line["tokens"] == count * 4 * 16 and line["tokens_per_second"] > 0
         assert line["learning_rate"] >= 0 and "causal_cos" not in line
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 from diito.refusal import Refusal
 
 DimensionRange = tuple[int, int]
-Dimensions = Sequence[DimensionRange] | DimensionRange | slice | range | None
+Dimensions = Sequence[Sequence[int]] | Sequence[int] | slice | range | None
 
 
 def dimension_ranges(dimensions: Dimensions) -> tuple[DimensionRange, ...] | None:

@@ -154,11 +154,13 @@ class DistillationObjective(nn.Module):
         ``batch``, or the same as keywords: ``input_ids`` Int[batch tokens], as the task makes them; ``labels`` of the same
         shape, -100 where there is nothing to predict; optionally what else the models read (``attention_mask``,
         ``token_type_ids``, ...). ``slots`` Int[batch slots], the positions of the labels, -1 in unused slots, saves the search
-        for them; ``labels`` are then Int[batch slots], those at the slots. (``masked_positions``, of diito 0.1.0: the same
-        with labels Int[batch tokens].) ``source_input_ids``, ``source_attention_mask`` (any length): sources that are not
-        rows of the batch.
+        for them; ``labels`` may then be Int[batch slots], those at the slots. (``masked_positions``: its name in diito 0.1.0,
+        with labels Int[batch tokens].) ``source_input_ids``, ``source_attention_mask`` and so on (any length): sources that
+        are not rows of the batch.
         ``step``: micro-batches since the start; it keys every draw, dropout included. None uses a counter of the module's own,
-        which is part of its state dict.
+        which counts in train mode and is part of its state dict.
+
+        Raises ValueError for labels that are neither one a token nor one a slot.
         """
         given = {
             "input_ids": input_ids,
@@ -169,6 +171,7 @@ class DistillationObjective(nn.Module):
             "slots": slots,
         }
         batch = {**(batch or {}), **{name: value for name, value in given.items() if value is not None}, **others}
+        batch["labels"] = _labels_at_slots(batch)
         step = self._step(step)
         slots, labels = self._slots_and_labels(batch)
         pair = self.alignment.draw(host_random("alignment", self.seed, step))
@@ -232,8 +235,10 @@ class DistillationObjective(nn.Module):
     def _step(self, step: int | None) -> int:
         if step is not None:
             return step
-        self.micro_batches += 1
-        return self.micro_batches - 1
+        step = self.micro_batches
+        if self.training:  # measuring in between moves no draw of the training
+            self.micro_batches += 1
+        return step
 
     def get_extra_state(self) -> Tensor:
         """The module's own micro-batch count, as part of its state dict."""
@@ -309,6 +314,17 @@ def _named(weights: Mapping[str, float]) -> dict[str, float]:
     if not named:
         raise Refusal("objective.weights", "all are 0; give at least one loss a weight above 0")
     return named
+
+
+def _labels_at_slots(batch: Mapping[str, Tensor]) -> Tensor:
+    """The labels of a batch, one a token; with slots, one a slot."""
+    labels, slots = batch["labels"], batch.get("slots")
+    right = batch["input_ids"].shape if slots is None else slots.shape
+    if labels.shape == right:
+        return labels
+    if labels.shape != batch["input_ids"].shape:
+        raise ValueError(f"labels: need Int{list(right)}, or one for each of the input_ids, not Int{list(labels.shape)}")
+    return labels.gather(1, batch["slots"].clamp(min=0))
 
 
 def _labelled_slots(batch: Mapping[str, Tensor], everywhere: Int[Tensor, "batch tokens"]) -> Int[Tensor, "batch slots"]:

@@ -81,14 +81,13 @@ class SwapDraws(nn.Module):
         self.register_buffer("special_ids", ids, persistent=False)
 
     def draw(self, batch: Mapping[str, Tensor], generator: torch.Generator, *, within: Tensor | None = None) -> Swap:
-        """One draw for ``batch`` (``input_ids``, labels, and its own sources as ``source_*`` where it brings them).
+        """One draw for ``batch`` (``input_ids``, labels, and what its own sources read as ``source_*`` where it brings them).
 
         ``within``: Bool[batch tokens], positions outside of which nothing is eligible; None: no such limit.
         """
         base = self.allowed(batch)
         if "source_input_ids" in batch:
-            names = ("input_ids", "attention_mask")
-            sources = {name: batch[f"source_{name}"] for name in names if f"source_{name}" in batch}
+            sources = {name.removeprefix("source_"): value for name, value in batch.items() if name.startswith("source_")}
             rows, source = None, self.allowed(sources)
         else:
             rows, sources = self.pairing(len(base), generator), None

@@ -63,8 +63,8 @@ class FastDropout(nn.Dropout):
 def attention_with_dropout(
     module: nn.Module,
     query: Float[Tensor, "batch heads tokens width"],
-    key: Float[Tensor, "batch heads keys width"],
-    value: Float[Tensor, "batch heads keys values"],
+    key: Float[Tensor, "batch key_heads keys width"],
+    value: Float[Tensor, "batch key_heads keys values"],
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,

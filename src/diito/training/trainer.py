@@ -134,7 +134,7 @@ class DistillationTrainer(CheckpointTrainer):
             rows = torch.randint(len(self.train_dataset), (len(inputs["input_ids"]),), generator=generator("sources", *key))
             drawn = self._prepare_inputs(self._collate(self.train_dataset.__getitems__(rows.tolist())))
             sources = self.batching.batch(drawn, generator=generator("source mask", *key, device=device))
-            batch |= {f"source_{name}": sources[name] for name in ("input_ids", "attention_mask") if name in sources}
+            batch |= {f"source_{name}": value for name, value in sources.items() if name not in ("slots", "labels")}
         return batch
 
     def _collate(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
