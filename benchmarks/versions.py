@@ -21,7 +21,7 @@ from benchmarks.sides import Case, add_case, chosen_cases
 
 HERE = Path(__file__).resolve().parent.parent
 WORKER = """
-import sys, torch
+import benchmarks, sys, torch
 torch.set_num_threads(int(sys.argv[3]))
 from benchmarks.sides import SIDES, Case, Stepper, build_models
 case = Case(**eval(sys.argv[2]))
