@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForMaskedLM,
     BartConfig,
     BartForSequenceClassification,
+    BigBirdConfig,
     GPT2Config,
     GPT2ForSequenceClassification,
     OPTConfig,
@@ -412,3 +413,12 @@ def test_a_model_is_named_as_it_was_loaded():
     loaded.bert.encoder.forward = None
     with pytest.raises(ValueError, match=r"^teacher.model: 'some/teacher' cannot be run layer by layer: TypeError"):
         Layered(loaded)
+
+
+def test_block_sparse_attention_is_refused_and_left_as_it_is():
+    sizes = {"vocab_size": 99, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    model = AutoModelForMaskedLM.from_config(BigBirdConfig(**sizes))
+    with pytest.raises(ValueError, match="set attention_type to original_full in its configuration"):
+        learn(model)
+    assert model.bert.attention_type == "block_sparse"
+    learn(AutoModelForMaskedLM.from_config(BigBirdConfig(**sizes, attention_type="original_full")))
