@@ -22,6 +22,7 @@ from transformers import (
 
 import diito
 from diito.models.layered import Layered, learn, longest_sequence
+from diito.models.learn import reaches_every_parameter
 from diito.speed.dropout import use_fast_dropout
 
 ENCODERS = ("bert", "roberta", "distilbert", "albert", "modernbert", "deberta-v2", "electra", "mpnet")
@@ -422,3 +423,10 @@ def test_block_sparse_attention_is_refused_and_left_as_it_is():
         learn(model)
     assert model.bert.attention_type == "block_sparse"
     learn(AutoModelForMaskedLM.from_config(BigBirdConfig(**sizes, attention_type="original_full")))
+
+
+@pytest.mark.parametrize(("family", "reached"), [("bert", True), ("layoutlm", False)])
+def test_parameters_that_no_logits_read_are_known_and_get_no_gradient_by_it(family, reached):
+    model = tiny_model(family, "masked LM")
+    assert reaches_every_parameter(model) == reached
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -81,6 +81,15 @@ def probe(model: PreTrainedModel, *, padded: bool = False) -> dict[str, Tensor]:
     return inputs
 
 
+def reaches_every_parameter(model: PreTrainedModel) -> bool:
+    """Whether the logits of a short text give every trainable parameter a gradient; leaves the model as it was."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.enable_grad(), _put_back(model):
+        logits = logits_of(model(**accepted(model, probe(model))))
+        gradients = torch.autograd.grad(logits.float().sum(), trainable, allow_unused=True)
+    return all(gradient is not None for gradient in gradients)
+
+
 @contextmanager
 def same_draws(model: nn.Module) -> Iterator[None]:
     """Draws inside begin at the present random state, which is put back afterwards, on the host and on the model's device."""

@@ -152,7 +152,7 @@ def _computes_alike(student: PreTrainedModel, original: Layered, chosen: Sequenc
 
 
 def _held_like(student: PreTrainedModel, teacher: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the student where the teacher is, each tensor in the teacher's precision: rotary tables are fp32 in bf16 models."""
+    """A copy of the student where the teacher is, each tensor in its precision there: rotary tables may be fp32."""
     dtypes = {name: each.dtype for name, each in (*teacher.named_parameters(), *teacher.named_buffers())}
     alike = copy.deepcopy(student).to(teacher.device)  # type: ignore[arg-type]
     for name, each in (*alike.named_parameters(), *alike.named_buffers()):

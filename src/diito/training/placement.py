@@ -15,7 +15,7 @@ def place_teacher(teacher: PreTrainedModel, args: TrainingArguments) -> None:
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Hold the parameters in ``dtype``, and leave buffers alone: rotary tables stay fp32, as ``from_pretrained`` leaves them."""
+    """Hold the parameters in ``dtype``, and leave buffers: rotary tables stay fp32, as ``from_pretrained`` leaves them."""
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
