@@ -26,6 +26,7 @@ from diito.recipe import SpeedSection
 from diito.speed.precision import prepare_models
 from diito.speed.process import keep_freed_memory
 from diito.tasks.masked_lm import Masking
+from diito.training.placement import cast_parameters
 
 MASK_RATE, SHARE, SEED = 0.15, 0.3, 42
 MASK_ID, SPECIAL_IDS = 4, [1, 2]
@@ -205,7 +206,8 @@ class Stepper:
         if side.speed is not None and side.speed.keep_memory:
             keep_freed_memory()
         if side.bf16:
-            teacher = copy.deepcopy(teacher).to(torch.bfloat16)
+            teacher = copy.deepcopy(teacher)
+            cast_parameters(teacher, torch.bfloat16)
         if side.speed is not None and not side.literal:
             prepare_models(student, teacher, side.speed, device=self.device)
         self.teacher, self.student = teacher, student

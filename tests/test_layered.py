@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForMaskedLM,
     BartConfig,
     BartForSequenceClassification,
+    BigBirdConfig,
     GPT2Config,
     GPT2ForSequenceClassification,
     OPTConfig,
@@ -21,6 +22,7 @@ from transformers import (
 
 import diito
 from diito.models.layered import Layered, learn, longest_sequence
+from diito.models.learn import reaches_every_parameter
 from diito.speed.dropout import use_fast_dropout
 
 ENCODERS = ("bert", "roberta", "distilbert", "albert", "modernbert", "deberta-v2", "electra", "mpnet")
@@ -412,3 +414,19 @@ def test_a_model_is_named_as_it_was_loaded():
     loaded.bert.encoder.forward = None
     with pytest.raises(ValueError, match=r"^teacher.model: 'some/teacher' cannot be run layer by layer: TypeError"):
         Layered(loaded)
+
+
+def test_block_sparse_attention_is_refused_and_left_as_it_is():
+    sizes = {"vocab_size": 99, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    model = AutoModelForMaskedLM.from_config(BigBirdConfig(**sizes))
+    with pytest.raises(ValueError, match="set attention_type to original_full in its configuration"):
+        learn(model)
+    assert model.bert.attention_type == "block_sparse"
+    learn(AutoModelForMaskedLM.from_config(BigBirdConfig(**sizes, attention_type="original_full")))
+
+
+@pytest.mark.parametrize(("family", "reached"), [("bert", True), ("layoutlm", False)])
+def test_parameters_that_no_logits_read_are_known_and_get_no_gradient_by_it(family, reached):
+    model = tiny_model(family, "masked LM")
+    assert reaches_every_parameter(model) == reached
+    assert all(parameter.grad is None for parameter in model.parameters())

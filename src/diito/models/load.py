@@ -92,8 +92,11 @@ def load_trained(source: ModelSource, head: Any, *, noun: str) -> PreTrainedMode
 def check_trained(source: ModelSource, head: Any, *, noun: str) -> None:
     """Refuse (ValueError), from the configuration alone, a model that was saved without the head of an Auto class."""
     kind = head.__name__.removeprefix("AutoModel")
-    saved = load_configuration(source, noun=noun).architectures or ()
-    if saved and not any(name.endswith((kind, "ForPreTraining")) for name in saved):
+    config = load_configuration(source, noun=noun)
+    saved = config.architectures or ()
+    if not saved or any(name.endswith((kind, "ForPreTraining")) for name in saved):
+        return
+    if not _class_names(head, config).intersection(saved):  # GPT2LMHeadModel is what AutoModelForCausalLM loads
         raise _headless(source, noun, f"it is a {saved[0]}")
 
 
@@ -176,6 +179,12 @@ def digest(source: ModelSource) -> str:
             with path.open("rb") as stream:
                 total.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()[:40]
+
+
+def _class_names(head: Any, config: Any) -> set[str]:
+    """The names of the classes with which an Auto class loads a model of this configuration."""
+    classes = head._model_mapping.get(type(config), ())
+    return {each.__name__ for each in (classes if isinstance(classes, tuple) else (classes,))}
 
 
 def _needed(noun: str) -> str:

@@ -146,10 +146,19 @@ def _computes_alike(student: PreTrainedModel, original: Layered, chosen: Sequenc
         for module, mode in modes:
             module.training = mode
     exact = (student.dtype, student.device) == (teacher.dtype, teacher.device)
-    alike = student if exact else copy.deepcopy(student).to(teacher.device, teacher.dtype)
+    alike = student if exact else _held_like(student, teacher)
     logits = logits_of(alike.eval()(**accepted(alike, inputs)))
-    # A cast rounds rotary tables too, which a model loaded in that precision holds in fp32.
     return same(logits, expected) if exact else torch.allclose(logits, expected, atol=0.05 * float(expected.abs().max()))
+
+
+def _held_like(student: PreTrainedModel, teacher: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the student where the teacher is, each tensor in its precision there: rotary tables may be fp32."""
+    dtypes = {name: each.dtype for name, each in (*teacher.named_parameters(), *teacher.named_buffers())}
+    alike = copy.deepcopy(student).to(teacher.device)  # type: ignore[arg-type]
+    for name, each in (*alike.named_parameters(), *alike.named_buffers()):
+        if each.is_floating_point():
+            each.data = each.data.to(dtypes.get(name, teacher.dtype))
+    return alike
 
 
 def is_tied(model: PreTrainedModel) -> bool:

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from diito.method.objective import DistillationObjective
-from diito.models.student import is_tied
+from diito.models.learn import reaches_every_parameter
 from diito.recipe import Recipe
 from diito.refusal import Refusal
 from diito.speed.precision import choose_precision
@@ -89,8 +89,8 @@ def require(args: TrainingArguments, objective: DistillationObjective) -> Traini
     args.dataloader_drop_last = True  # a partial batch would have other sources and another weight
     args.logging_nan_inf_filter = False  # it would hide a non-finite loss, and synchronise at every micro-batch
     args.ddp_broadcast_buffers = False
-    # The head gets no gradient from losses that read hidden states only, nor does a bias that an untied model never reads.
-    args.ddp_find_unused_parameters = "logits" not in objective.reads or not is_tied(objective.student)
+    # The head gets no gradient from losses that read hidden states only, nor does a pooler or a bias that no logits read.
+    args.ddp_find_unused_parameters = "logits" not in objective.reads or not reaches_every_parameter(objective.student)
     args._n_gpu = min(args.n_gpu, 1)  # several devices: torchrun (DataParallel cannot carry named losses)
     return args
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
 
@@ -10,4 +11,11 @@ def place_teacher(teacher: PreTrainedModel, args: TrainingArguments) -> None:
     """Put the teacher on the device of training, held in bf16 where training computes in it."""
     teacher.to(args.device)  # type: ignore[arg-type]
     if args.bf16:
-        teacher.to(torch.bfloat16)  # type: ignore[arg-type]
+        cast_parameters(teacher, torch.bfloat16)
+
+
+def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Hold the parameters in ``dtype``, and leave buffers: rotary tables stay fp32, as ``from_pretrained`` leaves them."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
