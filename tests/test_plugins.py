@@ -142,9 +142,9 @@ NO_CAUSAL = {"objective.weights.causal_ce": "0"}
         ),
         (
             {"intervention.positions": "own_gaps:number"},
-            "intervention.positions: own_gaps:number is a int; it must be a function",
+            "positions: own_gaps:number is a int; it must be a function",
         ),
-        ({"intervention.pairing": "own_gaps:number"}, "intervention.pairing: own_gaps:number is a int; it must be a function"),
+        ({"intervention.pairing": "own_gaps:number"}, "pairing: own_gaps:number is a int; it must be a function"),
         ({"intervention.positions": "broken_part:x"}, "broken_part:x cannot be imported: ZeroDivisionError: division by zero"),
         ({"intervention.positions": ".broken:x"}, "intervention.positions: '.broken:x' is not known"),
     ],
