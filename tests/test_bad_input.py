@@ -70,7 +70,12 @@ TABLE = {
     "fewer sequences than a micro-batch": ("training.batch", "smaller batch", ["--training.batch", "48"]),
     "unknown key": ("intervention.shar", "did you mean intervention.share?", ["--intervention.shar", "0.5"]),
     "unknown argument": ("training.arguments.optin", "did you mean optim?", ["--training.arguments", "{optin: adamw_torch}"]),
-    "argument of the wrong kind": ("training.arguments", "nonesuch", ["--training.arguments", "{optim: nonesuch}"]),
+    "evaluation at the start of nothing": (
+        "training.eval_on_start",
+        "eval_steps above 0",
+        ["--training.eval_on_start", "true"],
+    ),
+    "argument of the wrong kind": ("training.optim", "nonesuch", ["--training.arguments", "{optim: nonesuch}"]),
     "logger that is not installed": ("training.report_to", "nonesuch", ["--training.report_to", "[nonesuch]"]),
     "no run to resume": ("name", "no run to resume", ["--resume"]),
 }

@@ -199,7 +199,14 @@ def test_a_kind_of_evaluation_asks_for_its_own_packages_only(capsys, monkeypatch
 
 @pytest.mark.parametrize(
     ("flags", "value"),
-    [(["--speed.compile"], True), (["--speed.compile", "true"], True), (["--speed.compile=false"], False), ([], False)],
+    [
+        (["--speed.compile", "Yes"], True),
+        (["--speed.compile", "off"], False),
+        (["--speed.compile"], True),
+        (["--speed.compile", "true"], True),
+        (["--speed.compile=false"], False),
+        ([], False),
+    ],
 )
 def test_a_switch_needs_no_value(calls, flags, value):
     assert cli.main(["distill", *flags, RECIPE]) == 0

@@ -164,3 +164,9 @@ def test_grids_that_come_with_diito_are_read_by_their_names(tmp_path):
         read("grid:smke")
     (only,) = distillations(read(grid_file(tmp_path, "seeds: [1]", conditions="[{name: a, recipe: 'recipe:standard'}]")))
     assert only.recipe.objective.weights.causal_ce == 0
+
+
+def test_a_field_on_top_replaces_it_below_under_another_name(tmp_path):
+    path = grid_file(tmp_path, "overrides: {training.steps: 3, training.betas: [0.5, 0.6]}\nseeds: [5]\n")
+    (only,) = distillations(read(path, {}, {"training.max_steps": "2", "training.adam_beta1": "0.7"}))
+    assert (only.recipe.training.max_steps, only.recipe.training.betas) == (2, (0.7, 0.6))

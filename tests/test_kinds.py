@@ -15,6 +15,7 @@ from diito.evaluation.kinds import KINDS, check_packages, find, refusals_under
 from diito.evaluation.settings import AllSettings, InterchangeSettings, PerplexitySettings
 from diito.models.load import ModelSource
 from diito.recipe import AlignmentSection
+from diito.recipe.file import from_flags
 from diito.refusal import Refusal
 
 OWN = '''
@@ -140,3 +141,12 @@ def test_limit_bounds_the_scored_rows_of_a_fine_tuning(tmp_path):
     result, examples = part.run()
     assert result["scored_rows"] == {"dev": 3} and result["train_rows"] == 24
     assert len(examples["predictions"]["dev"]) == 3
+
+
+def test_limit_and_blocks_together_are_refused():
+    for flags in ({"blocks": "5", "limit": "7"},):
+        with pytest.raises(ValueError, match="limit.*blocks|blocks.*limit"):
+            from_flags(PerplexitySettings, flags)
+    with pytest.raises(ValueError, match="the same as limit"):
+        PerplexitySettings(blocks=5, limit=7)
+    assert from_flags(PerplexitySettings, {"blocks": "0"}).limit == 0

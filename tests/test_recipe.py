@@ -517,3 +517,17 @@ def test_a_starting_recipe_has_every_field_and_its_comments_are_the_defaults(tmp
     commented = re.sub(r"^( *)# (\w+: )", r"\1\2", text, flags=re.MULTILINE)  # the fields that stand in comments
     fields = {key.rpartition(".")[2] for key in known_keys()} - {"arguments", "further"}
     assert fields <= set(re.findall(r"^ *(\w+):", commented, flags=re.MULTILINE))
+
+
+def test_the_names_of_0_1_0_are_read_and_set_in_python():
+    training = TrainingSection()
+    training.betas, training.device, training.clip = (0.5, 0.6), "cpu", 2.0
+    assert (training.adam_beta1, training.adam_beta2, training.use_cpu, training.max_grad_norm) == (0.5, 0.6, True, 2.0)
+    assert (training.betas, training.device, training.keep) == ((0.5, 0.6), "cpu", training.save_total_limit)
+
+
+def test_a_path_set_in_python_is_text():
+    recipe = Recipe()
+    recipe.corpus.cache = Path("here")
+    check(recipe)
+    assert "cache: here" in dump(recipe)

@@ -17,6 +17,7 @@ import torch
 from diito.cli import main
 from diito.run import distill as distill_module
 from diito.run.distill import distill
+from diito.run.folder import RunFolder
 from diito.training.callbacks import Interruption
 
 # 45 blocks: 11 micro-batches an epoch, 4 steps of 3, 3, 3 and 2 of them; 2.5 epochs are 10 steps.
@@ -151,6 +152,26 @@ def test_leftovers_of_an_interrupted_save_are_ignored_and_removed(tmp_path, monk
     assert tiny.same(tiny.weights(straight / "student"), tiny.weights(stopped / "student"))
     assert not staging.exists() and not (stopped / "student.new").exists()
     assert without_rate(tiny.metrics(stopped)) == without_rate(tiny.metrics(straight))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ({"objective.weights.huber": "0.5"}, {}, "objective.weights.huber: .* with 0.5, not None"),
+        ({}, {"training.arguments": "{lr_scheduler_type: cosine}"}, "training.lr_scheduler_type: .* with None, not cosine"),
+        ({"training.optim": "sgd"}, {"training.optim": "adamw_torch"}, "training.optim: .* with sgd"),
+    ],
+)
+def test_a_run_is_not_resumed_with_another_objective_or_optimiser(before, after, sentence, tmp_path):
+    RunFolder(tiny.recipe(tmp_path, before)).start(resume=False)
+    with pytest.raises(ValueError, match=sentence):
+        RunFolder(tiny.recipe(tmp_path, after)).check(resume=True, overwrite=False)
+
+
+def test_a_run_is_resumed_with_other_arguments_that_change_no_student(tmp_path):
+    RunFolder(tiny.recipe(tmp_path)).start(resume=False)
+    other = {"training.arguments": "{dataloader_num_workers: 2, hub_private_repo: true, logging_first_step: false}"}
+    RunFolder(tiny.recipe(tmp_path, other)).check(resume=True, overwrite=False)
 
 
 # Real processes

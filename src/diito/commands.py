@@ -7,6 +7,7 @@ torch comes with those parts, so help and mistakes answer at once.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
@@ -137,9 +138,17 @@ def add_distill(parser: Parser) -> None:
 def add_evaluate(parser: Parser) -> None:
     """A parser for every kind of evaluation."""
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    own = [word for word in parser.words[:1] if ":" in word]  # a kind of the user's own, by its import path
-    for kind in [*KINDS, *sorted(plugins.installed(GROUP)), *own]:
-        settings = find(kind).settings
+    asked = parser.words[0] if parser.words else ""
+    own = [asked] if ":" in asked else []  # a kind of the user's own, by its import path
+    installed = [] if asked in KINDS else sorted(plugins.installed(GROUP))
+    for kind in [*KINDS, *installed, *own]:
+        try:
+            settings = find(kind).settings
+        except Refusal as refusal:
+            if kind == asked:
+                raise
+            print(f"diito: left out: {refusal}", file=sys.stderr)
+            continue
         text = " ".join((settings.__doc__ or "").replace("``", "").split())
         one = kinds.add_parser(kind, help=text, description=text)
         one.add_argument("model", metavar="MODEL", help="hub id or folder, such as runs/quickstart/student")

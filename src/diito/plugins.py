@@ -28,16 +28,17 @@ def load(reference: str, *, field: str, group: str, known: Mapping[str, Part]) -
     if reference in known:
         return known[reference]
     check_reference(reference, field=field, group=group, known=known)
-    for entry in entry_points(group=group, name=reference):
-        part: Part = entry.load()
-        return part
-    module_name, _, attribute = reference.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
+    module_name, _, attribute = reference.partition(":")
     try:
+        for entry in entry_points(group=group, name=reference):
+            part: Part = entry.load()
+            return part
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise Refusal(field, f"{reference} cannot be imported: {error}") from error
+    except Exception as error:  # whatever the user's own module does when it is imported
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        raise Refusal(field, f"{reference} cannot be imported: {kind}{error}") from error
     if not hasattr(module, attribute):
         near = difflib.get_close_matches(attribute, dir(module), n=1)
         hint = f"; did you mean {module_name}:{near[0]}?" if near else ""
@@ -48,7 +49,7 @@ def load(reference: str, *, field: str, group: str, known: Mapping[str, Part]) -
 
 def check_reference(reference: str, *, field: str, group: str, known: Collection[str]) -> None:
     """Refuse a reference that can be nothing, without importing anything."""
-    if reference in known or re.fullmatch(r"[\w.]+:\w+", reference):
+    if reference in known or re.fullmatch(r"\w+(\.\w+)*:\w+", reference):
         return
     names = [*known, *sorted(installed(group))]
     if reference in names:

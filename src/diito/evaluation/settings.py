@@ -5,10 +5,14 @@ The text under a field is its documentation: ``diito evaluate KIND --help`` show
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field
+from typing import ClassVar, Literal
 
-from diito.recipe.sections import AlignmentSection, SourceSection
+from diito.recipe.sections import Alias, AlignmentSection, SourceSection
+from diito.refusal import Refusal
+
+_NOT_GIVEN = -1
 
 
 @dataclass
@@ -40,8 +44,6 @@ class HeldOutSettings:
     """Tokens of a block, or of the longest line."""
     limit: int | None = None
     """How many blocks or lines, spread evenly over the text; null takes all."""
-    blocks: int | None = 0
-    """The name of ``limit`` in diito 0.1; 0: not given."""
     batch: int = 16
     """Blocks at a time (the results do not depend on it)."""
     seed: int = 42
@@ -50,10 +52,17 @@ class HeldOutSettings:
     """Processes that tokenise."""
     cache: str | None = None
     """Folder of the tokenised text; null takes the cache folder of Hugging Face datasets."""
+    blocks: InitVar[int | None] = _NOT_GIVEN
+    """The name of ``limit`` in diito 0.1."""
 
-    def __post_init__(self) -> None:
-        if self.blocks != 0:
-            self.limit, self.blocks = self.blocks, 0
+    ALIASES: ClassVar[Mapping[str, Alias]] = {"blocks": Alias(("limit",))}
+
+    def __post_init__(self, blocks: int | None) -> None:
+        if blocks == _NOT_GIVEN:
+            return
+        if self.limit != type(self).limit:
+            raise Refusal("blocks", "the same as limit; give one of them")
+        self.limit = blocks
 
 
 @dataclass

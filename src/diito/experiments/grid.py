@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from diito.embedded import packaged
 from diito.evaluation.kinds import PARTS, find, refusals_under
 from diito.evaluation.settings import AllSettings
@@ -24,6 +26,7 @@ from diito.recipe import Recipe
 from diito.recipe.checks import check as check_recipe
 from diito.recipe.file import read as read_recipe
 from diito.recipe.file import read_section
+from diito.recipe.keys import aliases, section_of
 from diito.refusal import Refusal, Refusals, refusals_of
 from diito.report.metrics import METHODS
 from diito.report.paper import PAPER
@@ -226,12 +229,30 @@ def _with_teacher(settings: Any, of: Distillation | Reference) -> Any:
 
 
 def _merged(*levels: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides of several levels, the last one on top: a section there replaces single fields of it below."""
+    """Overrides of several levels, the last one on top: a section there replaces single fields of it below, and a field one
+    that is given below by another of its names."""
     merged: dict[str, Any] = {}
     for level in levels:
-        merged = {key: value for key, value in merged.items() if not any(key.startswith(f"{section}.") for section in level)}
-        merged |= level
+        above = {field for key in level for field in _fields(key)}
+        below: dict[str, Any] = {}
+        for key, value in merged.items():
+            if any(key.startswith(f"{section}.") for section in level):
+                continue
+            fields = _fields(key)
+            values = yaml.safe_load(value) if isinstance(value, str) and len(fields) > 1 else value
+            if key in level or above.isdisjoint(fields):
+                below[key] = value
+            elif len(fields) > 1 and isinstance(values, (list, tuple)):  # both betas below, one of them above
+                below |= {name: each for name, each in zip(fields, values, strict=False) if name not in above}
+        merged = below | dict(level)
     return merged
+
+
+def _fields(key: str) -> list[str]:
+    """The keys of the fields that a key of a recipe stands for."""
+    section, name = section_of(key, Recipe), key.rpartition(".")[2]
+    alias = aliases(section).get(name) if section is not None else None
+    return [key.removesuffix(name) + field for field in alias.fields] if alias else [key]
 
 
 def _precision(share: Share) -> Literal["fp32", "bf16"]:

@@ -13,9 +13,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from diito.evaluation.kinds import find, refusals_under
@@ -29,14 +31,15 @@ from diito.recipe import Recipe
 from diito.recipe.checks import student_depth
 from diito.run.folder import deciding_fields
 from diito.run.parts import prepare
+from diito.tasks import find_task
 from diito.training.arguments import training_arguments
 
 VERSIONS = {"distil": 2}
 """Part of every distillation's identity: raise it when a change of the code changes students. (Those of the kinds of
 evaluation stand in ``evaluation/kinds.py``.)"""
 
-_PLACES = ("teacher.", "corpus.sources", "evaluation.sources", "alignment.file")
-"""Fields that say where something is; what it is stands in the identity instead."""
+_ELSEWHERE = ("teacher.", "corpus.sources", "evaluation.sources", "alignment.file", "training.arguments.")
+"""Fields that say where something is, instead of which the identity holds what it is; and those that it holds as a section."""
 
 
 @dataclass(frozen=True)
@@ -100,18 +103,21 @@ class _Maker:
 
     def distillation(self, planned: Distillation) -> Job:
         recipe = planned.recipe
-        seed = recipe.seed if recipe.corpus.share < 1 else None  # else the corpus is the same for every seed
-        prepared = self._once(_prepare, dataclasses.replace(recipe, seed=seed or 0), self.resources.distil.processes)
+        is_drawn = recipe.corpus.share < 1 or recipe.evaluation.sources is None  # else the text is the same for every seed
+        seeded = recipe if is_drawn else dataclasses.replace(recipe, seed=0)
+        prepared = self._once(_prepare, seeded, self.resources.distil.processes)
         identity = {
             "kind": "distil",
             "code": VERSIONS["distil"],
-            "recipe": {key: value for key, value in deciding_fields(recipe).items() if not key.startswith(_PLACES)},
+            "recipe": {key: value for key, value in deciding_fields(recipe).items() if not key.startswith(_ELSEWHERE)},
             "alignment": _alignment(recipe),
             "processes": self.resources.distil.processes,
             **prepared["digests"],
         }
         if recipe.training.arguments:
             identity["arguments"] = recipe.training.arguments
+        if own_parts := _own_parts(recipe):
+            identity["own parts"] = own_parts
         return Job(planned, json.loads(json.dumps(identity)), numbers=prepared["numbers"])
 
     def evaluation(self, planned: Evaluation, student: Job | None) -> Job:
@@ -166,9 +172,19 @@ def _prepare(recipe: Recipe, processes: int) -> dict[str, Any]:
 
 
 def _alignment(recipe: Recipe) -> list[dict[str, Any]]:
-    depth = load_config(recipe.teacher).num_hidden_layers
+    task = find_task(recipe.task)
+    depth = load_config(recipe.teacher, head=task.head, noun=task.noun).num_hidden_layers
     layers = {"teacher_layers": depth, "student_layers": len(student_layers(recipe.student.layers, depth))}
     return [dataclasses.asdict(pair) for pair in build_alignment(recipe.alignment, **layers, seed=recipe.seed).pairs]
+
+
+def _own_parts(recipe: Recipe) -> dict[str, str]:
+    """The user's own modules that a recipe refers to, each with a hash of its file: the name alone says not what it does."""
+    intervention = recipe.intervention
+    references = [recipe.task, intervention.positions, intervention.pairing, *recipe.objective.losses]
+    modules = sorted({reference.partition(":")[0] for reference in references if ":" in reference})
+    files = {name: importlib.import_module(name).__file__ for name in modules}
+    return {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items() if file is not None}
 
 
 def _measured(name: str, settings: Any, model: ModelSource, depth: int | None) -> dict[str, Any]:

@@ -180,6 +180,12 @@ def paper_losses(temperature: float) -> dict[str, Loss]:
 def find_loss(name: str, table: Mapping[str, Loss]) -> Loss:
     """The row of a name, or the causal form of the row it names. Raises Refusal where there is none, naming the weights."""
     if name in table:
+        if name.startswith(CAUSAL) and not table[name].counterfactual:
+            raise Refusal(
+                f"objective.weights.{name}",
+                f"a name with {CAUSAL} in front is of a loss under the intervention, and the row says counterfactual=False; "
+                "set it to True, or give the row another name",
+            )
         return table[name]
     row = table.get(name.removeprefix(CAUSAL)) if name.startswith(CAUSAL) else None
     if row is None:

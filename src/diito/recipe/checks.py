@@ -74,8 +74,13 @@ def student_depth(recipe: Recipe) -> int:
     return layers if isinstance(layers, int) else len(layers)
 
 
+def loss_name(reference: str) -> str:
+    """The name of a loss of the user's own, by which it has a weight: the attribute of its import path."""
+    return reference.rpartition(":")[2]
+
+
 def is_causal(recipe: Recipe) -> bool:
-    """Whether a causal loss has a weight, so that counterfactual runs are made."""
+    """Whether a loss that is causal by its name has a weight; of the user's own losses the rows may say it of others too."""
     return any(name.startswith("causal_") and weight > 0 for name, weight in recipe.objective.weights.as_dict().items())
 
 
@@ -166,7 +171,8 @@ def _intervention(recipe: Recipe) -> Iterator[Refusal]:
             for name, group in (("positions", "positions"), ("pairing", "pairings"))
         }
     )
-    if intervention.control == "token-swap" and not is_causal(recipe):
+    has_own = any(recipe.objective.weights.further.values()) or recipe.objective.losses  # their rows decide, once loaded
+    if intervention.control == "token-swap" and not is_causal(recipe) and not has_own:
         yield Refusal(
             "intervention.control",
             "token-swap needs objective.weights.causal_ce or causal_cos above 0, the weights of the losses on the swapped text",
@@ -184,7 +190,19 @@ def _objective(recipe: Recipe) -> Iterator[Refusal]:
     weights = recipe.objective.weights
     if not any(weights.as_dict().values()):
         yield Refusal("objective.weights", "all weights are 0; at least one must be above 0")
-    if recipe.objective.losses or not weights.further:
+    names = [loss_name(reference) for reference in recipe.objective.losses]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            sentence = (
+                f"{name!r} is the name of {recipe.objective.losses[names.index(name)]} too; give one of them another name"
+            )
+            yield Refusal(f"objective.losses[{index}]", sentence)
+        elif not (weights.as_dict().get(name) or weights.as_dict().get(f"causal_{name}")):
+            sentence = (
+                f"{name!r} has no weight; give objective.weights.{name} or objective.weights.causal_{name}, or leave it out"
+            )
+            yield Refusal(f"objective.losses[{index}]", sentence)
+    if names or not weights.further:
         return
     own = [name for name in weights.as_dict() if name not in weights.further]
     known = {name for loss in installed("diito.losses") for name in (loss, f"causal_{loss}")}

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -382,7 +383,9 @@ def _written(node: yaml.Node | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Sections as mappings and tuples as lists, which is how YAML writes them."""
+    """Sections as mappings, tuples as lists and paths as text, which is how YAML writes them."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain(vars(value))
     if isinstance(value, dict):

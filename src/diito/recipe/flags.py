@@ -18,6 +18,8 @@ from diito.recipe.keys import bare, describe, hints, is_further_key, known_keys,
 from diito.refusal import Refusal, Refusals
 
 Section = TypeVar("Section")
+_TRUTH_VALUES = ("true", "false", "yes", "no", "on", "off")
+"""The words that YAML takes for a truth value."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,7 +41,7 @@ class Parser(argparse.ArgumentParser):
         """As always, but a switch takes the next word only where that is a truth value; it may be a recipe's name."""
         words = list(args or ())
         for index, word in enumerate(words):
-            if word in self.switches and words[index + 1 : index + 2] not in (["true"], ["false"]):
+            if word in self.switches and "".join(words[index + 1 : index + 2]).lower() not in _TRUTH_VALUES:
                 words[index] = f"{word}=true"
         return super().parse_known_args(words, namespace)
 

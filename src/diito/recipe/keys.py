@@ -7,7 +7,7 @@ import difflib
 import functools
 import types
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
@@ -18,7 +18,8 @@ from diito.recipe.sections import Alias, Recipe, transformers_arguments
 def hints(section: type) -> dict[str, Any]:
     """The fields of a dataclass with their types, ranges included."""
     kinds = get_type_hints(section, include_extras=True)
-    return {name: kind for name, kind in kinds.items() if get_origin(kind) is not ClassVar}
+    fields = {field.name for field in dataclasses.fields(section)}
+    return {name: kind for name, kind in kinds.items() if name in fields}
 
 
 def known_keys(section: type = Recipe, prefix: str = "") -> dict[str, Any]:

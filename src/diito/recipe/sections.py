@@ -18,7 +18,6 @@ import importlib.util
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -73,6 +72,32 @@ class Alias(NamedTuple):
     fields: tuple[str, ...]
     values: Mapping[str, Any] | None = None
     """What the words of the old field are in the new one."""
+
+
+class Aliased:
+    """A section whose fields can be read and set by their other names too."""
+
+    ALIASES: ClassVar[Mapping[str, Alias]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        """What the fields hold that ``name`` stands for, in its own words; asked only where there is no such attribute."""
+        if name not in type(self).ALIASES:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        alias = type(self).ALIASES[name]
+        values = tuple(getattr(self, field) for field in alias.fields)
+        if alias.values is not None:
+            return next(word for word, value in alias.values.items() if value == values[0])
+        return values if len(values) > 1 else values[0]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set the fields that ``name`` stands for, or the attribute of that name."""
+        alias = type(self).ALIASES.get(name)
+        if alias is None:
+            super().__setattr__(name, value)
+            return
+        values = value if len(alias.fields) > 1 else [value if alias.values is None else alias.values[value]]
+        for field_name, each in zip(alias.fields, values, strict=True):
+            super().__setattr__(field_name, each)
 
 
 @dataclass
@@ -202,7 +227,7 @@ class InterventionSection:
 
 
 @dataclass
-class WeightsSection:
+class WeightsSection(Aliased):
     """Weights of the losses in their sum, used as given; a causal weight of 0 costs nothing. Losses of your own stand beside
     these by their names."""
 
@@ -223,7 +248,6 @@ class WeightsSection:
 
     ALIASES: ClassVar[Mapping[str, Alias]] = {"mlm": Alias(("task",))}
     REST: ClassVar[str] = "further"
-    mlm: ClassVar[Any] = property(attrgetter("task"))
 
     def as_dict(self) -> dict[str, float]:
         """Every loss with its weight, those of the user's own losses too."""
@@ -249,7 +273,7 @@ class ObjectiveSection:
 
 
 @dataclass
-class TrainingSection:
+class TrainingSection(Aliased):
     """Steps, batches, optimiser and device, by the names of transformers.TrainingArguments, of which any other field can stand
     here too."""
 
@@ -309,12 +333,6 @@ class TrainingSection:
     }
     """The names of diito 0.1.0, which go on working in recipes and flags."""
     REST: ClassVar[str] = "arguments"
-
-    epochs: ClassVar[Any] = property(attrgetter("num_train_epochs"))
-    steps: ClassVar[Any] = property(attrgetter("max_steps"))
-    batch: ClassVar[Any] = property(attrgetter("per_device_train_batch_size"))
-    accumulation: ClassVar[Any] = property(attrgetter("gradient_accumulation_steps"))
-    evaluate_every: ClassVar[Any] = property(attrgetter("eval_steps"))
 
     @classmethod
     def takes(cls, name: str) -> bool:

@@ -29,10 +29,27 @@ FREE_ON_RESUME = (
     "training.eval_steps",
     "evaluation.interchange_every",
     "training.report_to",
-    "training.arguments",
     "speed.keep_memory",
+    *(
+        f"training.arguments.{name}"
+        for name in (
+            "dataloader_num_workers",
+            "dataloader_persistent_workers",
+            "dataloader_pin_memory",
+            "dataloader_prefetch_factor",
+            "disable_tqdm",
+            "eval_",
+            "hub_",
+            "log_",
+            "logging_",
+            "push_to_hub",
+            "report_to",
+            "run_name",
+            "save_",
+        )
+    ),
 )
-"""Fields that may differ when a run is resumed: they do not change the student."""
+"""Fields, by the beginnings of their names, that may differ when a run is resumed: they do not change the student."""
 
 
 class RunFolder:
@@ -96,10 +113,11 @@ class RunFolder:
 
     def _check_same_run(self) -> None:
         before, now = (deciding_fields(recipe) for recipe in (read(self.recipe_file), self.recipe))
-        for key, value in now.items():
-            if before.get(key) != value:
+        for key in before | now:
+            if before.get(key) != now.get(key):
+                written = key.replace("training.arguments.", "training.").replace("weights.further.", "weights.")
                 raise ValueError(
-                    f"{key}: the run {self.path} was started with {before.get(key)}, not {value}; "
+                    f"{written}: the run {self.path} was started with {before.get(key)}, not {now.get(key)}; "
                     "resume with the same recipe, or start another run with --name"
                 )
 
@@ -113,7 +131,7 @@ def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in section.items():
         key = f"{prefix}{name}"
-        if isinstance(value, dict) and key != "training.arguments":
+        if isinstance(value, dict):
             flat |= _flat(value, f"{key}.")
         else:
             flat[key] = value

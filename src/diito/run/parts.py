@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +20,14 @@ from diito.corpus import LENGTH, Corpus, check_sources
 from diito.evaluation.held_out.text import HeldOut
 from diito.method.alignment import Alignment
 from diito.method.alignment_files import build_alignment
-from diito.method.losses import Loss, find_loss, paper_losses
+from diito.method.losses import CAUSAL, Loss, find_loss, paper_losses
 from diito.method.objective import DistillationObjective
 from diito.method.positions import RULES, Pairing, PositionRule, derangement
-from diito.models.load import ModelSource, longest_sequence
+from diito.models.layered import longest_sequence
 from diito.models.student import build_student, student_layers
 from diito.models.teacher import load_config, load_teacher, load_tokenizer
 from diito.recipe import Recipe
+from diito.recipe.checks import loss_name
 from diito.refusal import Refusal, collect
 from diito.run.plan import Plan
 from diito.run.text import load_text, with_lengths
@@ -83,13 +85,19 @@ def survey(recipe: Recipe) -> Survey:
         with attempt():
             pairing_of(recipe)
         with attempt():
-            own_losses(recipe)
+            reads_intervention = has_counterfactual(recipe, own_losses(recipe))
+            if recipe.intervention.control == "token-swap" and not reads_intervention:
+                raise Refusal("intervention.control", "token-swap needs a weight of a loss that reads the swapped text")
+            if recipe.training.batch == 1 and recipe.intervention.pairing == "in-batch" and reads_intervention:
+                raise Refusal(
+                    "training.per_device_train_batch_size",
+                    "in-batch pairing needs at least 2 rows, one the source of the other",
+                )
         task = find_task(recipe.task)
         config = load_config(recipe.teacher, head=task.head, noun=task.noun)
         with attempt():
             tokenizer = load_tokenizer(recipe.teacher, config, needed=task.needed_tokens)
-        with attempt():
-            longest = longest_sequence(ModelSource(recipe.teacher.model, "teacher.model", recipe.teacher.revision))
+            longest = _longest_sequence(config, tokenizer)
             for field, section in (("corpus", recipe.corpus), ("evaluation", recipe.evaluation)):
                 with attempt():
                     _check_length(f"{field}.length", section.length, longest)
@@ -104,27 +112,56 @@ def survey(recipe: Recipe) -> Survey:
 
 def position_rule(recipe: Recipe) -> PositionRule:
     """The rule that chooses the swapped positions. Raises Refusal for one that cannot be found."""
-    return plugins.load(recipe.intervention.positions, field="intervention.positions", group="diito.positions", known=RULES)
+    field, name = "intervention.positions", recipe.intervention.positions
+    rule: Any = plugins.load(name, field=field, group="diito.positions", known=RULES)
+    return _function(rule, name, field=field)
 
 
 def pairing_of(recipe: Recipe) -> Pairing:
     """What gives each row its source in the batch. Raises Refusal for one that cannot be found."""
-    return plugins.load(recipe.intervention.pairing, field="intervention.pairing", group="diito.pairings", known=PAIRINGS)
+    field, name = "intervention.pairing", recipe.intervention.pairing
+    pairing: Any = plugins.load(name, field=field, group="diito.pairings", known=PAIRINGS)
+    return _function(pairing, name, field=field)
 
 
 def own_losses(recipe: Recipe) -> dict[str, Loss]:
-    """The rows of the user's own losses by the names of their attributes. Raises Refusal for one that cannot be found."""
-    rows = {}
+    """The rows of the user's own losses by name: those of ``objective.losses``, and of installed packages those with a weight.
+
+    Raises Refusal for one that cannot be found.
+    """
+    rows: dict[str, Loss] = {}
     for index, reference in enumerate(recipe.objective.losses):
-        field = f"objective.losses[{index}]"
-        row: Any = plugins.load(reference, field=field, group="diito.losses", known={})
-        if not isinstance(row, Loss):
-            raise Refusal(field, f"{reference} is a {type(row).__name__}; it must be a diito.method.losses.Loss")
-        rows[reference.rpartition(":")[2]] = row
-    for name, weight in recipe.objective.weights.as_dict().items():
-        if weight:
-            find_loss(name, {**paper_losses(recipe.objective.temperature), **rows})
+        rows[loss_name(reference)] = _own_loss(reference, f"objective.losses[{index}]")
+    papers = paper_losses(recipe.objective.temperature)
+    weights = {name: weight for name, weight in recipe.objective.weights.as_dict().items() if weight}
+    available = plugins.installed("diito.losses") if recipe.objective.weights.further else set()
+    for weighted in weights:
+        for name in (weighted, weighted.removeprefix(CAUSAL)):
+            if name in available and name not in {**papers, **rows}:
+                rows[name] = _own_loss(name, f"objective.weights.{weighted}")
+    for weighted in weights:
+        find_loss(weighted, {**papers, **rows})
     return rows
+
+
+def has_counterfactual(recipe: Recipe, own: Mapping[str, Loss]) -> bool:
+    """Whether a loss with a weight reads the runs under the intervention. ``own``: the rows of the user's own losses."""
+    table = {**paper_losses(recipe.objective.temperature), **own}
+    weights = recipe.objective.weights.as_dict()
+    return any(find_loss(name, table).counterfactual for name, weight in weights.items() if weight)
+
+
+def _own_loss(reference: str, field: str) -> Loss:
+    row: Any = plugins.load(reference, field=field, group="diito.losses", known={})
+    if not isinstance(row, Loss):
+        raise Refusal(field, f"{reference} is a {type(row).__name__}; it must be a diito.method.losses.Loss")
+    return row
+
+
+def _function(part: Any, reference: str, *, field: str) -> Any:
+    if not callable(part):
+        raise Refusal(field, f"{reference} is a {type(part).__name__}; it must be a function")
+    return part
 
 
 def prepare(recipe: Recipe, arguments: TrainingArguments) -> Parts:
@@ -147,6 +184,7 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
         surveyed.alignment,
         corpus,
         arguments.world_size,
+        has_counterfactual=has_counterfactual(recipe, own_losses(recipe)),
         held_out_blocks=None if held_out is None else len(held_out.examples),
     )
     if plan.steps_per_epoch == 0:
@@ -198,6 +236,14 @@ def build_trainer(
         evaluation=evaluation,
         processing_class=parts.tokenizer,
     )
+
+
+def _longest_sequence(config: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Tokens for which the teacher has positions; where it does not say, what its tokenizer does."""
+    limit = longest_sequence(config)
+    if limit is None:
+        limit = tokenizer.model_max_length  # a huge number where the tokenizer does not know
+    return limit if limit < 10**9 else None
 
 
 def _check_length(field: str, length: int | None, longest: int | None) -> None:

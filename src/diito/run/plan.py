@@ -12,7 +12,6 @@ from diito.corpus import Corpus
 from diito.method.alignment import AlignedPair, Alignment, DimensionRange
 from diito.method.cost import ModelSize, StepCost, step_cost
 from diito.recipe import Recipe
-from diito.recipe.checks import is_causal
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ class Plan:
     alignment: Alignment
     corpus: Corpus
     processes: int
+    has_counterfactual: bool
+    """Whether a loss reads the runs under the intervention."""
     held_out_blocks: int | None = None
     """Blocks that are measured; None where nothing is."""
 
@@ -61,7 +62,7 @@ class Plan:
             self.alignment,
             length=round(self.corpus.statistics.mean_length),
             loss_tokens=1.0 if self.recipe.objective.tokens == "all" else self.recipe.masking.rate,
-            counterfactual=is_causal(self.recipe),
+            counterfactual=self.has_counterfactual,
             from_the_start=self.recipe.intervention.control == "token-swap",
         )
 
@@ -112,7 +113,7 @@ class Plan:
         )
 
     def _alignment(self) -> str:
-        if not is_causal(self.recipe):
+        if not self.has_counterfactual:
             return "none: no loss reads a counterfactual run"
         name = self.recipe.alignment.kind + (", shuffled" if self.recipe.alignment.shuffled else "")
         intervention = self.recipe.intervention

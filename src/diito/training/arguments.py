@@ -32,7 +32,7 @@ _UNUSABLE = {
 def training_arguments(recipe: Recipe, *, output_dir: str) -> TrainingArguments:
     """Trainer's arguments for a recipe. Also joins the process group under torchrun.
 
-    Raises ValueError naming ``training.arguments`` for a field that TrainingArguments does not have or refuses.
+    Raises ValueError naming the field that TrainingArguments does not have or refuses.
     """
     training = recipe.training
     known = [field.name for field in dataclasses.fields(TrainingArguments)]
@@ -41,7 +41,10 @@ def training_arguments(recipe: Recipe, *, output_dir: str) -> TrainingArguments:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; see transformers.TrainingArguments"
             raise Refusal(f"training.arguments.{name}", f"no such argument{hint}")
-    _refuse_unusable(training.arguments, prefix="training.arguments.")
+    _refuse_unusable(training.arguments, prefix="training.")
+    for name in ("eval_on_start", "do_eval"):
+        if training.arguments.get(name) and (not training.eval_steps or recipe.evaluation.sources == []):
+            raise Refusal(f"training.{name}", "needs training.eval_steps above 0 and held-out text (evaluation.sources)")
     _check_loggers(training.report_to)
     has_accelerator = not training.use_cpu and torch.accelerator.is_available()
     device = torch.accelerator.current_accelerator() if has_accelerator else None
@@ -75,8 +78,10 @@ def training_arguments(recipe: Recipe, *, output_dir: str) -> TrainingArguments:
     }
     try:
         return TrainingArguments(**{**ours, **training.arguments})
-    except (ValueError, TypeError, ImportError) as error:
-        raise Refusal("training.arguments", str(error)) from error
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        given = list(training.arguments)
+        named = [name for name in given if name in str(error)] if len(given) > 1 else given
+        raise Refusal(f"training.{named[0]}" if len(named) == 1 else "training", str(error)) from error
 
 
 def require(args: TrainingArguments, objective: DistillationObjective) -> TrainingArguments:
