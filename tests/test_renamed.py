@@ -20,6 +20,9 @@ def test_what_the_documents_of_0_1_0_import_is_there():
     from diito.positions import swap_counts
 
     from diito.evaluation.fine_tuning import FineTuning, fine_tune
-    from diito.models import ModelSource
+    from diito.evaluation.held_out import HeldOut, at_slots
+    from diito.models import ModelSource, digest, load_masked_language_model
+    from diito.speed import choose_precision, prepare_models
 
+    assert all(map(callable, (HeldOut, at_slots, digest, load_masked_language_model, choose_precision, prepare_models)))
     assert all(map(callable, (FineTuning, fine_tune, Scores, Task, Loss, by_chunks, ModelSource, swap_counts)))

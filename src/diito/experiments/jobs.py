@@ -173,7 +173,8 @@ def _prepare(recipe: Recipe, processes: int) -> dict[str, Any]:
 
 def _alignment(recipe: Recipe) -> list[dict[str, Any]]:
     task = find_task(recipe.task)
-    depth = load_config(recipe.teacher, head=task.head, noun=task.noun).num_hidden_layers
+    config = load_config(recipe.teacher, head=task.head, noun=task.noun)
+    depth = models.sizes_of(config, field="teacher.model").depth
     layers = {"teacher_layers": depth, "student_layers": len(student_layers(recipe.student.layers, depth))}
     return [dataclasses.asdict(pair) for pair in build_alignment(recipe.alignment, **layers, seed=recipe.seed).pairs]
 

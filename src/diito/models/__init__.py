@@ -1,5 +1,12 @@
 """Models by name, layer by layer, and students made of them."""
 
-from diito.models.load import ModelSource
+from importlib import import_module
+from typing import Any
 
-__all__ = ["ModelSource"]
+
+def __getattr__(name: str) -> Any:
+    """What the module of this name held in diito 0.1.0."""
+    module = import_module("diito.models.load")
+    if name.startswith("__") or not hasattr(module, name):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(module, name)

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -61,6 +61,27 @@ def load_configuration(source: ModelSource, *, noun: str = MASKED) -> Any:
         return AutoConfig.from_pretrained(**source.arguments)
     except _ERRORS as error:
         raise _unloadable(source, _needed(noun), error) from error
+
+
+class Sizes(NamedTuple):
+    """The numbers of a model that its configuration tells."""
+
+    depth: int
+    """Number of layers."""
+    width: int
+    """Size of a hidden state."""
+    words: int
+    """Size of the vocabulary."""
+
+
+def sizes_of(configuration: Any, *, field: str) -> Sizes:
+    """The sizes of a model, or of the part that reads text. Raises Refusal, naming ``field``, where it has none."""
+    text = configuration.get_text_config()
+    names = ("num_hidden_layers", "hidden_size", "vocab_size")
+    for name in names:
+        if not isinstance(getattr(text, name, None), int):
+            raise Refusal(field, f"the configuration of a {configuration.model_type} has no {name}; give another model")
+    return Sizes(*(getattr(text, name) for name in names))
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:

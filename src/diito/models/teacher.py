@@ -35,7 +35,13 @@ def load_tokenizer(section: TeacherSection, config: Any, *, needed: Sequence[str
     """
     source = ModelSource(section.tokenizer, "teacher.tokenizer") if section.tokenizer else _source(section)
     tokenizer = models.load_tokenizer(source)
-    check_tokenizer(tokenizer, source, vocabulary=config.vocab_size, field="teacher.tokenizer", needed=needed)
+    check_tokenizer(
+        tokenizer,
+        source,
+        vocabulary=models.sizes_of(config, field="teacher.model").words,
+        field="teacher.tokenizer",
+        needed=needed,
+    )
     return tokenizer
 
 

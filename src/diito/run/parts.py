@@ -24,6 +24,7 @@ from diito.method.losses import CAUSAL, Loss, find_loss, paper_losses
 from diito.method.objective import DistillationObjective
 from diito.method.positions import RULES, Pairing, PositionRule, derangement
 from diito.models.layered import longest_sequence
+from diito.models.load import Sizes, sizes_of
 from diito.models.student import build_student, student_layers
 from diito.models.teacher import load_config, load_teacher, load_tokenizer
 from diito.recipe import Recipe
@@ -47,8 +48,8 @@ class Survey:
     recipe: Recipe
     """With numbers where it left the choice to the teacher."""
     task: Task
-    config: Any
-    """The teacher's configuration."""
+    sizes: Sizes
+    """The teacher's."""
     tokenizer: PreTrainedTokenizerBase
     student_layers: list[int]
     """The teacher layers that the student is made of."""
@@ -95,6 +96,7 @@ def survey(recipe: Recipe) -> Survey:
                 )
         task = find_task(recipe.task)
         config = load_config(recipe.teacher, head=task.head, noun=task.noun)
+        sizes = sizes_of(config, field="teacher.model")
         with attempt():
             tokenizer = load_tokenizer(recipe.teacher, config, needed=task.needed_tokens)
             longest = _longest_sequence(config, tokenizer)
@@ -103,11 +105,11 @@ def survey(recipe: Recipe) -> Survey:
                     _check_length(f"{field}.length", section.length, longest)
             recipe = with_lengths(recipe, min(LENGTH, longest or LENGTH))
         with attempt():
-            chosen = student_layers(recipe.student.layers, config.num_hidden_layers)
-            depths = {"teacher_layers": config.num_hidden_layers, "student_layers": len(chosen)}
+            chosen = student_layers(recipe.student.layers, sizes.depth)
+            depths = {"teacher_layers": sizes.depth, "student_layers": len(chosen)}
             alignment = build_alignment(recipe.alignment, **depths, seed=recipe.seed)
-            alignment.check(**depths, teacher_width=config.hidden_size, student_width=config.hidden_size)
-    return Survey(recipe, task, config, tokenizer, chosen, alignment)
+            alignment.check(**depths, teacher_width=sizes.width, student_width=sizes.width)
+    return Survey(recipe, task, sizes, tokenizer, chosen, alignment)
 
 
 def position_rule(recipe: Recipe) -> PositionRule:
@@ -175,7 +177,7 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
     teacher = load_teacher(recipe.teacher, head=task.head, noun=task.noun)
     student = build_student(teacher, surveyed.student_layers, dropout=recipe.student.dropout)
     with arguments.main_process_first(desc="corpus"):
-        corpus, held_out = load_text(recipe, task, tokenizer, vocab_size=surveyed.config.vocab_size)
+        corpus, held_out = load_text(recipe, task, tokenizer, vocab_size=surveyed.sizes.words)
     plan = Plan(
         recipe,
         teacher,
@@ -224,7 +226,7 @@ def build_trainer(
     batching = parts.task.batching(
         getattr(recipe, parts.task.settings) if parts.task.settings else None,
         tokenizer=parts.tokenizer,
-        vocab_size=teacher.config.vocab_size,
+        vocab_size=sizes_of(teacher.config, field="teacher.model").words,
         token_counts=parts.corpus.token_counts,
     )
     return DistillationTrainer(

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from diito.corpus import Corpus
 from diito.method.alignment import AlignedPair, Alignment, DimensionRange
 from diito.method.cost import ModelSize, StepCost, step_cost
+from diito.models.load import sizes_of
 from diito.recipe import Recipe
 
 
@@ -134,7 +135,8 @@ def _ranges(ranges: Sequence[DimensionRange] | None) -> str:
 
 def _model(model: PreTrainedModel) -> str:
     config = model.config
-    return f"{config.model_type}, {config.num_hidden_layers} layers × {config.hidden_size}"
+    depth, width, _ = sizes_of(config, field="teacher.model")
+    return f"{config.model_type}, {depth} layers × {width}"
 
 
 def _list(numbers: Sequence[int]) -> str:

@@ -176,7 +176,7 @@ def _compare(ours: Mapping[str, _Runs], theirs: _Runs, pairs: Sequence[AlignedPa
 
     swapped = draw.positions.gather(1, draw.slots.clamp(min=0))[draw.slots >= 0].cpu().numpy().astype(np.int64)
     rows = rows_of_slots(draw.slots)
-    words = theirs.layered.model.config.vocab_size
+    words = theirs.layered.model.config.get_text_config().vocab_size
     chunk = max(1, _LOGITS // (4 * words * (2 * len(teacher_sides) + len(student_sides))))
     sums = np.zeros((len(ours), len(pairs), len(draw.positions), 2, len(QUANTITIES)))
     for start in range(0, len(rows), chunk):

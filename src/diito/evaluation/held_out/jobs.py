@@ -122,7 +122,8 @@ def interchange_identity(settings: InterchangeSettings, source: ModelSource, *, 
         return _planned_interchange(settings, source).identity
     text = _interchange_text(settings, source)
     teacher = models.load_configuration(source)
-    pairs = _pairs(settings, depth, teacher.num_hidden_layers, teacher.hidden_size, teacher.hidden_size)
+    theirs = models.sizes_of(teacher, field=source.field)
+    pairs = _pairs(settings, depth, theirs.depth, theirs.width, theirs.width)
     identity = _interchange_identity(settings, text, source, pairs)
     return identity if settings.student_layers is None else {**identity, "undistilled": settings.student_layers}
 
@@ -159,7 +160,10 @@ def _planned_interchange(settings: InterchangeSettings, source: ModelSource) -> 
     text = _interchange_text(settings, source)
     _check_teacher(settings, source, text.tokenizer, teacher)
     ours, theirs = (models.load_configuration(each) for each in (source, teacher))
-    pairs = _pairs(settings, ours.num_hidden_layers, theirs.num_hidden_layers, ours.hidden_size, theirs.hidden_size)
+    (depth, width, _), (teacher_depth, teacher_width, _) = (
+        models.sizes_of(configuration, field=each.field) for configuration, each in ((ours, source), (theirs, teacher))
+    )
+    pairs = _pairs(settings, depth, teacher_depth, width, teacher_width)
     undistilled = _undistilled_layers(settings, source, ours, theirs)
     identity = {
         "kind": "interchange",
@@ -214,8 +218,8 @@ def _undistilled_layers(settings: InterchangeSettings, source: ModelSource, stud
 
     Of a run of diito its recipe, beside the student, says which.
     """
-    depth, teacher_depth = student.num_hidden_layers, teacher.num_hidden_layers
-    alike = student.model_type == teacher.model_type and student.hidden_size == teacher.hidden_size
+    (depth, width, _), (teacher_depth, teacher_width, _) = (models.sizes_of(each, field="MODEL") for each in (student, teacher))
+    alike = student.model_type == teacher.model_type and width == teacher_width
     if settings.student_layers is None:
         recipe = Path(resolve(source.name)).parent / "recipe.yaml"
         chosen = student_layers(read(recipe).student.layers if recipe.is_file() else depth, teacher_depth) if alike else []
@@ -241,7 +245,7 @@ def _held_out(settings: HeldOutSettings, source: ModelSource) -> _Text:
     models.check_files(source)
     models.check_masked_language_model(source)
     _check_length(settings, source)
-    vocabulary = models.load_configuration(source).vocab_size
+    vocabulary = models.sizes_of(models.load_configuration(source), field=source.field).words
     tokenizer = models.load_tokenizer(source)
     check_tokenizer(tokenizer, source, vocabulary=vocabulary, field=source.field)
     section = CorpusSection(
@@ -281,7 +285,7 @@ def _check_teacher(
     models.check_files(teacher)
     models.check_masked_language_model(teacher)
     _check_length(settings, teacher)
-    ours, theirs = (models.load_configuration(each).vocab_size for each in (source, teacher))
+    ours, theirs = (models.sizes_of(models.load_configuration(each), field=each.field).words for each in (source, teacher))
     if ours != theirs or tokenizer.get_vocab() != models.load_tokenizer(teacher).get_vocab():
         raise Refusal(
             "teacher",
