@@ -389,3 +389,13 @@ def test_the_card_of_a_student_with_an_odd_name_is_read_back_whole(tmp_path):
     assert card.data.base_model is None  # a local folder is no name on the hub
     after = json.loads((run / "results.json").read_text())["after"]
     assert {result.metric_type: result.metric_value for result in card.data.eval_results}["perplexity"] == after["perplexity"]
+
+
+@pytest.mark.parametrize("field", ["training.eval_steps", "evaluation.interchange_every"])
+def test_measuring_while_training_needs_held_out_text(field, tmp_path):
+    """A corpus too small to set some aside, and one that is not asked to."""
+    (tmp_path / "small.txt").write_text("w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14\n" * 6)
+    small = {"corpus.sources": str(tmp_path / "small.txt"), "evaluation.sources": "null", "training.batch": 2}
+    with pytest.raises(ValueError, match=rf"^{field}: needs held-out text"):
+        tiny.run(tmp_path, {**small, field: "2"})
+    assert not (tmp_path / "tiny").exists()

@@ -185,3 +185,14 @@ def test_the_estimate_counts_tokens_and_flops_and_takes_hours_from_what_is_done(
     assert "to do: 1.2 hours of jobs, one after another (rate: the distillations that are done)" in estimate(
         jobs, tmp_path, grid.resources
     )
+
+
+def test_a_changed_part_of_the_users_own_is_another_student(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = tmp_path / "own_choice.py"
+    module.write_text("def last(eligible, masked, share, generator):\n    return eligible\n")
+    own = {"intervention.positions": "own_choice:last"}
+    before = hashes(path, {}, own)
+    module.write_text("def last(eligible, masked, share, generator):\n    return eligible & masked\n")
+    assert not set(before.values()) & set(hashes(path, {}, own).values())
+    sys.modules.pop("own_choice", None)

@@ -145,7 +145,7 @@ def test_limit_bounds_the_scored_rows_of_a_fine_tuning(tmp_path):
 
 def test_limit_and_blocks_together_are_refused():
     for flags in ({"blocks": "5", "limit": "7"},):
-        with pytest.raises(ValueError, match=r"limit.*blocks|blocks.*limit"):
+        with pytest.raises(ValueError, match="give one of them"):
             from_flags(PerplexitySettings, flags)
     with pytest.raises(ValueError, match="the same as limit"):
         PerplexitySettings(blocks=5, limit=7)

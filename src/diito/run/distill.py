@@ -21,6 +21,7 @@ from diito.evaluation.held_out.interchange import interchange_accuracy
 from diito.evaluation.held_out.perplexity import perplexity
 from diito.files import write_json
 from diito.recipe import Recipe
+from diito.refusal import Refusal
 from diito.run.folder import RunFolder
 from diito.run.model_card import model_card
 from diito.run.parts import Parts, build_trainer, load, position_rule, survey
@@ -45,6 +46,7 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
     if not plan_only:
         folder.check(resume=resume, overwrite=overwrite)
     parts = load(surveyed, arguments)
+    _check_measurable(recipe, parts)
     main = arguments.process_index == 0
     _say(main, str(parts.plan))
     if plan_only:
@@ -103,6 +105,16 @@ def train(
 def _as_run(recipe: Recipe, arguments: TrainingArguments) -> Recipe:
     """The recipe with the precision that was chosen, so that a run resumed elsewhere goes on as it began."""
     return dataclasses.replace(recipe, speed=dataclasses.replace(recipe.speed, precision="bf16" if arguments.bf16 else "fp32"))
+
+
+def _check_measurable(recipe: Recipe, parts: Parts) -> None:
+    """Refuse measurements during training where nothing is held out."""
+    for field, every in (
+        ("training.eval_steps", recipe.training.evaluate_every),
+        ("evaluation.interchange_every", recipe.evaluation.interchange_every),
+    ):
+        if every and parts.held_out is None:
+            raise Refusal(field, "needs held-out text, and there is none; name some in evaluation.sources")
 
 
 def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Evaluation | None]:
