@@ -97,8 +97,10 @@ def survey(recipe: Recipe) -> Survey:
         task = find_task(recipe.task)
         config = load_config(recipe.teacher, head=task.head, noun=task.noun)
         sizes = sizes_of(config, field="teacher.model")
+        tokenizer: Any = None
         with attempt():
             tokenizer = load_tokenizer(recipe.teacher, config, needed=task.needed_tokens)
+        with attempt():
             longest = _longest_sequence(config, tokenizer)
             for field, section in (("corpus", recipe.corpus), ("evaluation", recipe.evaluation)):
                 with attempt():
@@ -240,10 +242,12 @@ def build_trainer(
     )
 
 
-def _longest_sequence(config: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Tokens for which the teacher has positions; where it does not say, what its tokenizer does."""
+def _longest_sequence(config: Any, tokenizer: PreTrainedTokenizerBase | None) -> int | None:
+    """Tokens for which the teacher has positions; where it does not say, what its tokenizer does (None: it has been refused)."""
     limit = longest_sequence(config)
     if limit is None:
+        if tokenizer is None:
+            return None
         limit = tokenizer.model_max_length  # a huge number where the tokenizer does not know
     return limit if limit < 10**9 else None
 
