@@ -243,7 +243,7 @@ def build_trainer(
 
 
 def _longest_sequence(config: Any, tokenizer: PreTrainedTokenizerBase | None) -> int | None:
-    """Tokens for which the teacher has positions; where it does not say, what its tokenizer does (None: it has been refused)."""
+    """Tokens for which the teacher has positions; where it does not say, what its tokenizer (None: a refused one) does."""
     limit = longest_sequence(config)
     if limit is None:
         if tokenizer is None:
