@@ -32,6 +32,7 @@ def numbers(content):
         yield content
 
 
+@pytest.mark.soak
 def test_every_side_of_every_case_is_measured(tmp_path, capsys):
     output = tmp_path / "made" / "step.json"
     names = ["literal", "diito-bf16", "standard-bf16"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diito import plugins
-from diito.evaluation.kinds import GROUP, KINDS, check_packages, find
+from diito.evaluation.kinds import GROUP, KINDS, check_packages, find, refusals_under
 from diito.evaluation.settings import AlignSettings, EvaluateSettings
 from diito.recipe import Recipe
 from diito.recipe.checks import check
@@ -52,7 +52,8 @@ def evaluate(arguments: Namespace) -> int:
     kind = find(arguments.kind)
     settings: Any = filled(kind.settings, arguments)
     run = filled(EvaluateSettings, arguments)
-    check_packages(kind, settings)
+    with refusals_under("--", settings):
+        check_packages(kind, settings)
     limit_spinning()
     keep_freed_memory()
     from diito.evaluation.evaluate import evaluate
