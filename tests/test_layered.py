@@ -364,7 +364,7 @@ def test_in_a_decoder_nothing_before_the_first_swapped_position_moves(family):
 
 REFUSALS = {
     "between": "it changes its hidden states between two layers",
-    "after": "more than norms stands between its last layer and its head",
+    "after": "something other than norms stands between its last layer and its head",
     "cache": "its layers are given a cache",
     "flat": "its ToyLayer does not turn hidden states [batch, tokens, width] into the next ones",
     "no list": "it has no list of layers below a head",

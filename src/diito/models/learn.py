@@ -267,7 +267,7 @@ class _Learning:
                 if same(hidden, last):
                     norms = tuple(way)
         if norms is None:
-            raise self.cannot_run("more than norms stands between its last layer and its head")
+            raise self.cannot_run("something other than norms stands between its last layer and its head")
         return norms
 
     def _compare(self, steps: Steps) -> None:

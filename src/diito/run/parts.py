@@ -48,6 +48,8 @@ class Survey:
     recipe: Recipe
     """With numbers where it left the choice to the teacher."""
     task: Task
+    losses: Mapping[str, Loss]
+    """Rows of the user's own."""
     sizes: Sizes
     """The teacher's."""
     tokenizer: PreTrainedTokenizerBase
@@ -61,6 +63,8 @@ class Parts:
     """What a recipe names, loaded and checked."""
 
     task: Task
+    losses: Mapping[str, Loss]
+    """Rows of the user's own."""
     tokenizer: PreTrainedTokenizerBase
     teacher: PreTrainedModel
     student: PreTrainedModel
@@ -86,7 +90,8 @@ def survey(recipe: Recipe) -> Survey:
         with attempt():
             pairing_of(recipe)
         with attempt():
-            reads_intervention = has_counterfactual(recipe, own_losses(recipe))
+            losses = own_losses(recipe)
+            reads_intervention = has_counterfactual(recipe, losses)
             if recipe.intervention.control == "token-swap" and not reads_intervention:
                 raise Refusal("intervention.control", "token-swap needs a weight of a loss that reads the swapped text")
             if recipe.training.batch == 1 and recipe.intervention.pairing == "in-batch" and reads_intervention:
@@ -111,7 +116,7 @@ def survey(recipe: Recipe) -> Survey:
             depths = {"teacher_layers": sizes.depth, "student_layers": len(chosen)}
             alignment = build_alignment(recipe.alignment, **depths, seed=recipe.seed)
             alignment.check(**depths, teacher_width=sizes.width, student_width=sizes.width)
-    return Survey(recipe, task, sizes, tokenizer, chosen, alignment)
+    return Survey(recipe, task, losses, sizes, tokenizer, chosen, alignment)
 
 
 def position_rule(recipe: Recipe) -> PositionRule:
@@ -188,7 +193,7 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
         surveyed.alignment,
         corpus,
         arguments.world_size,
-        has_counterfactual=has_counterfactual(recipe, own_losses(recipe)),
+        has_counterfactual=has_counterfactual(recipe, surveyed.losses),
         held_out_blocks=None if held_out is None else len(held_out.examples),
     )
     if plan.steps_per_epoch == 0:
@@ -197,7 +202,7 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
             f"the corpus has {len(corpus)} sequences, fewer than one micro-batch of {recipe.training.batch} on "
             f"{arguments.world_size} process(es); give more text or a smaller batch",
         )
-    return Parts(task, tokenizer, teacher, student, surveyed.alignment, corpus, held_out, plan)
+    return Parts(task, surveyed.losses, tokenizer, teacher, student, surveyed.alignment, corpus, held_out, plan)
 
 
 def build_trainer(
@@ -211,7 +216,7 @@ def build_trainer(
         teacher,
         parts.alignment,
         weights=objective.weights.as_dict(),
-        losses=own_losses(recipe),
+        losses=parts.losses,
         temperature=objective.temperature,
         tokens=objective.tokens,
         positions=position_rule(recipe),
