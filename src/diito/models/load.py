@@ -86,13 +86,13 @@ def sizes_of(configuration: Any, *, field: str) -> Sizes:
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """The tokenizer. Raises ValueError where there is none."""
-    missing = f"{source.field}: {source.name!r} has no tokenizer that can be loaded"
+    missing = f"{source.name!r} has no tokenizer that can be loaded"
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source.arguments)
     except _ERRORS as error:
-        raise ValueError(f"{missing} ({_first_line(error)})") from error
+        raise Refusal(source.field, f"{missing} ({_first_line(error)})") from error
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers 5 makes an empty one where the files lack
-        raise ValueError(f"{missing} (it has no words); save the tokenizer beside the model")
+        raise Refusal(source.field, f"{missing} (it has no words); save the tokenizer beside the model")
     return tokenizer
 
 

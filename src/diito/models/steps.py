@@ -24,6 +24,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from diito.refusal import Refusal
+
 Inputs = Mapping[str, Tensor]
 """``input_ids`` Int[batch tokens]; optionally ``attention_mask`` (1 = real), ``token_type_ids``, ``position_ids`` of the same
 shape, and whatever else the model's forward reads. Other entries of a batch, such as labels, are not looked at."""
@@ -35,12 +37,15 @@ Form = tuple[Callable[[list[Any]], Any], int]
 """Of a sequence that a layer answers with: its kind, tuple or list, and its length."""
 
 
-class CannotRun(ValueError):
+class CannotRun(Refusal):
     """A model that cannot be run layer by layer."""
 
     def __init__(self, model: nn.Module, reason: str, *, field: str) -> None:
         name = getattr(model, "name_or_path", "") or type(model).__name__
-        super().__init__(f"{field}: {name!r} cannot be run layer by layer: {reason}")
+        super().__init__(field, f"{name!r} cannot be run layer by layer: {reason}")
+
+    def __reduce__(self) -> tuple[type[Refusal], tuple[str, str]]:
+        return Refusal, (self.field, self.sentence)
 
 
 @dataclass(frozen=True)

@@ -73,18 +73,15 @@ def build_student(
         student.load_state_dict(_chosen_state(original, chosen))
         alike = _computes_alike(student, original, chosen)
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise ValueError(f"{_by_place(teacher, chosen)} ({describe(error)})") from error
+        raise Refusal("student.layers", f"{_by_place(teacher, chosen)} ({describe(error)})") from error
     if not alike:
-        raise ValueError(_by_place(teacher, chosen))
+        raise Refusal("student.layers", _by_place(teacher, chosen))
     return student.train()
 
 
 def _by_place(teacher: PreTrainedModel, chosen: Sequence[int]) -> str:
     name = teacher.name_or_path or type(teacher).__name__
-    return (
-        f"student.layers: the layers of {name!r} compute by their place; a student of {list(chosen)} would not compute what "
-        "they do"
-    )
+    return f"the layers of {name!r} compute by their place; a student of {list(chosen)} would not compute what they do"
 
 
 def _shortened(config: PreTrainedConfig, depth: int, chosen: Sequence[int]) -> PreTrainedConfig:
