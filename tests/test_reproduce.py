@@ -54,6 +54,20 @@ def wait_for(condition, seconds=400):
         time.sleep(0.1)
 
 
+def test_a_grid_from_end_to_end_and_again(tmp_path):
+    held_out = f"{{sources: [{tiny.corpus(20)}], length: 16, draws: 1, workers: 1}}"
+    text = f"evaluations: {{parts: [perplexity], perplexity: {held_out}}}\nseeds: [1]\nfine_tuning_seeds: [1]"
+    path = grids.write(tmp_path, conditions="[{name: whole}]", text=text)
+    code, out, err = reproduce(path)
+    assert code == 0, err
+    assert "2 of 2 jobs are done, 0 failed" in out
+    student = jobs(tmp_path / "out")["whole, seed 1"]
+    assert (student.student / "model.safetensors").is_file() and not (student.run / "checkpoints").exists()
+    code, out, err = reproduce(path)
+    assert code == 0 and "2 of 2 jobs are done, 0 failed" in out and not err  # Ray is not started for nothing
+
+
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_the_smoke_grid_from_end_to_end_and_again(tmp_path):
     path = Path(__file__).parent.parent / "grids" / "smoke.yaml"
@@ -135,11 +149,9 @@ def test_a_driver_that_is_killed_loses_nothing(tmp_path):
     assert seen == list(range(1, len(seen) + 1))  # went on where it was, no step twice
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("number", "in_background"),
-    [(signal.SIGINT, False), pytest.param(signal.SIGTERM, True, marks=pytest.mark.soak)],
-)
+@pytest.mark.parametrize(("number", "in_background"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
 def test_a_signal_waits_until_what_is_running_has_saved(number, in_background, tmp_path):
     text = "evaluations: {parts: []}\nseeds: [1]\nfine_tuning_seeds: [1]\noverrides: {training.save_every: 1000}"
     path = grids.write(tmp_path, conditions="[{name: slow, overrides: {training.steps: 3000}}]", text=text)
@@ -194,6 +206,7 @@ def test_a_missing_cluster_is_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.soak
 def test_what_no_machine_has_is_refused(tmp_path):
     path = grids.write(tmp_path, conditions=TWO, text="evaluations: {parts: []}\nseeds: [1]\nfine_tuning_seeds: [1]")
     code, _, err = reproduce(path, "--resources.distil.cpus", "4096")

@@ -75,8 +75,11 @@ def test_a_run_notes_the_precision_that_was_chosen_and_keeps_it_when_resumed(nat
 
 @pytest.mark.parametrize(
     ("switches", "fast"),
-    [({}, True), ({"speed.fast_dropout": "false"}, False), ({"speed.compile": "true"}, False)],
-    ids=["default", "off", "compiled"],
+    [
+        pytest.param({}, True, id="default"),
+        pytest.param({"speed.fast_dropout": "false"}, False, id="off"),
+        pytest.param({"speed.compile": "true"}, False, id="compiled", marks=pytest.mark.soak),
+    ],
 )
 def test_fast_dropout_is_on_for_the_student_alone_unless_it_is_turned_off(switches, fast, tmp_path):
     parts, trainer = tiny.parts_and_trainer(tiny.recipe(tmp_path, switches))
@@ -88,7 +91,7 @@ def test_fast_dropout_is_on_for_the_student_alone_unless_it_is_turned_off(switch
     assert teacher.config._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize("layout", ["blocks", "lines"])
+@pytest.mark.parametrize("layout", ["lines", pytest.param("blocks", marks=pytest.mark.soak)])
 def test_a_compiled_run_is_the_run_and_has_room_for_all_its_variants(layout, tmp_path, monkeypatch):
     """Training, evaluation on the way, measuring at the end; what the graphs are compiled to is torch's affair."""
     wanted = {"corpus.layout": layout, "training.steps": "4", "training.evaluate_every": "2", "speed.fast_dropout": "false"}

@@ -13,6 +13,7 @@ from diito.experiments.folders import JobFolder
 from diito.experiments.grid import Evaluation, Resources, Share
 from diito.experiments.jobs import Job
 from diito.files import read_json, read_json_lines
+from diito.speed.precision import choose_precision
 from diito.tables import MISSING, Table
 
 SHARE_OF_PEAK = 0.4
@@ -107,10 +108,12 @@ def _takes(share: Share) -> str:
 
 
 def _matrix_product_rate() -> float:
-    """FLOP/s of a large bf16 matrix product here, the median of five."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    size = 1024 if device is None or device.type == "cpu" else 8192
-    matrix = torch.ones(size, size, dtype=torch.bfloat16, device=device)
+    """FLOP/s of a large matrix product here in the precision that a run would choose, the median of five."""
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    size = 1024 if device.type == "cpu" else 8192
+    # bf16 where the processor has none takes seconds a product
+    dtype = torch.bfloat16 if choose_precision("auto", device) == "bf16" else torch.float32
+    matrix = torch.ones(size, size, dtype=dtype, device=device)
     seconds = []
     for _ in range(6):
         began = time.perf_counter()
