@@ -36,7 +36,7 @@ from diito.training.arguments import training_arguments
 
 VERSIONS = {"distil": 2}
 """Part of every distillation's identity: raise it when a change of the code changes students. (Those of the kinds of
-evaluation stand in ``evaluation/kinds.py``.)"""
+evaluation stand in their rows, ``evaluation/*/kinds.py``.)"""
 
 _ELSEWHERE = ("teacher.", "corpus.sources", "evaluation.sources", "alignment.file", "training.arguments.")
 """Fields that say where something is, instead of which the identity holds what it is; and those that it holds as a section."""

@@ -1,4 +1,4 @@
-"""GLUE: nine tasks, each a row of :data:`TASKS`.
+"""GLUE: nine tasks, each a row of :data:`TASKS` (``glue_tasks.py``).
 
 1. rows come from the hub (``nyu-mll/glue``) or from a folder in GLUE's own layout: one folder a task, tab-separated files;
 2. one sentence or two become one sequence; the label is a class, or a number in STS-B;
@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,118 +20,13 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 from diito.refusal import Refusal
 from diito.suites.data import find_file, has_file, hub_split, read_lines
+from diito.suites.glue_tasks import TASKS, GlueTask
 from diito.suites.suite import Metrics, Scores, Task
 
 HUB = "nyu-mll/glue"
-_ENTAILMENT = ("entailment", "not_entailment")
 
 
-@dataclass(frozen=True)
-class GlueTask:
-    """One task of GLUE: where its columns stand, what is measured, how long it is trained."""
-
-    folder: str
-    """Its folder in GLUE's own layout."""
-    labels: tuple[str, ...] | None
-    """The classes as the files write them, in the order of the hub's label numbers; None: a number is predicted."""
-    columns: tuple[str, ...]
-    """The sentences and, last, the label in the header of the files."""
-    hub_columns: tuple[str, ...]
-    """The sentences on the hub."""
-    metrics: tuple[str, ...]
-    """What is measured; the first one is the paper's."""
-    epochs: float = 3
-    header: tuple[str, ...] | None = None
-    """The columns of files that have no header."""
-    names: tuple[str, ...] | None = None
-    """The classes' names where the files write only numbers."""
-    scored: tuple[tuple[str, str, str], ...] = (("dev", "dev.tsv", "validation"),)
-    """The scored splits: name, file, split on the hub."""
-    incomplete: bool = False
-    """Whether the official files have incomplete rows, which everybody leaves out."""
-
-
-TASKS: dict[str, GlueTask] = {
-    "cola": GlueTask(
-        folder="CoLA",
-        labels=("0", "1"),
-        names=("unacceptable", "acceptable"),
-        columns=("sentence", "label"),
-        hub_columns=("sentence",),
-        header=("source", "label", "star", "sentence"),
-        metrics=("matthews", "accuracy"),
-        epochs=25,
-    ),
-    "mnli": GlueTask(
-        folder="MNLI",
-        labels=("entailment", "neutral", "contradiction"),
-        columns=("sentence1", "sentence2", "gold_label"),
-        hub_columns=("premise", "hypothesis"),
-        metrics=("accuracy",),
-        scored=(
-            ("matched", "dev_matched.tsv", "validation_matched"),
-            ("mismatched", "dev_mismatched.tsv", "validation_mismatched"),
-        ),
-    ),
-    "mrpc": GlueTask(
-        folder="MRPC",
-        labels=("0", "1"),
-        names=("not_equivalent", "equivalent"),
-        columns=("#1 String", "#2 String", "Quality"),
-        hub_columns=("sentence1", "sentence2"),
-        metrics=("f1", "accuracy"),
-    ),
-    "qnli": GlueTask(
-        folder="QNLI",
-        labels=_ENTAILMENT,
-        columns=("question", "sentence", "label"),
-        hub_columns=("question", "sentence"),
-        metrics=("accuracy",),
-    ),
-    "qqp": GlueTask(
-        folder="QQP",
-        labels=("0", "1"),
-        names=("not_duplicate", "duplicate"),
-        columns=("question1", "question2", "is_duplicate"),
-        hub_columns=("question1", "question2"),
-        metrics=("f1", "accuracy"),
-        incomplete=True,
-    ),
-    "rte": GlueTask(
-        folder="RTE",
-        labels=_ENTAILMENT,
-        columns=("sentence1", "sentence2", "label"),
-        hub_columns=("sentence1", "sentence2"),
-        metrics=("accuracy",),
-        epochs=25,
-    ),
-    "sst2": GlueTask(
-        folder="SST-2",
-        labels=("0", "1"),
-        names=("negative", "positive"),
-        columns=("sentence", "label"),
-        hub_columns=("sentence",),
-        metrics=("accuracy",),
-    ),
-    "stsb": GlueTask(
-        folder="STS-B",
-        labels=None,
-        columns=("sentence1", "sentence2", "score"),
-        hub_columns=("sentence1", "sentence2"),
-        metrics=("spearman", "pearson"),
-    ),
-    "wnli": GlueTask(
-        folder="WNLI",
-        labels=("0", "1"),
-        names=("not_entailment", "entailment"),
-        columns=("sentence1", "sentence2", "label"),
-        hub_columns=("sentence1", "sentence2"),
-        metrics=("accuracy",),
-    ),
-}
-"""The tasks by name, as on the hub."""
-
-MEAN = tuple(name for name in TASKS if name != "wnli")
+MEAN = tuple(name for name, task in TASKS.items() if task.in_mean)
 """The eight tasks of the paper's mean."""
 
 
@@ -211,7 +105,7 @@ def glue_mean(scores: dict[str, float | None]) -> tuple[str, float | None]:
 
 def _from_hub(name: str, row: GlueTask, split: str) -> datasets.Dataset:
     table = hub_split(HUB, split, config=name)
-    sentences = dict(zip(("first", "second"), row.hub_columns, strict=False))
+    sentences = dict(zip(("first", "second"), row.hub_columns or row.columns[:-1], strict=False))
     table = table.select_columns([*sentences.values(), "label"])
     columns = {new: list(table[old]) for new, old in sentences.items()}
     labels = list(table["label"])

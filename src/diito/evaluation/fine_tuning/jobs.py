@@ -18,7 +18,7 @@ import datasets
 import torch
 
 from diito.evaluation.fine_tuning.train import FineTuning, check_fit, fine_tune
-from diito.evaluation.kinds import Job, Result
+from diito.evaluation.kind import Job, Result
 from diito.evaluation.results import Measurement, ResultsFile, slug
 from diito.evaluation.settings import FineTuningSettings
 from diito.files import check_writable

@@ -20,7 +20,7 @@ from diito.evaluation.held_out.interchange import interchange_counts
 from diito.evaluation.held_out.maps import all_pairs
 from diito.evaluation.held_out.perplexity import TokenLosses, perplexity_difference, perplexity_numbers, token_losses
 from diito.evaluation.held_out.text import HeldOut, uniform_masking
-from diito.evaluation.kinds import Job, Result
+from diito.evaluation.kind import Job, Result
 from diito.evaluation.results import ResultsFile
 from diito.evaluation.settings import HeldOutSettings, InterchangeSettings, PerplexitySettings
 from diito.files import check_writable
