@@ -165,9 +165,11 @@ def test_a_token_task_on_a_part_of_the_rows_with_two_scored_splits():
 
 
 def test_a_learnable_task_is_learned():
-    """64 rows, 128 steps, in the best of three seeds (so small a model fails in some); a constant answer has 50 %."""
-    tries = [tune(task(train=64, dev=40, score=score), learning_rate=5e-3, epochs=16, seed=seed) for seed in (1, 2, 3)]
-    tuned = max(tries, key=lambda each: each.scores["dev"].metrics["accuracy"])
+    """64 rows, 128 steps, with one of three seeds (so small a model fails with some); a constant answer has 50 %."""
+    for seed in (1, 2, 3):
+        tuned = tune(task(train=64, dev=40, score=score), learning_rate=5e-3, epochs=16, seed=seed)
+        if tuned.scores["dev"].metrics["accuracy"] >= 80:
+            break
     assert tuned.baselines["dev"]["accuracy"] == 50
     assert tuned.scores["dev"].metrics["accuracy"] >= 80
     assert accuracy(texts(40, 2)["label"], tuned.scores["dev"].predictions) == tuned.scores["dev"].metrics

@@ -25,8 +25,14 @@ def grid_file(tmp_path, text="", *, conditions="[{name: a, method: standard}]"):
     return path
 
 
-def test_the_papers_grid_has_the_jobs_that_were_counted_by_hand():
-    students, measurements = expand(read(GRIDS / "paper.yaml"))
+@pytest.fixture(scope="module")
+def papers():
+    """The students and evaluations of the paper's grid."""
+    return expand(read(GRIDS / "paper.yaml"))
+
+
+def test_the_papers_grid_has_the_jobs_that_were_counted_by_hand(papers):
+    students, measurements = papers
     # seven conditions of 6 layers, four of 3, four on 15 % of the corpus, two of 9, each with three seeds
     assert len(students) == (7 + 4 + 4 + 2) * 3
     kinds = Counter(each.kind for each in measurements)
@@ -40,8 +46,8 @@ def test_the_papers_grid_has_the_jobs_that_were_counted_by_hand():
     assert len(measurements) == 1640 + 175 + 175 + 53 + 51 + 2
 
 
-def test_the_papers_grid_distils_what_the_paper_says():
-    students = {(each.condition.name, each.seed): each.recipe for each in distillations(read(GRIDS / "paper.yaml"))}
+def test_the_papers_grid_distils_what_the_paper_says(papers):
+    students = {(each.condition.name, each.seed): each.recipe for each in papers[0]}
     assert {seed for _, seed in students} == {42, 66, 88}
     for name, recipe in ((name, recipe) for (name, _), recipe in students.items()):
         assert recipe.teacher.model == "google-bert/bert-base-uncased"

@@ -260,9 +260,9 @@ def test_hypertext_escapes_what_it_must():
     assert "<h2>&lt;b&gt;</h2>" in text and "a &amp; b" in text and "<td>&lt;i&gt;</td>" in text
 
 
-@pytest.fixture
-def file(tmp_path):
-    """A measurements.json with something for every figure."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The report of measurements with something for every figure."""
     low = [
         row(name, method, group="low resource", layers=3, share=0.15) for name, method in (("sl", "standard"), ("fl", "full"))
     ]
@@ -272,14 +272,14 @@ def file(tmp_path):
     pairs = [{"student": [ours], "teacher": [theirs], "unswapped": pair} for ours in range(2) for theirs in range(3)]
     evaluations.append(evaluation("f", "map", {"pairs": pairs}))
     content = {"format": gather.FORMAT, "name": "g", "rows": rows, "evaluations": evaluations}
-    path = tmp_path / "measurements.json"
+    folder = tmp_path_factory.mktemp("report")
+    path = folder / "measurements.json"
     path.write_text(json.dumps({**content, "students": [student("s", 1), student("f", 1), student("f", 2)]}))
-    return path
+    assert cli.main(["report", str(path), "--output", str(folder / "made")]) == 0
+    return folder / "made"
 
 
-def test_the_files_of_a_report(file, tmp_path, capsys):
-    assert cli.main(["report", str(file), "--output", str(tmp_path / "made")]) == 0
-    made = tmp_path / "made"
+def test_the_files_of_a_report(made):
     assert {path.name for path in made.glob("*.png")} == {
         "perplexity.png", "figure-2.png", "figure-3.png", "against-standard.png", "training-curves.png", "map-f.png",
     }  # fmt: skip
@@ -291,14 +291,13 @@ def test_the_files_of_a_report(file, tmp_path, capsys):
     assert "17.50 ± 2.12" in text and "17.50 ± 2.12" in page
     lines = list(csv.reader((made / "table-1.csv").open()))
     assert ["6 layers", "Standard", "17.00 ± 1.41 [15.69 ± 1.51]"] in lines
+
+
+def test_a_report_of_a_report_is_the_same(made, tmp_path, capsys):
+    assert cli.main(["report", str(made / "measurements.json"), "--output", str(tmp_path / "two")]) == 0
     assert "17.00 ± 1.41" in capsys.readouterr().out
-
-
-def test_a_report_of_a_report_is_the_same(file, tmp_path):
-    assert cli.main(["report", str(file), "--output", str(tmp_path / "one")]) == 0
-    assert cli.main(["report", str(tmp_path / "one" / "measurements.json"), "--output", str(tmp_path / "two")]) == 0
     for name in ("report.md", "measurements.json", "table-1.tex"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+        assert (made / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["nothing", "a folder", "another file", "another format"])

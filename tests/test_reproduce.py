@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -69,7 +70,7 @@ def test_a_grid_from_end_to_end_and_again(tmp_path):
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-def test_the_smoke_grid_from_end_to_end_and_again(tmp_path):
+def test_the_smoke_grid_from_end_to_end_and_again(tmp_path, capsys, monkeypatch):
     path = Path(__file__).parent.parent / "grids" / "smoke.yaml"
     text, cache = f"[{tiny.corpus(20)}]", str(tmp_path / "cache")
     flags = {
@@ -105,16 +106,15 @@ def test_the_smoke_grid_from_end_to_end_and_again(tmp_path):
     assert code == 0 and "7 of 8 jobs are done already" in err
     again = {title: each.done.stat().st_mtime_ns for title, each in found.items()}
     assert [title for title in done if done[title] != again[title]] == ["full, seed 42: perplexity"]
-    code, out, err = reproduce(path, *flags)
-    assert code == 0 and "8 of 8 jobs are done, 0 failed" in out and not err  # Ray is not started for nothing
+    monkeypatch.setattr("diito.experiments.reproduce._start_ray", None)  # a call would fail: it is not started for nothing
+    assert cli.main(["reproduce", str(path), *flags]) == 0
+    assert "8 of 8 jobs are done, 0 failed" in capsys.readouterr().out
 
-    report = subprocess.run(
-        [sys.executable, "-m", "diito", "report", str(tmp_path / "out" / "smoke")], capture_output=True, text=True, check=False
-    )
-    assert report.returncode == 0, report.stderr
+    assert cli.main(["report", str(tmp_path / "out" / "smoke")]) == 0
     for name in ("report.html", "report.md", "table-1.tex", "against-standard.csv", "map-full.png", "perplexity.png"):
         assert (tmp_path / "out" / "smoke" / "report" / name).is_file()
-    assert "GLUE (1 of 8 tasks)" in report.stdout and "DIITO FULL" in report.stdout
+    printed = capsys.readouterr().out
+    assert "GLUE (1 of 8 tasks)" in printed and "DIITO FULL" in printed
 
 
 @pytest.mark.soak
@@ -206,11 +206,15 @@ def test_a_missing_cluster_is_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.soak
-def test_what_no_machine_has_is_refused(tmp_path):
+def test_what_no_machine_has_is_refused(tmp_path, capsys, monkeypatch):
+    machines = [{"Alive": True, "Resources": {"CPU": 2.0}}, {"Alive": False, "Resources": {"CPU": 5000.0}}]
+    ray = SimpleNamespace(nodes=lambda: machines, shutdown=lambda: None)
+    monkeypatch.setattr("diito.experiments.reproduce._start_ray", lambda address: ray)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     path = grids.write(tmp_path, conditions=TWO, text="evaluations: {parts: []}\nseeds: [1]\nfine_tuning_seeds: [1]")
-    code, _, err = reproduce(path, "--resources.distil.cpus", "4096")
-    assert code == 2 and "diito: resources.distil: a job takes 4096 CPUs and 0 GPUs, and no machine has them" in err
+    assert cli.main(["reproduce", str(path), "--resources.distil.cpus", "4096"]) == 2
+    err = capsys.readouterr().err
+    assert "diito: resources.distil: a job takes 4096 CPUs and 0 GPUs, and no machine has them (there is one with 2 CPUs" in err
 
 
 def test_dry_run_lists_the_jobs_and_writes_nothing(tmp_path, capsys):

@@ -108,10 +108,9 @@ def _takes(share: Share) -> str:
 
 
 def _matrix_product_rate() -> float:
-    """FLOP/s of a large matrix product here in the precision that a run would choose, the median of five."""
+    """FLOP/s of a large matrix product here, in the precision that the device multiplies itself; the median of five."""
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     size = 1024 if device.type == "cpu" else 8192
-    # bf16 where the processor has none takes seconds a product
     dtype = torch.bfloat16 if choose_precision("auto", device) == "bf16" else torch.float32
     matrix = torch.ones(size, size, dtype=dtype, device=device)
     seconds = []

@@ -194,7 +194,8 @@ def distillations(grid: Grid) -> list[Distillation]:
     Raises ValueError naming the condition whose recipe cannot be right.
     """
     precision = _precision(grid.resources.distil)
-    return [Distillation(each, seed, _recipe(each, seed, precision)) for seed in grid.seeds for each in grid.conditions]
+    recipes = [(condition, _recipe(condition, precision)) for condition in grid.conditions]
+    return [Distillation(each, seed, dataclasses.replace(recipe, seed=seed)) for seed in grid.seeds for each, recipe in recipes]
 
 
 def evaluations(grid: Grid, students: Sequence[Distillation]) -> list[Evaluation]:
@@ -260,10 +261,10 @@ def _precision(share: Share) -> Literal["fp32", "bf16"]:
     return "bf16" if share.gpus else "fp32"
 
 
-def _recipe(condition: Condition, seed: int, precision: Literal["fp32", "bf16"]) -> Recipe:
+def _recipe(condition: Condition, precision: Literal["fp32", "bf16"]) -> Recipe:
     assert condition.recipe is not None
     try:
-        recipe = read_recipe(condition.recipe, {**condition.overrides, "seed": seed})
+        recipe = read_recipe(condition.recipe, condition.overrides)
         check_recipe(recipe)
     except ValueError as error:
         raise Refusals([Refusal(f"conditions, {condition.name}", str(each)) for each in refusals_of(error)]) from error
