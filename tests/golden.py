@@ -102,7 +102,7 @@ if __name__ == "__main__":
     import torch
     import transformers
 
-    from diito.experiments.jobs import VERSIONS
+    from diito.run.manifest import VERSIONS
 
     torch.set_num_threads(1)
     transformers.logging.disable_progress_bar()

@@ -47,15 +47,17 @@ def finished(tmp_path_factory):
 
 def test_the_run_folder_holds_what_is_promised(finished):
     assert sorted(entry.name for entry in finished.iterdir()) == [
+        ".lock",
         "checkpoints",
         "environment.json",
+        "manifest.json",
         "metrics.jsonl",
         "recipe.yaml",
         "results.json",
         "student",
     ]
     assert tiny.checkpoints(finished) == ["checkpoint-6"]
-    suffixes = {path.suffix for path in finished.rglob("*") if path.is_file()}
+    suffixes = {path.suffix for path in finished.rglob("*") if path.is_file() and path.name != ".lock"}
     assert suffixes <= {".json", ".jsonl", ".yaml", ".md", ".safetensors", ".pt", ".pth"}
 
 
@@ -124,7 +126,7 @@ def test_every_line_of_the_metrics_has_every_loss_and_evaluations_have_theirs(fi
 
 def test_without_held_out_text_nothing_is_measured(tmp_path):
     run = tiny.run(tmp_path, {"evaluation.sources": "[]", "training.steps": "1"})
-    assert set(json.loads((run / "results.json").read_text())) == {"recipe"}
+    assert set(json.loads((run / "results.json").read_text())) == {"recipe", "student"}
     assert "Measured" not in (run / "student" / "README.md").read_text()
 
 

@@ -6,7 +6,7 @@ import golden
 import pytest
 import torch
 
-from diito.experiments.jobs import VERSIONS
+from diito.run.manifest import VERSIONS
 
 _TELLING = (
     "blocks, in-batch, consecutive",

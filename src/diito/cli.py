@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 from typing import NamedTuple
 
+from diito.files import CannotWrite
 from diito.refusal import refusals_of
 
 
@@ -56,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         for refusal in refusals_of(error):
             print("diito:", " ".join(str(refusal).split()), file=sys.stderr)
+        return 2
+    except CannotWrite as error:
+        print(f"diito: {error}; free some space and run the same command again", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("diito: interrupted", file=sys.stderr)

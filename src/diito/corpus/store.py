@@ -9,8 +9,8 @@
 5. :class:`Corpus` maps that file into memory and reads the rows it is asked for.
 
 Memory is a few chunks whatever the size of the corpus. What it needs to resume: nothing, a finished folder is found
-again by its name in well under a second. A folder appears under that name only when it is whole; a killed run leaves a
-``.partial`` one behind that nothing reads and the next run removes.
+again by its name, and its files by their checksums, so one that is damaged is made again. A folder appears under that name only
+when it is whole; a killed run leaves a ``.partial`` one behind that nothing reads and the next run removes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,6 +36,8 @@ from diito.corpus.framing import Framing
 from diito.corpus.layouts import SHORT, TAIL, UNKNOWN, Sequences, blocks, lines
 from diito.corpus.sources import HubDataset, LocalFiles, find_sources
 from diito.corpus.tokenise import Chunk, Documents, Part, Tokeniser, tokenise
+from diito.files import checksums, first_difference, read_json, replace_folder, write_json, writing
+from diito.locks import hold
 from diito.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -44,14 +46,14 @@ if TYPE_CHECKING:
     from diito.recipe import CorpusSection
 
 
-FORMAT = 2
+FORMAT = 3
 """Part of every cache key: raise it when the files or the rules that make them change."""
 LENGTH = 512
 """Tokens of a sequence where a section names none; a model may allow fewer."""
 _BATCH_TOKENS = 1 << 19  # written together: few large record batches are searched faster than many small ones
 _BATCH_ROWS = 1 << 14  # hashed together; part of the hash
 _ARROW, _STATISTICS, _COUNTS = "corpus.arrow", "statistics.json", "token_counts.npy"
-_LENGTHS, _DOCUMENTS = "lengths.npy", "documents.npy"
+_LENGTHS, _DOCUMENTS, _CHECKSUMS = "lengths.npy", "documents.npy", "checksums.json"
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def load_corpus(
     _check_section(section, tokeniser, field)
     sources = find_sources(section.sources, field=f"{field}.sources")
     folder = _cache_folder(section) / _key(section, sources, tokeniser, seed, part)
-    if not folder.exists():
+    if _fault(folder) is not None:
         documents = Documents(sources, share=section.share, seed=seed, part=part)
         _build(folder, lambda partial: _fill(partial, section, documents, tokeniser, field))
     return _open(folder)
@@ -240,20 +242,37 @@ def _key(
 
 
 def _build(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Make ``folder`` by filling another one and renaming it; a second process waits and finds it made."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    """Make ``folder``, or make it again, by filling another one and renaming it; a second process waits and finds it made."""
+
+    def say_who(holder: str) -> None:
+        print(f"waiting for {holder}, which tokenises the same text", file=sys.stderr, flush=True)
+
+    with hold(folder.with_suffix(".lock"), waiting=say_who):
         for leftover in folder.parent.glob(f"{folder.name}.partial-*"):  # of a killed run, since the lock is ours
             shutil.rmtree(leftover)
-        if folder.exists():
+        fault = _fault(folder)
+        if fault is None:
             return
+        if folder.exists():
+            print(f"the tokenised text in {folder} is not whole ({fault}); it is made again", file=sys.stderr, flush=True)
         partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-        partial.mkdir()
         try:
+            with writing(partial):
+                partial.mkdir()
             fill(partial)
-            os.replace(partial, folder)
+            write_json(partial / _CHECKSUMS, checksums(partial))
+            replace_folder(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fault(folder: Path) -> str | None:
+    """What keeps a folder from being read; None: it is there, and as it was written."""
+    try:
+        sums = read_json(folder / _CHECKSUMS)
+    except ValueError:
+        sums = {}
+    return first_difference(folder, sums) if sums else f"it has no {_CHECKSUMS}"
 
 
 def _fill(folder: Path, section: CorpusSection, documents: Documents, tokeniser: Tokeniser, field: str) -> None:
@@ -278,10 +297,11 @@ def _fill(folder: Path, section: CorpusSection, documents: Documents, tokeniser:
         longest=int(every.max()),
         dropped=dropped,
     )
-    np.save(folder / _LENGTHS, every, allow_pickle=False)
-    np.save(folder / _DOCUMENTS, _articles(np.concatenate(owners), documents.articles), allow_pickle=False)
-    np.save(folder / _COUNTS, counts, allow_pickle=False)
-    (folder / _STATISTICS).write_text(json.dumps(asdict(statistics), indent=2) + "\n", encoding="utf-8")
+    with writing(folder):
+        np.save(folder / _LENGTHS, every, allow_pickle=False)
+        np.save(folder / _DOCUMENTS, _articles(np.concatenate(owners), documents.articles), allow_pickle=False)
+        np.save(folder / _COUNTS, counts, allow_pickle=False)
+    write_json(folder / _STATISTICS, asdict(statistics))
 
 
 def _articles(documents: NDArray[np.int64], headings: Sequence[int]) -> NDArray[np.int32]:
@@ -343,10 +363,16 @@ def _open_writer(
             ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
             column = pa.ListArray.from_arrays(pa.array(ends), pa.array(ids))
         if len(column):
-            stream.write_batch(pa.record_batch([column], schema=schema))
+            with writing(path):
+                stream.write_batch(pa.record_batch([column], schema=schema))
 
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            file = stack.enter_context(pa.OSFile(str(path), "wb"))
+            stream = stack.enter_context(pa.ipc.new_stream(file, schema))
         yield write
+        with writing(path):
+            stack.close()
 
 
 def _check_left(

@@ -9,7 +9,7 @@ from diito.evaluation.evaluate import measure, open_results, quieten
 from diito.evaluation.held_out.maps import best_monotone, goodness
 from diito.evaluation.kinds import check_packages, find, refusals_under
 from diito.evaluation.settings import AlignSettings, EvaluateSettings
-from diito.files import check_writable
+from diito.files import check_writable, write_text
 from diito.models.load import ModelSource
 from diito.recipe import AlignedPairSection, AlignmentSection
 from diito.recipe.file import dump, read_section
@@ -69,4 +69,4 @@ def _check_file(path: Path) -> None:
 def _write(path: Path, chosen: list[int], heading: str) -> None:
     pairs = [AlignedPairSection([ours], [theirs]) for ours, theirs in enumerate(chosen)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"# {heading}\n{dump(AlignmentSection(kind='custom', pairs=pairs))}", encoding="utf-8")
+    write_text(path, f"# {heading}\n{dump(AlignmentSection(kind='custom', pairs=pairs))}")

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from diito.files import check_writable, write_text
+from diito.files import check_writable, write_text, writing
+from diito.locks import hold
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,14 @@ class ResultsFile:
         What other processes have put in since is kept.
         """
         added = Measurement(**json.loads(json.dumps(asdict(measurement))))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._lock()):
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with hold(self._lock(), waiting=self._say_who):
             self._measurements = [each for each in self._read() if each.identity != added.identity] + [added]
             write_text(self.path, _text(self._measurements))
+
+    def _say_who(self, holder: str) -> None:
+        print(f"waiting for {holder}, which writes {self.path}", file=sys.stderr, flush=True)
 
     def _lock(self) -> Path:
         """Not beside the file, where it would stay behind."""

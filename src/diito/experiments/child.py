@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 
 from diito.experiments.folders import JobFolder
-from diito.files import read_json_lines, write_json, write_text
+from diito.files import read_json_lines, write_json
 
 _LOOK_EVERY = 0.5
 """Seconds."""
@@ -38,8 +38,6 @@ def main(path: str) -> int:
         if folder.is_done:  # by whoever had the lock
             return 0
         job = json.loads(folder.job.read_text(encoding="utf-8"))
-        if folder.is_begun:  # what lies somewhere else by now is found there; all else is the same, by the folder's name
-            write_text(folder.run / "recipe.yaml", folder.recipe.read_text(encoding="utf-8"))
         command = command_of(folder, job["arguments"], job["processes"])
         print("$", *command[1:], flush=True)
         began = time.time()

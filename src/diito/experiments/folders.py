@@ -8,11 +8,10 @@ writes it). No torch here.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from diito.files import read_json_lines
+from diito.files import append_json_line, read_json_lines
 
 
 class JobFolder:
@@ -38,8 +37,7 @@ class JobFolder:
 
     def add_attempt(self, attempt: dict[str, Any]) -> None:
         """Note what one try took and how it ended."""
-        with self.attempts.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(attempt) + "\n")
+        append_json_line(self.attempts, attempt)
 
     @property
     def is_begun(self) -> bool:

@@ -13,11 +13,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from diito.evaluation.kinds import find, refusals_under
@@ -29,17 +27,10 @@ from diito.models.student import student_layers
 from diito.models.teacher import load_config
 from diito.recipe import Recipe
 from diito.recipe.checks import student_depth
-from diito.run.folder import deciding_fields
+from diito.run.manifest import VERSIONS, fixed_fields, own_parts
 from diito.run.parts import prepare
 from diito.tasks import find_task
 from diito.training.arguments import training_arguments
-
-VERSIONS = {"distil": 2}
-"""Part of every distillation's identity: raise it when a change of the code changes students. (Those of the kinds of
-evaluation stand in their rows, ``evaluation/*/kinds.py``.)"""
-
-_ELSEWHERE = ("teacher.", "corpus.sources", "evaluation.sources", "alignment.file", "training.arguments.")
-"""Fields that say where something is, instead of which the identity holds what it is; and those that it holds as a section."""
 
 
 @dataclass(frozen=True)
@@ -109,15 +100,15 @@ class _Maker:
         identity = {
             "kind": "distil",
             "code": VERSIONS["distil"],
-            "recipe": {key: value for key, value in deciding_fields(recipe).items() if not key.startswith(_ELSEWHERE)},
+            "recipe": {key: value for key, value in fixed_fields(recipe).items() if not key.startswith("training.arguments.")},
             "alignment": _alignment(recipe),
             "processes": self.resources.distil.processes,
             **prepared["digests"],
         }
         if recipe.training.arguments:
             identity["arguments"] = recipe.training.arguments
-        if own_parts := _own_parts(recipe):
-            identity["own parts"] = own_parts
+        if own := own_parts(recipe):
+            identity["own parts"] = own
         return Job(planned, json.loads(json.dumps(identity)), numbers=prepared["numbers"])
 
     def evaluation(self, planned: Evaluation, student: Job | None) -> Job:
@@ -177,15 +168,6 @@ def _alignment(recipe: Recipe) -> list[dict[str, Any]]:
     depth = models.sizes_of(config, field="teacher.model").depth
     layers = {"teacher_layers": depth, "student_layers": len(student_layers(recipe.student.layers, depth))}
     return [dataclasses.asdict(pair) for pair in build_alignment(recipe.alignment, **layers, seed=recipe.seed).pairs]
-
-
-def _own_parts(recipe: Recipe) -> dict[str, str]:
-    """The user's own modules that a recipe refers to, each with a hash of its file: the name alone says not what it does."""
-    intervention = recipe.intervention
-    references = [recipe.task, intervention.positions, intervention.pairing, *recipe.objective.losses]
-    modules = sorted({reference.partition(":")[0] for reference in references if ":" in reference})
-    files = {name: importlib.import_module(name).__file__ for name in modules}
-    return {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items() if file is not None}
 
 
 def _measured(name: str, settings: Any, model: ModelSource, depth: int | None) -> dict[str, Any]:

@@ -66,6 +66,47 @@ DimensionRange = Annotated[tuple[int, int], Predicate(is_range)]
 """``[start, stop)`` within a hidden state."""
 
 
+FREE = {"on resume": "free"}
+"""Metadata of a field that may differ when a run is resumed: it takes effect, and the student is the same. Any other field must
+be as it was."""
+PLACE = {"on resume": "place"}
+"""Metadata of a field that says where something is: it may differ when a run is resumed, what is found there may not."""
+FREE_ARGUMENTS = {
+    "free": (
+        "dataloader_num_workers",
+        "dataloader_persistent_workers",
+        "dataloader_pin_memory",
+        "dataloader_prefetch_factor",
+        "disable_tqdm",
+        "eval_accumulation_steps",
+        "eval_delay",
+        "eval_on_start",
+        "eval_steps",
+        "eval_strategy",
+        "hub_always_push",
+        "hub_model_id",
+        "hub_private_repo",
+        "hub_revision",
+        "hub_strategy",
+        "hub_token",
+        "log_level",
+        "log_level_replica",
+        "log_on_each_node",
+        "logging_first_step",
+        "logging_steps",
+        "logging_strategy",
+        "push_to_hub",
+        "report_to",
+        "run_name",
+        "save_on_each_node",
+        "save_steps",
+        "save_strategy",
+        "save_total_limit",
+    )
+}
+"""Metadata of the field that collects transformers' own: its keys that are as :data:`FREE` ones."""
+
+
 class Alias(NamedTuple):
     """Another name of a field, or of several fields that were given as one list."""
 
@@ -104,11 +145,11 @@ class Aliased:
 class TeacherSection:
     """The model that is distilled."""
 
-    model: Text = "google-bert/bert-base-uncased"
+    model: Text = field(default="google-bert/bert-base-uncased", metadata=PLACE)
     """Hub id, local folder, or ``embedded:teacher-minilm-mlm`` (the small teacher that comes with diito)."""
-    revision: str | None = None
+    revision: str | None = field(default=None, metadata=PLACE)
     """Hub revision (branch, tag or commit) of the teacher."""
-    tokenizer: str | None = None
+    tokenizer: str | None = field(default=None, metadata=PLACE)
     """Hub id or folder of the tokenizer; null takes the teacher's own."""
 
 
@@ -147,7 +188,7 @@ class CorpusSection:
     """The training text."""
 
     sources: Annotated[list[SourceSection | Text], MinLen(1)] = field(
-        default_factory=lambda: [SourceSection(dataset="Salesforce/wikitext", config="wikitext-103-v1")]
+        default_factory=lambda: [SourceSection(dataset="Salesforce/wikitext", config="wikitext-103-v1")], metadata=PLACE
     )
     """Where the text comes from, joined in this order. A plain string is a local path."""
     layout: Literal["blocks", "lines"] = "blocks"
@@ -161,9 +202,9 @@ class CorpusSection:
     """lines: a sequence with fewer tokens, specials included, is dropped."""
     maximum_unknown: Share = 0.5
     """lines: a sequence in which this share of tokens or more is unknown is dropped."""
-    workers: Count = 2
+    workers: Count = field(default=2, metadata=FREE)
     """Processes that tokenise."""
-    cache: str | None = None
+    cache: str | None = field(default=None, metadata=FREE)
     """Folder of the tokenised corpus; null takes the cache folder of Hugging Face datasets."""
 
 
@@ -199,7 +240,7 @@ class AlignmentSection:
     """Which student layer answers to which teacher layers; custom takes ``pairs`` or ``file``."""
     pairs: Annotated[list[AlignedPairSection], MinLen(1)] | None = None
     """The pairs of a custom alignment."""
-    file: str | None = None
+    file: str | None = field(default=None, metadata=PLACE)
     """Instead of ``pairs``: a released ``.nm`` file, or YAML with this section, such as ``diito align`` writes."""
     top: bool = True
     """false drops pairs that reach the student's last layer (only the output head is above it)."""
@@ -303,17 +344,17 @@ class TrainingSection(Aliased):
     """Largest gradient norm; 0 does not clip."""
     use_cpu: bool = False
     """true stays on the CPU even where there is an accelerator."""
-    logging_steps: Count = 10
+    logging_steps: Count = field(default=10, metadata=FREE)
     """Steps between lines of metrics.jsonl."""
-    save_steps: Count = 500
+    save_steps: Count = field(default=500, metadata=FREE)
     """Steps between checkpoints; one is always written at the end."""
-    save_total_limit: Count = 2
+    save_total_limit: Count = field(default=2, metadata=FREE)
     """Checkpoints kept."""
-    eval_steps: CountOrNever = 0
+    eval_steps: CountOrNever = field(default=0, metadata=FREE)
     """Steps between evaluations; 0 evaluates before and after training only."""
-    report_to: list[str] = field(default_factory=list)
+    report_to: list[str] = field(default_factory=list, metadata=FREE)
     """Loggers of Trainer, e.g. [tensorboard, wandb, mlflow]."""
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict, metadata=FREE_ARGUMENTS)
     """Further fields of transformers.TrainingArguments as a section of their own, e.g. {push_to_hub: true}."""
 
     ALIASES: ClassVar[Mapping[str, Alias]] = {
@@ -362,7 +403,7 @@ class SpeedSection:
     fast_dropout: bool = True
     """On a CPU, where layers are not compiled: the student's dropout drawn several times faster than torch does, at the same
     rate."""
-    keep_memory: bool = True
+    keep_memory: bool = field(default=True, metadata=FREE)
     """On Linux: memory that a step has freed is kept for the next instead of given back to the system."""
 
 
@@ -370,7 +411,7 @@ class SpeedSection:
 class EvaluationSection:
     """Held-out text, before and after training: perplexity and interchange-intervention accuracy."""
 
-    sources: list[SourceSection | Text] | None = None
+    sources: list[SourceSection | Text] | None = field(default=None, metadata=PLACE)
     """Held-out text, as in ``corpus.sources``. null holds out a few of the corpus's documents, which are then not trained on;
     an empty list switches evaluation off."""
     length: Length | None = None
@@ -379,7 +420,7 @@ class EvaluationSection:
     """Blocks that are evaluated, spread over the text; null takes all, of the corpus's own documents at most 200."""
     batch: Count = 16
     """Blocks evaluated at a time (the results do not depend on it)."""
-    interchange_every: CountOrNever = 0
+    interchange_every: CountOrNever = field(default=0, metadata=FREE)
     """Steps between measurements of interchange-intervention accuracy alone; 0: only where all is evaluated
     (``training.eval_steps``, and before and after training)."""
 
@@ -388,9 +429,9 @@ class EvaluationSection:
 class Recipe:
     """One run."""
 
-    name: Annotated[str, Predicate(is_folder_name)] = "run"
+    name: Annotated[str, Predicate(is_folder_name)] = field(default="run", metadata=FREE)
     """The run's folder is ``<output>/<name>``."""
-    output: Text = "runs"
+    output: Text = field(default="runs", metadata=FREE)
     """Folder that holds the runs."""
     seed: Annotated[int, Ge(0), Lt(2**32)] = 42
     """Every random draw is a function of this seed and of a position in the run."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diito.files import check_writable
+from diito.files import check_writable, write_text
 from diito.report.claims import verdicts
 from diito.report.figures import Figure, figures
 from diito.report.metrics import Measured
@@ -40,16 +40,16 @@ def report(measured: dict[str, Any], folder: Path) -> int:
     """Make the report of what was measured; the exit code. Raises ValueError for a folder that cannot be made."""
     check_writable(folder / "report.md", "--output")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "measurements.json").write_text(_compact(measured), encoding="utf-8")
+    write_text(folder / "measurements.json", _compact(measured))
     asked = Measured(measured)
     shown = [_claims(asked), *tables(asked)]
     drawn = figures(asked, folder)
     for table in shown:
-        (folder / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
-        (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+        write_text(folder / f"{table.name}.tex", table.latex())
+        write_text(folder / f"{table.name}.csv", table.csv())
     text = _markdown(asked, shown, drawn)
-    (folder / "report.md").write_text(text, encoding="utf-8")
-    (folder / "report.html").write_text(_page(asked, shown, drawn), encoding="utf-8")
+    write_text(folder / "report.md", text)
+    write_text(folder / "report.html", _page(asked, shown, drawn))
     print("\n".join(table.markdown() for table in shown))
     print(
         f"written    {folder}: report.html, report.md, {len(shown)} tables (.tex, .csv), {len(drawn)} figures, "

@@ -11,18 +11,21 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import datasets
+import torch.distributed
 import transformers
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
 from diito.evaluation.held_out.interchange import interchange_accuracy
 from diito.evaluation.held_out.perplexity import perplexity
-from diito.files import write_json
+from diito.files import CannotWrite, write_json
 from diito.recipe import Recipe
 from diito.refusal import Refusal
 from diito.run.folder import RunFolder
+from diito.run.manifest import make_manifest
 from diito.run.model_card import model_card
 from diito.run.parts import Parts, build_trainer, load, position_rule, survey
 from diito.speed.process import keep_freed_memory
@@ -35,40 +38,65 @@ _FIGURES = {"perplexity": ("perplexity", ".2f"), "iia": ("IIA", ".3f"), "effecti
 
 
 def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, plan_only: bool = False) -> int:
-    """Run ``recipe``; the exit code: 0 done, 130 or 143 interrupted (resumable), 1 a loss was not finite, 2 disk full.
+    """Run ``recipe``; the exit code: 0 done, 130 or 143 interrupted (resumable), 1 a loss was not finite or another process of
+    the run was lost, 2 disk full.
 
     Raises ValueError, in one sentence that names the field, for what the user must change; nothing has been written then.
     """
     _quieten()
     arguments = training_arguments(recipe, output_dir=str(RunFolder(recipe).checkpoints))
+    main = arguments.process_index == 0
     surveyed = survey(_as_run(recipe, arguments))
     recipe, folder = surveyed.recipe, RunFolder(surveyed.recipe)
     if not plan_only:
         folder.check(resume=resume, overwrite=overwrite)
-    parts = load(surveyed, arguments)
-    _check_measurable(recipe, parts)
+        if resume and folder.is_finished():
+            _say(main, f"the run {folder.path} is finished, so there is nothing to do; its student is in {folder.student}")
+            return 0
+        if resume:
+            folder.newest_checkpoint()
+    try:
+        parts = load(surveyed, arguments)
+        _check_measurable(recipe, parts)
+        _say(main, str(parts.plan))
+        if plan_only:
+            return 0
+        manifest = make_manifest(recipe, parts, processes=arguments.world_size)
+        with folder.held() if main else nullcontext():
+            if main:  # again, now that no other process can change it
+                folder.check(resume=resume, overwrite=overwrite)
+            if resume:
+                folder.check_manifest(manifest)
+            with arguments.main_process_first(desc="run folder"):
+                if main and resume:
+                    _say_where(folder)
+                if main:
+                    folder.start(resume=resume, manifest=manifest)
+            return _run(recipe, parts, folder, arguments)
+    except FloatingPointError as error:
+        return _stop(main, f"{error}; training stopped", code=1)
+    except CannotWrite as error:
+        command = _resume_command(folder) if folder.recipe_file.is_file() else "the same command"
+        return _stop(True, f"{error}; free some space, then continue with: {command}", code=2)
+    except RuntimeError as error:
+        if not _is_lost_process(error):
+            raise
+        return _stop(True, f"another process of this run has ended; continue with: {_resume_command(folder)}", code=1)
+
+
+def _run(recipe: Recipe, parts: Parts, folder: RunFolder, arguments: TrainingArguments) -> int:
+    """Measure, train, measure, save; the exit code."""
     main = arguments.process_index == 0
-    _say(main, str(parts.plan))
-    if plan_only:
-        return 0
-    with arguments.main_process_first(desc="run folder"):
-        if main:
-            folder.start(resume=resume)
     if recipe.speed.keep_memory:
         keep_freed_memory()
     interchange, measure = _measurements(recipe, parts)
-    try:
-        results = _measure_before(folder, parts, measure, main)
-        evaluation = measure if recipe.training.evaluate_every else None
-        signal_number = train(recipe, parts, folder, arguments, evaluation, interchange)
-        if main and signal_number is None:
-            _finish(folder, parts, measure, results)
-    except FloatingPointError as error:
-        return _stop(main, f"{error}; training stopped", code=1)
-    except OSError as error:
-        return _stop(main, f"{error}; free some space, then continue with: {_resume_command(folder)}", code=2)
+    results = _measure_before(folder, parts, measure, main)
+    evaluation = measure if recipe.training.evaluate_every else None
+    signal_number = train(recipe, parts, folder, arguments, evaluation, interchange)
     if signal_number is not None:
         return _stop(main, f"stopped and saved; continue with: {_resume_command(folder)}", code=128 + signal_number)
+    if main:
+        _finish(folder, parts, measure, results)
     return 0
 
 
@@ -167,10 +195,9 @@ def _finish(folder: RunFolder, parts: Parts, measure: Evaluation | None, results
         _say(True, _table(results))
     task = parts.task
     results["recipe"] = dataclasses.asdict(parts.plan.recipe)
-    write_json(folder.results, results)
-    folder.save_student(
-        parts.student, parts.tokenizer, model_card(parts.plan, results, kind=task.noun, pipeline=task.pipeline_tag)
-    )
+    card = model_card(parts.plan, results, kind=task.noun, pipeline=task.pipeline_tag)
+    results["student"] = folder.save_student(parts.student, parts.tokenizer, card)
+    write_json(folder.results, results)  # last: it says that the run is finished
     _say(True, f"student    {folder.student}  ({task.head.__name__}.from_pretrained loads it)")
 
 
@@ -187,6 +214,23 @@ def _table(results: dict[str, Any]) -> str:
 
 def _resume_command(folder: RunFolder) -> str:
     return f"diito distill {folder.recipe_file} --resume"
+
+
+def _say_where(folder: RunFolder) -> None:
+    """Where the resumed run goes on, and why not later."""
+    newest = folder.newest_checkpoint()
+    for damaged, fault in folder.damaged_checkpoints().items():
+        _say(True, f"{damaged.name} is not whole ({fault}) and is passed over")
+    _say(True, f"going on from {newest.name if newest else 'the start, as the run has no checkpoint yet'}")
+
+
+def _is_lost_process(error: BaseException | None) -> bool:
+    """Whether an error comes from a peer that is gone: gloo tells it by its message alone."""
+    while error is not None:
+        if isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _say(main: bool, text: str) -> None:

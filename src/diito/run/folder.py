@@ -1,55 +1,42 @@
-"""The folder of a run: what is in it, and when it may be written.
+"""The folder of a run: what is in it, when it may be written, and where a resumed run goes on.
 
-``recipe.yaml`` as run, ``environment.json``, ``metrics.jsonl``, ``results.json``, ``checkpoints/``, ``student/``.
+``manifest.json`` what decides the student, ``recipe.yaml`` as run (the last thing that is written at the start, and never
+again), ``environment.json``, ``resumes.jsonl`` a line a resume, ``metrics.jsonl``, ``results.json``, ``checkpoints/``,
+``student/``.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import datetime
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diito.environment import environment
-from diito.files import check_writable, read_json, replace_folder, write_json, write_text
+from diito.files import (
+    append_json_line,
+    check_writable,
+    checksums,
+    first_difference,
+    is_aside,
+    read_json,
+    replace_folder,
+    write_json,
+    write_text,
+    writing,
+)
+from diito.locks import HOLDER, Held, hold
 from diito.recipe import Recipe
 from diito.recipe.file import dump, read
+from diito.refusal import Refusal
+from diito.run.manifest import deciding_fields, differing_fields, fixed_fields, refuse_another_run, refuse_other_fields
+from diito.training.checkpoints import checkpoint_fault, checkpoints_by_step
 
-FREE_ON_RESUME = (
-    "output",
-    "name",
-    "corpus.workers",
-    "corpus.cache",
-    "training.logging_steps",
-    "training.save_steps",
-    "training.save_total_limit",
-    "training.eval_steps",
-    "evaluation.interchange_every",
-    "training.report_to",
-    "speed.keep_memory",
-    *(
-        f"training.arguments.{name}"
-        for name in (
-            "dataloader_num_workers",
-            "dataloader_persistent_workers",
-            "dataloader_pin_memory",
-            "dataloader_prefetch_factor",
-            "disable_tqdm",
-            "eval_",
-            "hub_",
-            "log_",
-            "logging_",
-            "push_to_hub",
-            "report_to",
-            "run_name",
-            "save_",
-        )
-    ),
-)
-"""Fields, by the beginnings of their names, that may differ when a run is resumed: they do not change the student."""
+_CARD = "README.md"
 
 
 class RunFolder:
@@ -58,81 +45,169 @@ class RunFolder:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.path = Path(recipe.output) / recipe.name
+        self.lock = self.path / ".lock"
+        self.manifest = self.path / "manifest.json"
         self.recipe_file = self.path / "recipe.yaml"
+        self.environment = self.path / "environment.json"
+        self.resumes = self.path / "resumes.jsonl"
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
         self.checkpoints = self.path / "checkpoints"
         self.student = self.path / "student"
 
+    # Whether it may be written
+
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Refuse what would lose or mix runs (ValueError); changes nothing."""
+        """Refuse what would lose or mix runs (Refusal); changes nothing."""
         check_writable(self.recipe_file, "output")
         if resume:
             if not self.recipe_file.is_file():
-                raise ValueError(f"name: there is no run to resume in {self.path}; leave out --resume to start it")
-            self._check_same_run()
-        elif self.path.exists() and any(self.path.iterdir()) and not overwrite:
-            raise ValueError(
-                f"name: the run {self.path} exists; continue it with --resume, replace it with --overwrite, "
-                "or give another --name"
-            )
-
-    def start(self, *, resume: bool) -> None:
-        """Make the folder, in place of what is there unless the run is resumed."""
-        if not resume:
-            if self.path.exists():
-                shutil.rmtree(self.path)
-            self.path.mkdir(parents=True)
-        write_text(self.recipe_file, dump(self.recipe))
-        write_json(self.path / "environment.json", environment())
-
-    def newest_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint: only complete ones bear the name."""
-        steps = {}
-        for folder in self.checkpoints.glob("checkpoint-*"):
-            number = folder.name.removeprefix("checkpoint-")
-            if number.isdigit() and (folder / "trainer_state.json").is_file():
-                steps[int(number)] = folder
-        return steps[max(steps)] if steps else None
-
-    def read_results(self) -> dict[str, Any]:
-        """What ``results.json`` holds so far."""
-        return read_json(self.results)
-
-    def save_student(self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str) -> None:
-        """Weights, configuration, tokenizer and model card, written aside and renamed. Raises OSError on a full disk."""
-        aside = self.student.with_name("student.new")
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            student.save_pretrained(aside)
-        except SafetensorError as error:
-            raise OSError(f"{self.student}: the weights could not be written ({error})") from error
-        tokenizer.save_pretrained(aside)
-        (aside / "README.md").write_text(card, encoding="utf-8")
-        replace_folder(aside, self.student)
-
-    def _check_same_run(self) -> None:
-        before, now = (deciding_fields(recipe) for recipe in (read(self.recipe_file), self.recipe))
-        for key in before | now:
-            if before.get(key) != now.get(key):
-                written = key.replace("training.arguments.", "training.").replace("weights.further.", "weights.")
-                raise ValueError(
-                    f"{written}: the run {self.path} was started with {before.get(key)}, not {now.get(key)}; "
-                    "resume with the same recipe, or start another run with --name"
+                raise Refusal("name", f"there is no run to resume in {self.path}; leave out --resume to start it")
+            self._check_same_fields()
+        elif not self._is_unused():
+            if not overwrite:
+                raise Refusal(
+                    "name",
+                    f"the run {self.path} exists; continue it with --resume, replace it with --overwrite, "
+                    "or give another --name",
+                )
+            if not (self.recipe_file.is_file() and (self.manifest.is_file() or self.environment.is_file())):
+                raise Refusal(
+                    "name",
+                    f"{self.path} is no run of diito, so --overwrite does not delete it; give another --name or --output",
                 )
 
+    def check_manifest(self, manifest: dict[str, Any]) -> None:
+        """Refuse to resume what ``manifest`` does not describe; a run of diito 0.1.0 has none to compare with."""
+        before = self._read_manifest()
+        if before is not None:
+            refuse_another_run(before, manifest, self.path)
 
-def deciding_fields(recipe: Recipe) -> dict[str, Any]:
-    """The fields of a recipe that decide the student, with their values: ``{"training.batch": 40, ...}``."""
-    return {key: value for key, value in _flat(dataclasses.asdict(recipe)).items() if not key.startswith(FREE_ON_RESUME)}
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the folder from other processes. Raises Refusal, naming the one that has it."""
+        try:
+            with hold(self.lock):
+                yield
+        except Held as holder:
+            sentence = f"the run {self.path} is being written by {holder}; wait for it, or give another --name"
+            raise Refusal("name", sentence) from None
 
+    def start(self, *, resume: bool, manifest: dict[str, Any] | None = None) -> None:
+        """Make the folder, in place of what is there, or note that the run is resumed and remove what is damaged."""
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            if resume:
+                self._resume()
+                return
+            self._clear()
+        if manifest is not None:
+            write_json(self.manifest, manifest)
+        write_json(self.environment, environment())
+        write_text(self.recipe_file, dump(self.recipe))
 
-def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in section.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{key}.")
+    # Where a resumed run goes on
+
+    def newest_checkpoint(self) -> Path | None:
+        """The newest checkpoint that is whole; None where the run has none yet.
+
+        Raises Refusal where it has some and none is whole.
+        """
+        found, damaged = self._search_checkpoints()
+        if found is None and damaged:
+            names = ", ".join(f"{folder.name} ({fault})" for folder, fault in damaged.items())
+            raise Refusal("", f"no checkpoint of the run {self.path} is whole: {names}; start it anew with --overwrite")
+        return found
+
+    def damaged_checkpoints(self) -> dict[Path, str]:
+        """Checkpoints newer than the newest whole one, each with what is wrong with it."""
+        return self._search_checkpoints()[1]
+
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do. Raises Refusal for a student that is damaged and cannot be made again."""
+        results = self.read_results()
+        if "student" not in results:  # as diito 0.1.0 left it, the student last
+            return "recipe" in results and (self.student / "config.json").is_file() and not self.manifest.is_file()
+        fault = first_difference(self.student, results["student"])
+        if fault is not None and not checkpoints_by_step(self.checkpoints):
+            raise Refusal("", f"{self.student}: {fault}, and the run has no checkpoint left; start it anew with --overwrite")
+        return fault is None
+
+    # What it holds
+
+    def read_results(self) -> dict[str, Any]:
+        """What ``results.json`` holds so far; nothing where it is damaged, so that it is measured again."""
+        try:
+            return read_json(self.results)
+        except ValueError:
+            return {}
+
+    def save_student(self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str) -> dict[str, str]:
+        """Weights, configuration, tokenizer and model card, written aside and renamed; the checksums of all but the card, which
+        is there to be edited. Raises CannotWrite."""
+        aside = self.student.with_name("student.new")
+        shutil.rmtree(aside, ignore_errors=True)
+        with writing(self.student):
+            student.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+            (aside / _CARD).write_text(card, encoding="utf-8")
+            sums = checksums(aside, without=[_CARD])
+        replace_folder(aside, self.student)
+        return sums
+
+    def _check_same_fields(self) -> None:
+        before = self._read_manifest()
+        if before is None:
+            refuse_other_fields(deciding_fields(read(self.recipe_file)), deciding_fields(self.recipe), self.path)
         else:
-            flat[key] = value
-    return flat
+            refuse_other_fields(before["fields"], fixed_fields(self.recipe), self.path)
+
+    def _read_manifest(self) -> dict[str, Any] | None:
+        """None: a run of diito 0.1.0."""
+        try:
+            return read_json(self.manifest) or None
+        except ValueError:
+            raise Refusal(
+                "", f"{self.manifest} is damaged, so the run cannot be resumed; start it anew with --overwrite"
+            ) from None
+
+    def _search_checkpoints(self) -> tuple[Path | None, dict[Path, str]]:
+        damaged: dict[Path, str] = {}
+        for folder in checkpoints_by_step(self.checkpoints):
+            fault = checkpoint_fault(folder, has_checksums=self.manifest.is_file())
+            if fault is None:
+                return folder, damaged
+            damaged[folder] = fault
+        return None, damaged
+
+    def _is_unused(self) -> bool:
+        """Whether there is nothing but what a start that was interrupted leaves."""
+        ours = {self.lock.name, self.lock.name + HOLDER, self.manifest.name, self.environment.name}
+        return not self.path.exists() or all(entry.name in ours or is_aside(entry) for entry in self.path.iterdir())
+
+    def _clear(self) -> None:
+        """Remove the run. What says that it is one goes last, so that a kill leaves it to be removed or resumed."""
+        kept = {self.lock.name, self.lock.name + HOLDER}
+        order = [self.environment, self.recipe_file, self.manifest]
+        rest = [entry for entry in self.path.iterdir() if entry.name not in kept and entry not in order]
+        for entry in [self.checkpoints, *rest, *order]:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+
+    def _resume(self) -> None:
+        found, damaged = self._search_checkpoints()
+        for entry in self.path.iterdir():
+            if is_aside(entry):
+                entry.unlink()
+        for folder in damaged:  # it is made again, and would be taken for the newest
+            shutil.rmtree(folder)
+        line = {
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "step": 0 if found is None else int(found.name.rpartition("-")[2]),
+            "damaged": {folder.name: fault for folder, fault in damaged.items()},
+            "changed": differing_fields(read(self.recipe_file), self.recipe),
+            "environment": environment(),
+        }
+        append_json_line(self.resumes, line)

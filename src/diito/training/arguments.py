@@ -92,6 +92,7 @@ def require(args: TrainingArguments, objective: DistillationObjective) -> Traini
     _refuse_unusable(vars(args), prefix="args.")
     args.remove_unused_columns = False
     args.dataloader_drop_last = True  # a partial batch would have other sources and another weight
+    args.ignore_data_skip = False  # a resumed run must see the rows that one which was not stopped sees
     args.logging_nan_inf_filter = False  # it would hide a non-finite loss, and synchronise at every micro-batch
     args.ddp_broadcast_buffers = False
     # The head gets no gradient from losses that read hidden states only, nor does a pooler or a bias that no logits read.

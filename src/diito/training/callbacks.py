@@ -14,7 +14,7 @@ import torch.distributed
 from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from diito.files import write_text
+from diito.files import append_json_line, write_text
 
 
 class Interruption(TrainerCallback):
@@ -85,8 +85,7 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         logs = logs or {}
         if state.is_world_process_zero and ("loss" in logs or any(name.startswith("eval_") for name in logs)):
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+            append_json_line(self.path, {"step": state.global_step, **logs})
 
 
 def _step_of(line: str) -> float:

@@ -2,7 +2,8 @@
 
 1. the student is saved as an ordinary Hugging Face checkpoint, beside the optimiser's and Trainer's state; never the teacher;
 2. all of it is written into a staging folder and given its name when every rank has finished, then the oldest is dropped;
-3. what a failed or interrupted save leaves behind is removed; the checkpoint before it stays.
+3. what a failed or interrupted save leaves behind is removed; the checkpoint before it stays;
+4. the checksum of every file is written with it, so that a checkpoint that is no longer whole is never read.
 """
 
 from __future__ import annotations
@@ -13,23 +14,53 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
-from diito.files import replace_folder
+from diito.files import CannotWrite, checksums, first_difference, read_json, replace_folder, write_json, writing
+from diito.refusal import Refusal
 
 STAGING = "_staging"  # hub uploads leave out names that start with an underscore
+CHECKSUMS = "checksums.json"
+_NEEDED = ("trainer_state.json", "scheduler.pt", "optimizer*", "rng_state*.pth")
+
+
+def checkpoints_by_step(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first, by their steps and never by the clock."""
+    numbered = {path.name.removeprefix("checkpoint-"): path for path in folder.glob("checkpoint-*")}
+    return [numbered[number] for number in sorted(filter(str.isdigit, numbered), key=int, reverse=True)]
+
+
+def checkpoint_fault(folder: Path, *, has_checksums: bool) -> str | None:
+    """What is missing from a checkpoint or damaged in it; None: it is as it was written, and training can go on from it.
+
+    ``has_checksums``: False for a run of diito 0.1.0, which wrote none.
+    """
+    for pattern in () if any(folder.glob("global_step*")) else _NEEDED:  # DeepSpeed has names of its own
+        if not any(folder.glob(pattern)):
+            return f"{pattern.replace('*', '')} is missing"
+    if not (folder / CHECKSUMS).is_file():
+        return f"{CHECKSUMS} is missing" if has_checksums else None
+    try:
+        sums = read_json(folder / CHECKSUMS)
+    except ValueError:
+        return f"{CHECKSUMS} is damaged"
+    return first_difference(folder, sums)
 
 
 class CheckpointTrainer(Trainer):
     """A ``transformers.Trainer`` whose model has a ``student``, of which alone the checkpoints are made.
 
-    Raises OSError when a checkpoint cannot be written, and FloatingPointError rather than save weights that are not finite.
+    Raises CannotWrite (an OSError) when a checkpoint cannot be written, FloatingPointError rather than save weights that are
+    not finite, and Refusal rather than resume from a checkpoint that is not whole.
     """
 
     _writing_aside = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback(_StepsAsAsked())
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As ``Trainer.train``; what an interrupted save left behind is removed first."""
@@ -59,16 +90,17 @@ class CheckpointTrainer(Trainer):
         staging, name = final / STAGING, f"checkpoint-{self.state.global_step}"
         self._writing_aside = True
         try:
-            super()._save_checkpoint(model, trial)
-            if self.args.should_save:
-                self._name_best_checkpoint(final, staging / name)
+            with writing(final / name):
+                super()._save_checkpoint(model, trial)
+                if self.args.should_save:
+                    self._name_best_checkpoint(final, staging / name)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                self._put_in_place(staging / name, final / name)
-        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk comes as any of them
+                with writing(final / name):
+                    self._put_in_place(staging / name, final / name)
+        except CannotWrite as error:  # a full disk
             shutil.rmtree(staging, ignore_errors=True)
-            reason = str(error).splitlines()[0]
-            raise OSError(f"{final}: {name} could not be written ({reason}); the checkpoint before it stays") from error
+            raise CannotWrite(f"{error}; the checkpoint before it stays") from error
         finally:
             self._writing_aside = False
         self.accelerator.wait_for_everyone()
@@ -87,10 +119,8 @@ class CheckpointTrainer(Trainer):
             self.state.save_to_json(str(written / "trainer_state.json"))
 
     def _put_in_place(self, written: Path, final: Path) -> None:
-        if final.is_dir():  # the same step of the same run: what stands there is complete
-            shutil.rmtree(written)
-        else:
-            replace_folder(written, final)
+        write_json(written / CHECKSUMS, checksums(written))
+        replace_folder(written, final)
         written.parent.rmdir()
         rotate_checkpoints(
             output_dir=str(final.parent),
@@ -115,6 +145,8 @@ class CheckpointTrainer(Trainer):
     # Reading
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if fault := checkpoint_fault(Path(resume_from_checkpoint), has_checksums=False):
+            raise Refusal("resume_from_checkpoint", f"{resume_from_checkpoint} is not whole ({fault}); give another one")
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
@@ -130,3 +162,10 @@ class CheckpointTrainer(Trainer):
         student = self.student()
         saved = type(student).from_pretrained(folder, dtype=student.dtype, local_files_only=True)
         student.load_state_dict(saved.state_dict())
+
+
+class _StepsAsAsked(TrainerCallback):
+    """Log, save and evaluate as the arguments say: Trainer reads in a checkpoint how often it did so before."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        state.compute_steps(args, state.max_steps)

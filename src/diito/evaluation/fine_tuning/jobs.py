@@ -21,7 +21,7 @@ from diito.evaluation.fine_tuning.train import FineTuning, check_fit, fine_tune
 from diito.evaluation.kind import Job, Result
 from diito.evaluation.results import Measurement, ResultsFile, slug
 from diito.evaluation.settings import FineTuningSettings
-from diito.files import check_writable
+from diito.files import check_writable, write_text
 from diito.models import load as models
 from diito.models.load import ModelSource
 from diito.refusal import Refusal
@@ -68,7 +68,7 @@ def prediction_files(settings: FineTuningSettings, measurements: Sequence[Measur
     for each in measurements:
         name = f"{slug(each.model)}-{each.identity['kind']}-{each.identity['seed']}.json"
         predictions = next(iter(each.examples["predictions"].values()))
-        results.with_name(name).write_text(json.dumps(predictions, ensure_ascii=False), encoding="utf-8")
+        write_text(results.with_name(name), json.dumps(predictions, ensure_ascii=False))
         yield results.with_name(name)
 
 

@@ -34,6 +34,7 @@ from transformers import (
 )
 from transformers.trainer_utils import TrainOutput
 
+from diito.files import replace_folder, writing
 from diito.method.draws import host_random
 from diito.models.load import ModelSource, check_head, load_head, load_tokenizer, longest_sequence
 from diito.refusal import Refusal
@@ -260,7 +261,7 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     """Written aside and renamed."""
     aside = folder.with_name(folder.name + ".new")
     shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    with writing(folder):
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+    replace_folder(aside, folder)

@@ -1,0 +1,135 @@
+"""``manifest.json``: what decides the student of a run, written before it starts; a run is resumed with the same or not at all.
+
+1. ``fields``: those of the recipe that decide the student, by their keys. Which may differ stands beside each field
+   (``recipe/sections.py``);
+2. ``contents``: what is found where the recipe says something is, by the field that says so: hashes of the teacher, of the
+   tokenizer, of the tokenised text and of the held-out text, the alignment as pairs, hashes of the user's own modules;
+3. ``distil``, a number that is raised when a change of the code changes students, and ``processes``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from diito.corpus.tokenise import Tokeniser
+from diito.models import load as models
+from diito.models.load import ModelSource
+from diito.recipe import Recipe
+from diito.recipe.sections import FREE, PLACE
+from diito.refusal import Refusal
+from diito.run.parts import Parts
+
+VERSIONS = {"distil": 2}
+"""Part of every distillation's identity: raise it when a change of the code changes students. (Those of the kinds of
+evaluation stand in their rows, ``evaluation/*/kinds.py``.)"""
+
+
+def make_manifest(recipe: Recipe, parts: Parts, *, processes: int) -> dict[str, Any]:
+    """The manifest of a run, as JSON holds it."""
+    teacher, tokenizer = recipe.teacher, parts.tokenizer
+    tokeniser = Tokeniser.for_tokenizer(tokenizer, field="teacher.tokenizer", framing=parts.task.framing(tokenizer))
+    contents = {
+        "teacher.model": models.digest(ModelSource(teacher.model, "teacher.model", teacher.revision)),
+        "teacher.tokenizer": tokeniser.fingerprint(),
+        "corpus.sources": parts.corpus.digest(),
+        "evaluation.sources": parts.held_out and parts.held_out.digest(),
+        "alignment.file": [dataclasses.asdict(pair) for pair in parts.alignment.pairs],
+        **own_parts(recipe),
+    }
+    manifest = {**VERSIONS, "processes": processes, "fields": fixed_fields(recipe), "contents": contents}
+    return dict(json.loads(json.dumps(manifest)))
+
+
+def refuse_other_fields(before: dict[str, Any], now: dict[str, Any], run: Path) -> None:
+    """Refuse, naming the first, fields that a run was not started with."""
+    for key in before | now:
+        if before.get(key) != now.get(key):
+            written = key.replace("training.arguments.", "training.").replace("weights.further.", "weights.")
+            raise Refusal(
+                written,
+                f"the run {run} was started with {before.get(key)}, not {now.get(key)}; "
+                "resume with the same recipe, or start another run with --name",
+            )
+
+
+def refuse_another_run(before: dict[str, Any], now: dict[str, Any], run: Path) -> None:
+    """Refuse, naming the first, anything in a manifest that a run was not started with."""
+    refuse_other_fields(before["fields"], now["fields"], run)
+    if before["distil"] != now["distil"]:
+        raise Refusal(
+            "",
+            f"the run {run} was started by a version of diito that makes other students; finish it with that one, "
+            "or start another run with --name",
+        )
+    if before["processes"] != now["processes"]:
+        raise Refusal(
+            "--nproc-per-node",
+            f"the run {run} was started on {before['processes']} process(es), not {now['processes']}, and each draws on its "
+            "own; resume on as many, or start another run with --name",
+        )
+    contents = before["contents"], now["contents"]
+    for key in contents[0] | contents[1]:
+        if contents[0].get(key) != contents[1].get(key):
+            raise Refusal(
+                key,
+                f"what it names is not what the run {run} was started with, its content has changed; "
+                "resume with that, or start another run with --name",
+            )
+
+
+def deciding_fields(recipe: Recipe) -> dict[str, Any]:
+    """The fields of a recipe that decide the student, with their values: ``{"training.max_steps": 40, ...}``."""
+    return {key: value for key, value, role in _fields(recipe) if role != FREE}
+
+
+def fixed_fields(recipe: Recipe) -> dict[str, Any]:
+    """Those of them that must be as they were, whatever is found where the others say."""
+    return dict(json.loads(json.dumps({key: value for key, value, role in _fields(recipe) if role not in (FREE, PLACE)})))
+
+
+def differing_fields(before: Recipe, now: Recipe) -> dict[str, list[Any]]:
+    """All fields whose values differ, each with both."""
+    old, new = ({key: value for key, value, _ in _fields(recipe)} for recipe in (before, now))
+    return {key: [old.get(key), new.get(key)] for key in old | new if old.get(key) != new.get(key)}
+
+
+def own_parts(recipe: Recipe) -> dict[str, str]:
+    """The user's own modules that a recipe refers to, each with a hash of its file: the name alone says not what it does."""
+    intervention = recipe.intervention
+    references = [recipe.task, intervention.positions, intervention.pairing, *recipe.objective.losses]
+    modules = sorted({reference.partition(":")[0] for reference in references if ":" in reference})
+    files = {name: importlib.import_module(name).__file__ for name in modules}
+    return {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items() if file is not None}
+
+
+def _fields(recipe: Recipe) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """The key, the value and the role on resume of each field.
+
+    Where the best of several checkpoints becomes the student, no field of training is free: they say which there are.
+    """
+    chooses = bool(recipe.training.arguments.get("load_best_model_at_end"))
+    for key, value, role in _fields_of(recipe, ""):
+        yield key, value, {} if chooses and key.startswith("training.") else role
+
+
+def _fields_of(section: Any, prefix: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    for field in dataclasses.fields(section):
+        key, value, role = prefix + field.name, getattr(section, field.name), dict(field.metadata)
+        if dataclasses.is_dataclass(value):
+            yield from _fields_of(value, f"{key}.")
+        elif isinstance(value, dict):
+            yield from ((f"{key}.{name}", item, FREE if name in role.get("free", ()) else {}) for name, item in value.items())
+        else:
+            yield key, _plain(value), role
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
