@@ -68,6 +68,13 @@ class CheckpointTrainer(Trainer):
             shutil.rmtree(os.path.join(self.args.output_dir, STAGING), ignore_errors=True)
         return super().train(*args, **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As Trainer's, but for a checkpoint of the last step, after which Trainer takes one step more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def student(self) -> PreTrainedModel:
         """The student, out of whatever wraps it."""
         return self.accelerator.unwrap_model(self.model).student
