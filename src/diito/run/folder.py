@@ -72,10 +72,7 @@ class RunFolder:
                     "or give another --name",
                 )
             if not (self.recipe_file.is_file() and (self.manifest.is_file() or self.environment.is_file())):
-                raise Refusal(
-                    "name",
-                    f"{self.path} is no run of diito, so --overwrite does not delete it; give another --name or --output",
-                )
+                raise Refusal("name", f"{self.path} is no run of diito, which alone --overwrite replaces; give another --name")
 
     def check_manifest(self, manifest: dict[str, Any]) -> None:
         """Refuse to resume what ``manifest`` does not describe; a run of diito 0.1.0 has none to compare with."""
@@ -167,9 +164,7 @@ class RunFolder:
         try:
             return read_json(self.manifest) or None
         except ValueError:
-            raise Refusal(
-                "", f"{self.manifest} is damaged, so the run cannot be resumed; start it anew with --overwrite"
-            ) from None
+            raise Refusal("", f"{self.manifest} is damaged; start the run anew with --overwrite") from None
 
     def _search_checkpoints(self) -> tuple[Path | None, dict[Path, str]]:
         damaged: dict[Path, str] = {}
