@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -46,6 +47,17 @@ RENAMED = {
     "teacher": "models.teacher",
     "trainer": "training.trainer",
 }
+
+
+def attributes_of(package: str, module: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package that was one module in diito 0.1.0: what it held is in ``module`` now."""
+
+    def attribute(name: str) -> Any:
+        if name.startswith("__") or not hasattr(import_module(module), name):
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(module), name)
+
+    return attribute
 
 
 class RenamedModules:

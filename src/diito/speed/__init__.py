@@ -1,12 +1,5 @@
 """What makes a run faster and changes nothing that the method speaks of."""
 
-from importlib import import_module
-from typing import Any
+from diito.renamed import attributes_of
 
-
-def __getattr__(name: str) -> Any:
-    """What the module of this name held in diito 0.1.0."""
-    module = import_module("diito.speed.precision")
-    if name.startswith("__") or not hasattr(module, name):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(module, name)
+__getattr__ = attributes_of(__name__, "diito.speed.precision")

@@ -177,24 +177,10 @@ def _baseline(row: GlueTask, train: datasets.Dataset, scored: datasets.Dataset) 
     return {name: METRICS[name](np.asarray(scored["label"]), answers) for name in row.metrics}
 
 
-def _accuracy(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
-    from sklearn.metrics import accuracy_score
+def _of_classes(name: str, labels: NDArray[Any], predictions: NDArray[Any], **keywords: Any) -> float:
+    import sklearn.metrics
 
-    return 100 * float(accuracy_score(labels, predictions))
-
-
-def _f1(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
-    """Of the class 1; 0 where it is neither predicted nor there."""
-    from sklearn.metrics import f1_score
-
-    return 100 * float(f1_score(labels, predictions, zero_division=0))
-
-
-def _matthews(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
-    """0 for a constant answer, by convention."""
-    from sklearn.metrics import matthews_corrcoef
-
-    return 100 * float(matthews_corrcoef(labels, predictions))
+    return 100 * float(getattr(sklearn.metrics, name)(labels, predictions, **keywords))
 
 
 def _correlation(kind: str, labels: NDArray[Any], predictions: NDArray[Any]) -> float | None:
@@ -207,9 +193,10 @@ def _correlation(kind: str, labels: NDArray[Any], predictions: NDArray[Any]) -> 
 
 
 METRICS: dict[str, Callable[[NDArray[Any], NDArray[Any]], float | None]] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "matthews": _matthews,
+    "accuracy": functools.partial(_of_classes, "accuracy_score"),
+    # Of the class 1; 0 where it is neither predicted nor there.
+    "f1": functools.partial(_of_classes, "f1_score", zero_division=0),
+    "matthews": functools.partial(_of_classes, "matthews_corrcoef"),  # 0 for a constant answer, by convention
     "spearman": functools.partial(_correlation, "spearmanr"),
     "pearson": functools.partial(_correlation, "pearsonr"),
 }

@@ -23,6 +23,14 @@ QUANTITIES = ("tokens", "agree", "changed", "agree_where_changed", "divergence")
 """What is summed: tokens; those with the same most likely word in both models; those whose word the swap changed in the
 teacher; those of both kinds; KL(teacher ‖ student) in nats."""
 
+_RATIOS = {
+    "iia": ("agree", "tokens"),
+    "efficacy": ("changed", "tokens"),
+    "counterfactual_kl": ("divergence", "tokens"),
+    "effective_iia": ("agree_where_changed", "changed"),
+}
+"""The figures, each a sum over another."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -49,13 +57,10 @@ class Counts:
 
 def means(sums: NDArray[np.float64]) -> dict[str, float]:
     """The named means of one row of :data:`QUANTITIES`; one over no token at all has no value and is left out."""
-    tokens, agree, changed, agree_where_changed, divergence = sums.tolist()
-    numbers: dict[str, float] = {"tokens": int(tokens)}
-    if tokens:
-        numbers |= {"iia": agree / tokens, "efficacy": changed / tokens, "counterfactual_kl": divergence / tokens}
-    if changed:
-        numbers["effective_iia"] = agree_where_changed / changed
-    return numbers
+    total = dict(zip(QUANTITIES, sums.tolist(), strict=True))
+    return {"tokens": int(total["tokens"])} | {
+        name: total[part] / total[whole] for name, (part, whole) in _RATIOS.items() if total[whole]
+    }
 
 
 def interchange_numbers(counts: Counts) -> dict[str, Any]:
@@ -93,11 +98,9 @@ def _pair_numbers(pair: AlignedPair, sums: NDArray[np.float64], documents: NDArr
 
 def _intervals(sums: NDArray[np.float64]) -> dict[str, list[float] | None]:
     """From sums [documents, quantities]."""
-    tokens, agree, changed, agree_where_changed, divergence = sums.T
-    ratios = {
-        "iia": (agree, tokens),
-        "efficacy": (changed, tokens),
-        "counterfactual_kl": (divergence, tokens),
-        "effective_iia": (agree_where_changed, changed),
+    of = dict(zip(QUANTITIES, sums.T, strict=True))
+    return {
+        f"{name}_interval": bootstrap_interval(np.divide, of[part], of[whole])
+        for name, (part, whole) in _RATIOS.items()
+        if of[whole].any()
     }
-    return {f"{name}_interval": bootstrap_interval(np.divide, *parts) for name, parts in ratios.items() if parts[1].sum() > 0}
