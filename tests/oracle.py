@@ -10,14 +10,25 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-LAYERS_OF_FAMILY = {
-    "bert": lambda model: model.bert.encoder.layer,
-    "roberta": lambda model: model.roberta.encoder.layer,
-    "distilbert": lambda model: model.distilbert.transformer.layer,
-    "modernbert": lambda model: model.model.layers,
-    "gpt2": lambda model: model.transformer.h,
-    "llama": lambda model: model.model.layers,
+LAYERS_OF_FAMILY = {  # where the list of layers is, below the head: by the model type of the configuration
+    "bert": "encoder.layer",
+    "deberta-v2": "encoder.layer",
+    "distilbert": "transformer.layer",
+    "electra": "encoder.layer",
+    "gemma3_text": "layers",
+    "gpt2": "h",
+    "gpt_neox": "layers",
+    "llama": "layers",
+    "mamba": "layers",
+    "mixtral": "layers",
+    "modernbert": "layers",
+    "opt": "decoder.layers",
+    "qwen2": "layers",
+    "qwen3": "layers",
+    "qwen3_moe": "layers",
+    "roberta": "encoder.layer",
 }
+INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")  # no labels: the losses are worked out here
 LOSSES = ("task", "ce", "cos", "causal_ce", "causal_cos", "mse")
 
 Tokens = list[tuple[int, int]]  # (row, position) pairs
@@ -28,12 +39,23 @@ Tokens = list[tuple[int, int]]  # (row, position) pairs
 
 def layer_modules(model: nn.Module) -> list[nn.Module]:
     """The transformer layers, lowest first."""
-    return list(LAYERS_OF_FAMILY[model.config.model_type](model))
+    return list(model.base_model.get_submodule(LAYERS_OF_FAMILY[model.config.model_type]))
+
+
+def hidden_of(answer: Tensor | tuple) -> Tensor:
+    """The hidden states in what a layer answers: all of it, or (DeBERTa's, with attention weights) its first part."""
+    return answer[0] if isinstance(answer, tuple) else answer
+
+
+def with_hidden(answer: Tensor | tuple, hidden: Tensor) -> Tensor | tuple:
+    """What a layer answers, with other hidden states."""
+    return (hidden, *answer[1:]) if isinstance(answer, tuple) else hidden
 
 
 def run(model: nn.Module, inputs: dict, writes: dict | None = None) -> tuple[Tensor, list[Tensor], Tensor]:
     """One ordinary forward call: logits [B, T, V], every layer's output [B, T, D], last hidden state [B, T, D].
 
+    A sequence classifier's logits are [B, labels].
     `writes` maps a layer to a function from its output to what the layers above shall see instead. The outputs
     are recorded after the writing. The last hidden state is what the head reads: after the final norm, if any.
     """
@@ -42,15 +64,17 @@ def run(model: nn.Module, inputs: dict, writes: dict | None = None) -> tuple[Ten
     last_hidden: list[Tensor] = []
     with ExitStack() as stack:
         for index, function in (writes or {}).items():
-            write = layers[index].register_forward_hook(lambda module, args, output, f=function: f(output))
+            write = layers[index].register_forward_hook(
+                lambda module, args, answer, f=function: with_hidden(answer, f(hidden_of(answer)))
+            )
             stack.callback(write.remove)
         for layer in layers:  # registered later, so called later: these see what was written
-            record = layer.register_forward_hook(lambda module, args, output: outputs.append(output))
+            record = layer.register_forward_hook(lambda module, args, answer: outputs.append(hidden_of(answer)))
             stack.callback(record.remove)
-        top = model.base_model.register_forward_hook(lambda module, args, output: last_hidden.append(output.last_hidden_state))
+        body = model.base_model.get_submodule(LAYERS_OF_FAMILY[model.config.model_type].rpartition(".")[0])
+        top = body.register_forward_hook(lambda module, args, output: last_hidden.append(output.last_hidden_state))
         stack.callback(top.remove)
-        names = ("input_ids", "attention_mask", "token_type_ids")  # no labels: the losses are worked out here
-        logits = model(**{name: inputs[name] for name in names if inputs.get(name) is not None}).logits
+        logits = model(**{name: inputs[name] for name in INPUTS if inputs.get(name) is not None}).logits
     return logits, outputs, last_hidden[0]
 
 

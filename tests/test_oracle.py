@@ -78,7 +78,8 @@ def choose(*rows, length=7):
 
 NOWHERE = choose([], [], [])
 SOME = choose([1, 2], [4], [])
-families = pytest.mark.parametrize("family", sorted(oracle.LAYERS_OF_FAMILY))
+FAMILIES = ("bert", "distilbert", "gpt2", "llama", "modernbert", "roberta")
+families = pytest.mark.parametrize("family", FAMILIES)
 
 
 # ---------------------------------------------------------------------------------------------- running a model
