@@ -13,6 +13,7 @@ import pytest
 
 from diito import cli
 from diito.recipe.file import known_keys, read, write_value
+from diito.refusal import Refusal
 
 RECIPE = str(Path(__file__).parent.parent / "recipes" / "quickstart.yaml")
 GRID = str(Path(__file__).parent.parent / "grids" / "smoke.yaml")
@@ -82,7 +83,7 @@ def test_exit_codes_of_distill_are_passed_on(calls, code):
 
 
 def test_what_the_user_must_change_is_one_sentence(calls, capsys):
-    calls.answer = ValueError("teacher.model: there is\n no such model")
+    calls.answer = Refusal("teacher.model", "there is\n no such model")
     assert refusal(capsys, "distill", RECIPE) == "teacher.model: there is no such model"
 
 
@@ -255,3 +256,9 @@ def test_help_takes_no_time():
     )
     seconds = [float(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout) for _ in range(3)]
     assert min(seconds) < 0.3
+
+
+def test_a_value_error_of_a_library_is_a_fault_of_the_program(calls):
+    calls.answer = ValueError("not enough values to unpack")
+    with pytest.raises(ValueError, match="not enough values"):
+        cli.main(["distill", RECIPE])

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from diito.corpus import Corpus, collate, load_corpus
-from diito.corpus import sources as sources_module
+from diito.corpus import formats as formats_module
 from diito.corpus import store as corpus_module
 from diito.corpus import tokenise as tokenise_module
 from diito.corpus.sampler import ShuffledSampler
@@ -181,7 +181,7 @@ def broken_sources(folder: Path) -> dict[str, tuple[Any, str]]:
     (folder / "list.jsonl").write_text("[1]\n", encoding="utf-8")
     (folder / "number.jsonl").write_text('{"text": 3}\n', encoding="utf-8")
     (folder / "fake.parquet").write_text("plain text", encoding="utf-8")
-    (folder / "a.csv").write_text("text\n", encoding="utf-8")
+    (folder / "a.docx").write_text("text\n", encoding="utf-8")
     (folder / "bare").mkdir()
     write_jsonl(folder / "body.jsonl", column="body")
     write_parquet(folder / "body.parquet", column="body")
@@ -191,11 +191,11 @@ def broken_sources(folder: Path) -> dict[str, tuple[Any, str]]:
         "both": (SourceSection(path=str(text), dataset="a/b"), "this one has both"),
         "glob": (
             f"{folder}/x*.txt",
-            "no file matches '.*x\\*.txt'; give a file, a folder or a glob of .txt, .jsonl or",
+            "no file matches '.*x\\*.txt'; give a file, a folder or a glob of .txt, .jsonl, .csv",
         ),
         "missing": (f"{folder}/nothing.txt", "no file matches"),
         "folder": (f"{folder}/bare", "holds no file of a kind that is read: .txt"),
-        "suffix": (f"{folder}/a.csv", "a.csv' is of a kind that is not read; give .txt"),
+        "suffix": (f"{folder}/a.docx", "a.docx' is of a kind that is not read; give .txt"),
         "empty": (f"{folder}/empty.txt", "empty.txt' is empty"),
         "latin": (f"{folder}/latin.txt", "latin.txt' is not UTF-8"),
         "cut": (f"{folder}/cut.txt.gz", "cut.txt.gz' is damaged or not a whole .gz file"),
@@ -225,7 +225,7 @@ def test_unreadable_source_is_named_in_one_sentence(tmp_path: Path, name: str) -
 def test_what_the_early_check_does_not_reach_is_named_while_reading(
     tmp_path: Path, load: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources_module, "CHECKED_CHARACTERS", 10)
+    monkeypatch.setattr(formats_module, "CHECKED_CHARACTERS", 10)
     path = tmp_path / "a.txt"
     path.write_bytes((TEXT * 2_000).encode() + b"\xe9\n")
     check_sources([str(path)], field="corpus.sources")
@@ -511,7 +511,7 @@ class TestErrorsOfACorpus:
             raise ConnectionError("Couldn't reach 'some/text' on the Hub\nmore")
 
         monkeypatch.setattr(datasets, "load_dataset", refuse)
-        with pytest.raises(ValueError, match=r"^corpus.sources: the hub dataset 'some/text' .* give a local path$"):
+        with pytest.raises(ValueError, match=r"^corpus.sources: the hub dataset 'some/text' .* give a local copy$"):
             load([SourceSection(dataset="some/text")])
         table = datasets.Dataset.from_dict({"body": ["a"], "id": [1]})
         monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: table)

@@ -10,8 +10,9 @@ import sys
 from importlib import import_module
 from typing import NamedTuple
 
+from diito.faults import remedy
 from diito.files import CannotWrite
-from diito.refusal import refusals_of
+from diito.refusal import Refusal, Refusals, refusals_of
 
 
 class Command(NamedTuple):
@@ -54,12 +55,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command with these arguments (those of the process by default) and return its exit code."""
     try:
         return _run(sys.argv[1:] if argv is None else argv)
-    except ValueError as error:
+    except (Refusal, Refusals) as error:  # no other ValueError: that is a fault of the program or of a library
         for refusal in refusals_of(error):
             print("diito:", " ".join(str(refusal).split()), file=sys.stderr)
         return 2
     except CannotWrite as error:
-        print(f"diito: {error}; free some space and run the same command again", file=sys.stderr)
+        print(f"diito: {error}; {remedy(error)} and run the same command again", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("diito: interrupted", file=sys.stderr)

@@ -10,12 +10,12 @@ import importlib.util
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from diito import plugins
 from diito.evaluation.kinds import GROUP, KINDS, check_packages, find, refusals_under
 from diito.evaluation.settings import AlignSettings, EvaluateSettings
+from diito.paths import expand
 from diito.recipe import Recipe
 from diito.recipe.checks import check
 from diito.recipe.file import read
@@ -96,9 +96,9 @@ def report(arguments: Namespace) -> int:
     from diito.experiments import gather
     from diito.report.report import report
 
-    source = Path(arguments.measured).expanduser()
+    source = expand(arguments.measured, field="MEASURED")
     beside = (source if source.is_dir() else source.parent) / "report"
-    return report(gather.read(source), Path(arguments.output).expanduser() if arguments.output else beside)
+    return report(gather.read(source), expand(arguments.output, field="--output") if arguments.output else beside)
 
 
 def schema(arguments: Namespace) -> int:
@@ -113,7 +113,7 @@ def init(arguments: Namespace) -> int:
     """Write a commented recipe to start from, which runs as it stands: my-distillation.yaml, or --output."""
     from diito.recipe.schema import starting_recipe
 
-    path = Path(arguments.output).expanduser()
+    path = expand(arguments.output, field="--output")
     task = arguments.task or Recipe.task
     check_task(task, field="TASK")
     text = starting_recipe(task, name=path.stem)

@@ -61,7 +61,7 @@ def collect() -> Iterator[Callable[[], AbstractContextManager[None]]]:
     def attempt() -> Iterator[None]:
         try:
             yield
-        except ValueError as error:
+        except (Refusal, Refusals) as error:
             refusals.extend(refusals_of(error))
 
     with attempt():
@@ -76,8 +76,6 @@ def refuse(refusals: Iterable[Refusal]) -> None:
         raise distinct[0] if len(distinct) == 1 else Refusals(distinct)
 
 
-def refusals_of(error: ValueError) -> list[Refusal]:
-    """What an error refuses, one by one; an ordinary ValueError is a sentence about no field."""
-    if isinstance(error, Refusals):
-        return error.refusals
-    return [error if isinstance(error, Refusal) else Refusal("", str(error))]
+def refusals_of(error: Refusal | Refusals) -> list[Refusal]:
+    """What an error refuses, one by one."""
+    return error.refusals if isinstance(error, Refusals) else [error]

@@ -1,7 +1,7 @@
 """How a stream of tokens is cut into sequences: ``blocks`` without padding, or ``lines`` as in the paper.
 
-Both take chunks (the ids of successive documents, and the tokens of each document) and yield :data:`Sequences`. What is
-left out is counted in ``dropped``, by reason.
+Both take chunks (the ids of successive documents, and the tokens of each document, of which the last may go on in the next
+chunk) and yield :data:`Sequences`. What is left out is counted in ``dropped``, by reason.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def blocks(chunks: Iterable[Chunk], tokeniser: Tokeniser, *, length: int, droppe
     start, stop = len(framing.before), length - len(framing.after)
     tail, owners = np.empty(0, dtype=tokeniser.dtype), np.empty(0, dtype=np.int64)
     seen = 0
-    for ids, documents in chunks:
+    for ids, documents, goes_on, _ in chunks:
+        first, seen = seen - goes_on, seen - goes_on + len(documents)
         joined = np.concatenate([tail, ids])
-        owners = np.concatenate([owners, np.repeat(np.arange(seen, seen + len(documents)), documents)])
-        seen += len(documents)
+        owners = np.concatenate([owners, np.repeat(np.arange(first, seen), documents)])
         count = len(joined) // body
         sequences = np.empty((count, length), dtype=tokeniser.dtype)
         sequences[:, :start] = framing.before
@@ -65,9 +65,17 @@ def lines(
     dropped.update({SHORT: 0, UNKNOWN: 0})
     body = length - len(tokeniser.framing)
     seen = 0
-    for ids, documents in chunks:
-        owners = np.repeat(np.arange(seen, seen + len(documents)), _pieces(documents, body))
-        seen += len(documents)
+    tail = np.empty(0, dtype=tokeniser.dtype)  # of a document that goes on: a sequence may end in the next chunk
+    for ids, documents, goes_on, unfinished in chunks:
+        first, seen = seen - goes_on, seen - goes_on + len(documents)
+        if goes_on:
+            ids, documents = np.concatenate([tail, ids]), np.concatenate([[len(tail) + documents[0]], documents[1:]])
+        if unfinished:
+            kept = len(ids) - _rest(int(documents[-1]), body)
+            documents = np.concatenate([documents[:-1], [documents[-1] - len(ids) + kept]])
+            ids, tail = ids[:kept], ids[kept:]
+            documents = documents if documents[-1] else documents[:-1]
+        owners = np.repeat(np.arange(first, first + len(documents)), _pieces(documents, body))
         sizes = _split_sizes(documents, body)
         totals = sizes + len(tokeniser.framing)
         short = (totals < minimum_tokens) | (sizes == 0)
@@ -85,6 +93,11 @@ def _split_sizes(documents: NDArray[np.int64], body: int) -> NDArray[np.int64]:
     sizes = np.full(int(pieces.sum()), body, dtype=np.int64)
     sizes[np.cumsum(pieces) - 1] = documents - (pieces - 1) * body
     return sizes
+
+
+def _rest(tokens: int, body: int) -> int:
+    """The tokens of a document's last piece."""
+    return tokens - (max(1, -(-tokens // body)) - 1) * body
 
 
 def _pieces(documents: NDArray[np.int64], body: int) -> NDArray[np.int64]:

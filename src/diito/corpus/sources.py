@@ -2,47 +2,41 @@
 
 1. :func:`find_sources` turns what a recipe names into :class:`LocalFiles` and :class:`HubDataset`, in the same order;
 2. :func:`check_sources` opens the local files before anything slow happens, so that a mistyped path answers at once;
-3. ``documents()`` of either kind yields one stripped, non-empty string a document, holding no more than a chunk of a
-   file;
-4. ``fingerprint()`` says which text that was, for the key of the tokenised corpus.
+3. ``documents()`` of either kind yields one stripped, non-empty string a document, long ones in pieces (``pieces.py``),
+   holding no more than a chunk of a file;
+4. ``fingerprint()`` says which text that was, for the key of the tokenised corpus; ``remarks()`` what the user should know.
 
-A document is a line of a ``.txt`` file, and a row of ``.jsonl``, ``.parquet`` or a hub dataset. Nothing here is random
-and nothing is kept: reading again from the start gives the same documents. No torch, and ``datasets`` only for hub
+How each kind of file is read stands in ``formats.py``. Nothing here is random. No torch, and ``datasets`` only for hub
 datasets.
 """
 
 from __future__ import annotations
 
-import contextlib
 import glob
-import gzip
 import itertools
-import json
-import lzma
-import shutil
-import tempfile
-import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diito.corpus.formats import (
+    FORMATS,
+    SUPPORTED,
+    check_file,
+    clean,
+    delimiter_said,
+    missing_column,
+    read_file,
+    rows_at_once,
+)
 from diito.embedded import resolve
+from diito.faults import loading
+from diito.reading import stem_suffix
 from diito.refusal import Refusal
 
 if TYPE_CHECKING:
     from diito.recipe import SourceSection
-
-FORMATS = (".txt", ".jsonl", ".parquet")
-COMPRESSIONS = {".gz": gzip.open, ".xz": lzma.open}
-SUPPORTED = ".txt, .jsonl or .parquet (also .gz or .xz)"
-
-CHECKED_CHARACTERS = 1 << 26
-"""check_sources decodes this much of a file: a second start must stay quick beside a corpus of many gigabytes. What
-lies beyond is checked, with the same sentences, when it is tokenised."""
-CHECKED_ROWS = 100
-"""check_sources parses this many lines of a .jsonl file."""
-_ROWS = 1_000  # rows of a parquet file or hub dataset held at a time
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,8 @@ class LocalFiles:
     paths: tuple[Path, ...]
     column: str
     field: str
+    left_out: str = ""
+    """Which files of the folder are not read, in words; empty where all are."""
 
     def documents(self) -> Iterator[str]:
         for path in self.paths:
@@ -64,6 +60,11 @@ class LocalFiles:
     def size(self) -> int:
         """Bytes on disk, no more than the text has."""
         return sum(path.stat().st_size for path in self.paths)
+
+    def remarks(self) -> list[str]:
+        """What was chosen by evidence, and what was left out."""
+        said = [(path.name, delimiter_said(path, self.column, self.field)) for path in self.paths]
+        return [*([self.left_out] if self.left_out else []), *(f"{name}: {text}" for name, text in said if text)]
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,9 @@ class HubDataset:
     def documents(self) -> Iterator[str]:
         table = self._load().select_columns([self.column]).with_format("arrow")
         row = itertools.count(1)
-        for batch in table.iter(_ROWS):
+        for batch in table.iter(rows_at_once(int(table.data.nbytes), len(table))):
             for value in batch[self.column].to_pylist():
-                yield from _clean(value, f"{self.dataset}, row {next(row)}", self.column, self.field)
+                yield from clean(value, f"{self.dataset}, row {next(row)}", self.column, self.field)
 
     def fingerprint(self) -> list[Any]:
         return [self.dataset, self.column, self._load()._fingerprint]
@@ -91,20 +92,20 @@ class HubDataset:
         """Bytes of the text, about."""
         return int(self._load().select_columns([self.column]).data.nbytes)
 
+    def remarks(self) -> list[str]:
+        """Nothing: all that is read was named."""
+        return []
+
     def _load(self) -> Any:
         import datasets
 
-        try:
+        advice = "check its name, config and split, or give a local path"
+        if Path(self.dataset).is_dir():
+            advice = f"give its files as they are with path: {self.dataset}"
+        with loading(f"the hub dataset {self.dataset!r} (config {self.config}, split {self.split})", self.field, advice=advice):
             table = datasets.load_dataset(self.dataset, self.config, split=self.split, revision=self.revision)
-        except (OSError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise Refusal(
-                self.field,
-                f"the hub dataset {self.dataset!r} (config {self.config}, split {self.split}) cannot be "
-                f"loaded ({reason}); check its name and the network, or give a local path",
-            ) from error
         if self.column not in table.column_names:
-            raise _missing_column(self.column, table.column_names, repr(self.dataset), self.field)
+            raise missing_column(self.column, table.column_names, repr(self.dataset), self.field)
         return table
 
 
@@ -129,44 +130,34 @@ def check_sources(sources: Sequence[SourceSection | str], *, field: str) -> None
     for source in find_sources(sources, field=field):
         if isinstance(source, LocalFiles):
             for path in source.paths:
-                _check_file(path, source.column, field)
-
-
-def read_file(path: Path, *, column: str, field: str) -> Iterator[str]:
-    """Yield the documents of one file, stripped, leaving out the empty ones. Raises Refusal that names ``field``."""
-    if _format(path) == ".parquet":
-        yield from _read_parquet(path, column, field)
-        return
-    for number, line in enumerate(_lines(path, field), start=1):
-        if _format(path) == ".txt":
-            yield from _clean(line, "", column, field)
-        elif line.strip():
-            place = f"{path}, line {number}"
-            yield from _clean(_parse_row(line, place, column, field), place, column, field)
+                check_file(path, source.column, field)
 
 
 def _find_source(source: SourceSection | str, field: str) -> LocalFiles | HubDataset:
     if isinstance(source, str):
-        return LocalFiles(tuple(_find_files(source, field)), "text", field)
+        return _find_files(source, "text", field)
     if (source.path is None) == (source.dataset is None):
         given = "neither" if source.path is None else "both"
         raise Refusal(field, f"a source needs exactly one of path and dataset, and this one has {given}")
     if source.path is not None:
-        return LocalFiles(tuple(_find_files(source.path, field)), source.column, field)
+        return _find_files(source.path, source.column, field)
     assert source.dataset is not None
     return HubDataset(source.dataset, source.config, source.split, source.revision, source.column, field)
 
 
-def _find_files(pattern: str, field: str) -> list[Path]:
-    try:
-        path = Path(resolve(pattern)).expanduser()
-    except ValueError as error:
-        raise Refusal(field, str(error)) from None
+def _find_files(pattern: str, column: str, field: str) -> LocalFiles:
+    path = Path(resolve(pattern, field=field))
+    left_out = ""
     if path.is_dir():
         inside = sorted(entry for entry in path.rglob("*") if entry.is_file() and not _hidden(entry, path))
-        found = [entry for entry in inside if _format(entry) in FORMATS]
+        found = [entry for entry in inside if stem_suffix(entry) in FORMATS]
+        others = [entry for entry in inside if stem_suffix(entry) not in FORMATS]
         if not found:
-            raise Refusal(field, f"the folder {pattern!r} holds no file of a kind that is read: {SUPPORTED}")
+            besides = f" ({_endings(others)})" if others else ""
+            raise Refusal(field, f"the folder {pattern!r} holds no file of a kind that is read: {SUPPORTED}{besides}")
+        if others:
+            named = "1 file" if len(others) == 1 else f"{len(others):,} files"
+            left_out = f"{named} of {path.name or path} left out: {_endings(others)}"
     elif path.exists():
         found = [path]
     else:
@@ -174,121 +165,20 @@ def _find_files(pattern: str, field: str) -> list[Path]:
         if not found:
             raise Refusal(field, f"no file matches {pattern!r}; give a file, a folder or a glob of {SUPPORTED}")
     for entry in found:
-        if _format(entry) not in FORMATS:
+        if stem_suffix(entry) not in FORMATS:
             raise Refusal(field, f"'{entry}' is of a kind that is not read; give {SUPPORTED}")
-    return [entry.resolve() for entry in found]
+    return LocalFiles(tuple(entry.resolve() for entry in found), column, field, left_out)
+
+
+def _endings(files: Sequence[Path]) -> str:
+    """The files by their endings, the most frequent first: ``2 .md, 1 .pdf``."""
+    counts = Counter("".join(entry.suffixes[-2:]).lower() if _is_packed(entry) else entry.suffix.lower() for entry in files)
+    return ", ".join(f"{count:,} {ending or 'without an ending'}" for ending, count in counts.most_common())
+
+
+def _is_packed(entry: Path) -> bool:
+    return len(entry.suffixes) > 1 and entry.suffix.lower() in (".gz", ".xz", ".bz2", ".zst", ".zip")
 
 
 def _hidden(entry: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in entry.relative_to(folder).parts)
-
-
-def _format(path: Path) -> str:
-    """``.txt`` for both ``a.txt`` and ``a.txt.gz``."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-@contextlib.contextmanager
-def _readable(path: Path, field: str) -> Iterator[None]:
-    """Turn what goes wrong inside a file into one sentence about that file."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise Refusal(field, f"'{path}' is not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise Refusal(field, f"'{path}' is damaged or not a whole {path.suffix} file ({error})") from error
-    except OSError as error:
-        raise Refusal(field, f"'{path}' cannot be read ({error.strerror or error})") from error
-
-
-def _lines(path: Path, field: str) -> Iterator[str]:
-    with _readable(path, field):
-        opener: Any = COMPRESSIONS.get(path.suffix.lower(), open)
-        # utf-8-sig: a byte-order mark at the start is no part of the first document.
-        with opener(path, "rt", encoding="utf-8-sig") as stream:
-            yield from stream
-
-
-def _parse_row(line: str, place: str, column: str, field: str) -> Any:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        raise Refusal(field, f"{place} is not JSON; a .jsonl file holds one object a line") from None
-    if not isinstance(row, dict):
-        raise Refusal(field, f"{place} is not a JSON object; a .jsonl file holds one object a line")
-    if column not in row:
-        raise _missing_column(column, list(row), place, field)
-    return row[column]
-
-
-def _clean(value: Any, place: str, column: str, field: str) -> Iterator[str]:
-    """Yield the text of one row, or nothing where it is missing or blank.
-
-    Stripped, because rows of hub datasets end in a line break where lines of a file do not: the same text from either
-    must give the same tokens, also with tokenizers that see white space.
-    """
-    if value is not None and not isinstance(value, str):
-        raise Refusal(field, f"{place}: column {column!r} holds {type(value).__name__}, not text")
-    if value and (text := value.strip()):
-        yield text
-
-
-def _missing_column(column: str, present: Sequence[str], place: str, field: str) -> Refusal:
-    return Refusal(field, f"{place} has no column {column!r}; its columns are {', '.join(present) or 'none'}")
-
-
-@contextlib.contextmanager
-def _open_parquet(path: Path, field: str) -> Iterator[Any]:
-    import pyarrow
-    import pyarrow.parquet
-
-    with _readable(path, field), contextlib.ExitStack() as stack:
-        opener: Any = COMPRESSIONS.get(path.suffix.lower(), open)
-        stream = stack.enter_context(opener(path, "rb"))
-        if path.suffix.lower() in COMPRESSIONS:  # parquet is read from its end, which a compressed stream cannot do
-            plain = stack.enter_context(tempfile.TemporaryFile())
-            shutil.copyfileobj(stream, plain)
-            stream = plain
-        try:
-            yield pyarrow.parquet.ParquetFile(stream, pre_buffer=False)
-        except pyarrow.ArrowInvalid as error:
-            raise Refusal(field, f"'{path}' is not a whole parquet file ({error})") from error
-
-
-def _read_parquet(path: Path, column: str, field: str) -> Iterator[str]:
-    row = itertools.count(1)
-    with _open_parquet(path, field) as file:
-        for batch in file.iter_batches(_ROWS, columns=[column]):
-            for value in batch.column(0).to_pylist():
-                yield from _clean(value, f"{path}, row {next(row)}", column, field)
-
-
-def _check_file(path: Path, column: str, field: str) -> None:
-    if _format(path) == ".parquet":
-        with _open_parquet(path, field) as file:
-            if column not in file.schema_arrow.names:
-                raise _missing_column(column, file.schema_arrow.names, f"'{path}'", field)
-            empty = file.metadata.num_rows == 0
-    else:
-        empty = not _check_text(path, column, field)
-    if empty:
-        raise Refusal(field, f"'{path}' is empty; give a file that holds text, or leave it out")
-
-
-def _check_text(path: Path, column: str, field: str) -> bool:
-    """Say whether the file has any text, raising for what is not UTF-8, not whole or (in the first lines) not JSON
-    rows."""
-    characters, filled = 0, 0
-    for number, line in enumerate(_lines(path, field), start=1):
-        if line.strip():
-            filled += 1
-            if _format(path) == ".jsonl" and filled <= CHECKED_ROWS:
-                place = f"{path}, line {number}"
-                list(_clean(_parse_row(line, place, column, field), place, column, field))
-        characters += len(line)
-        if characters > CHECKED_CHARACTERS:
-            break
-    return filled > 0

@@ -32,12 +32,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diito.corpus.columns import column_of_integers
 from diito.corpus.framing import Framing
 from diito.corpus.layouts import SHORT, TAIL, UNKNOWN, Sequences, blocks, lines
 from diito.corpus.sources import HubDataset, LocalFiles, find_sources
 from diito.corpus.tokenise import Chunk, Documents, Part, Tokeniser, tokenise
-from diito.files import checksums, first_difference, read_json, replace_folder, write_json, writing
+from diito.faults import is_forbidden, is_full
+from diito.files import CannotWrite, checksums, first_difference, read_json, replace_folder, write_json, writing
 from diito.locks import hold
+from diito.paths import expand
 from diito.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ FORMAT = 3
 LENGTH = 512
 """Tokens of a sequence where a section names none; a model may allow fewer."""
 _BATCH_TOKENS = 1 << 19  # written together: few large record batches are searched faster than many small ones
+_MOST_TOKENS = 4 * _BATCH_TOKENS  # held of a document in pieces, which is written together where it has fewer
 _BATCH_ROWS = 1 << 14  # hashed together; part of the hash
 _ARROW, _STATISTICS, _COUNTS = "corpus.arrow", "statistics.json", "token_counts.npy"
 _LENGTHS, _DOCUMENTS, _CHECKSUMS = "lengths.npy", "documents.npy", "checksums.json"
@@ -185,8 +189,28 @@ def load_corpus(
     folder = _cache_folder(section) / _key(section, sources, tokeniser, seed, part)
     if _fault(folder) is not None:
         documents = Documents(sources, share=section.share, seed=seed, part=part)
-        _build(folder, lambda partial: _fill(partial, section, documents, tokeniser, field))
+        with _writable(folder.parent, "corpus.cache"):
+            _build(folder, lambda partial: _fill(partial, section, documents, tokeniser, field))
     return _open(folder)
+
+
+@contextlib.contextmanager
+def _writable(cache: Path, field: str) -> Iterator[None]:
+    """Turn a disk that is full and a folder that cannot be written into one sentence about the cache."""
+    try:
+        yield
+    except CannotWrite:
+        raise
+    except OSError as error:
+        if is_full(error):
+            sentence = (
+                f"the disk of {cache} or of the temporary files is full ({error.strerror}); free some space, or give another"
+            )
+        elif is_forbidden(error):
+            sentence = f"{cache} cannot be written ({error.strerror}); give another folder"
+        else:
+            raise
+        raise Refusal(field, sentence) from error
 
 
 def _check_section(section: CorpusSection, tokeniser: Tokeniser, field: str) -> None:
@@ -212,7 +236,7 @@ def _length(section: CorpusSection) -> int:
 
 def _cache_folder(section: CorpusSection) -> Path:
     if section.cache is not None:
-        return Path(section.cache).expanduser()
+        return expand(section.cache, field="corpus.cache")
     import datasets
 
     return Path(datasets.config.HF_DATASETS_CACHE) / "diito"
@@ -279,34 +303,42 @@ def _fill(folder: Path, section: CorpusSection, documents: Documents, tokeniser:
     """Tokenise everything into ``folder``, holding no more than a few chunks in memory."""
     dropped: dict[str, int] = {}
     counts = np.zeros(tokeniser.vocabulary, dtype=np.int64)
-    lengths, owners = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int64)]
-    with _open_writer(folder / _ARROW, section, tokeniser) as write:
+    longest = 0
+    with (
+        _open_writer(folder / _ARROW, section, tokeniser) as write,
+        column_of_integers(folder / _LENGTHS) as lengths,
+        column_of_integers(folder / _DOCUMENTS) as owners,
+    ):
         for ids, sizes, numbers in _sequences(section, documents, tokeniser, dropped):
             write(ids, sizes)
             counts += np.bincount(ids, minlength=len(counts))
-            lengths.append(sizes.astype(np.int32))
+            longest = max(longest, int(sizes.max(initial=0)))
+            lengths.append(sizes)
             owners.append(numbers)
-    every = np.concatenate(lengths)
-    _check_left(len(every), section, documents, tokeniser, dropped, field)
+    _check_left(lengths.rows, section, documents, tokeniser, dropped, field)
+    _number_articles(folder / _DOCUMENTS, documents.articles)
     statistics = Statistics(
         layout=section.layout,
         documents=documents.seen,
         documents_used=documents.used,
-        sequences=len(every),
+        sequences=lengths.rows,
         tokens=int(counts.sum()),
-        longest=int(every.max()),
+        longest=longest,
         dropped=dropped,
     )
     with writing(folder):
-        np.save(folder / _LENGTHS, every, allow_pickle=False)
-        np.save(folder / _DOCUMENTS, _articles(np.concatenate(owners), documents.articles), allow_pickle=False)
         np.save(folder / _COUNTS, counts, allow_pickle=False)
     write_json(folder / _STATISTICS, asdict(statistics))
 
 
-def _articles(documents: NDArray[np.int64], headings: Sequence[int]) -> NDArray[np.int32]:
-    """Documents as articles, where they are the lines of some; else as they are."""
-    return (np.searchsorted(headings, documents, side="right") if headings else documents).astype(np.int32)
+def _number_articles(path: Path, headings: Sequence[int]) -> None:
+    """Put articles in place of documents, where these are the lines of some."""
+    if headings:
+        documents = np.load(path, mmap_mode="r+", allow_pickle=False)
+        for start in range(0, len(documents), _BATCH_TOKENS):
+            rows = slice(start, start + _BATCH_TOKENS)
+            documents[rows] = np.searchsorted(headings, documents[rows], side="right")
+        documents.flush()
 
 
 def _sequences(
@@ -335,17 +367,25 @@ def _show_progress(documents: Documents) -> Iterator[str]:
 def _merge(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
     """Join small chunks into ones of at least ``_BATCH_TOKENS`` tokens, the last excepted."""
     held: list[Chunk] = []
+    tokens = 0
     for chunk in chunks:
         held.append(chunk)
-        if sum(len(ids) for ids, _ in held) >= _BATCH_TOKENS:
+        tokens += len(chunk.ids)
+        if tokens >= (_MOST_TOKENS if chunk.unfinished else _BATCH_TOKENS):
             yield _join(held)
-            held = []
+            held, tokens = [], 0
     if held:
         yield _join(held)
 
 
 def _join(chunks: Sequence[Chunk]) -> Chunk:
-    return np.concatenate([ids for ids, _ in chunks]), np.concatenate([sizes for _, sizes in chunks])
+    sizes = np.concatenate([chunk.documents for chunk in chunks])
+    firsts = np.cumsum([0, *(len(chunk.documents) for chunk in chunks[:-1])])
+    begins = np.ones(len(sizes), dtype=np.bool_)
+    begins[firsts[1:]] = [not chunk.goes_on for chunk in chunks[1:]]
+    documents = np.add.reduceat(sizes, np.flatnonzero(begins))
+    ids = np.concatenate([chunk.ids for chunk in chunks])
+    return Chunk(ids, documents, goes_on=chunks[0].goes_on, unfinished=chunks[-1].unfinished)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 1. :class:`Documents` reads the sources, keeps a seeded ``share`` and counts what it saw;
 2. :func:`tokenise` hands chunks of them to worker processes, a few chunks ahead of what has been taken and no more;
 3. each chunk comes back, in the order of the text, as one array of ids without specials and the tokens of each
-   document.
+   document. A long document is tokenised piece by piece: what a tokenizer holds for a character is hundreds of bytes.
 
 What it needs to resume: nothing; a second reading gives the same documents and the same tokens.
 """
@@ -20,20 +20,33 @@ import random
 import signal
 import sys
 import threading
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diito.corpus.framing import Framing, framing_of, unknown_id
+from diito.corpus.pieces import Piece, begins, cut, ends
 from diito.corpus.sources import HubDataset, LocalFiles
 
-Chunk: TypeAlias = tuple[NDArray[Any], NDArray[np.int64]]
-"""Token ids of successive documents (or sequences), joined; and the number of tokens of each."""
+
+class Chunk(NamedTuple):
+    """The tokens of successive documents."""
+
+    ids: NDArray[Any]
+    """Of all of them, joined."""
+    documents: NDArray[np.int64]
+    """The number of tokens of each."""
+    goes_on: bool = False
+    """Whether the first document is the rest of the last one of the chunk before."""
+    unfinished: bool = False
+    """Whether the last document goes on in the next chunk."""
+
 
 CHUNK_CHARACTERS = 1 << 18
 """Text tokenised at a time, a quarter of a megabyte: it bounds memory, for the encodings of a tokenizer are large."""
@@ -55,7 +68,7 @@ class Part:
     """Whether this is the held-out part."""
 
     def has(self, document: str) -> bool:
-        """Whether the document belongs to this part."""
+        """Whether the document belongs to this part; of one in pieces, as its first piece says."""
         key = f"held out {self.seed}".encode()
         digest = hashlib.blake2b(document.encode("utf-8", "surrogatepass"), key=key, digest_size=8).digest()
         return (int.from_bytes(digest, "big") < self.share * 2**64) == self.held_out
@@ -75,37 +88,47 @@ class Documents:
     ) -> None:
         self.sources, self.share, self.seed, self.part = sources, share, seed, part
         self.seen = self.used = 0
-        self.articles: list[int] = []
+        self.articles = array("q")
 
     def __iter__(self) -> Iterator[str]:
         self.seen = self.used = 0
-        self.articles = []
+        self.articles = array("q")
         for document in self._chosen():
-            if _is_heading(document):
-                self.articles.append(self.used)
-            self.used += 1
+            if begins(document):
+                if _is_heading(document):
+                    self.articles.append(self.used)
+                self.used += 1
             yield document
 
     def _chosen(self) -> Iterator[str]:
         if self.share == 1:
             for document in self._read():
-                self.seen += 1
+                self.seen += begins(document)
                 yield document
             return
         # Selection sampling (Knuth, The Art of Computer Programming 2, 3.4.2, algorithm S): an exact number of
         # documents with nothing held in memory, at the price of reading the text twice.
-        total = sum(1 for _ in self._read())
+        total = sum(map(begins, self._read()))
         wanted = round(self.share * total)
         draws = random.Random(f"documents {self.seed}")
         for document in self._read():
-            chosen = draws.random() * (total - self.seen) < wanted - self.used
-            self.seen += 1
+            if begins(document):
+                chosen = draws.random() * (total - self.seen) < wanted - self.used
+                self.seen += 1
             if chosen:
                 yield document
 
     def _read(self) -> Iterator[str]:
         documents = itertools.chain.from_iterable(source.documents() for source in self.sources)
-        return documents if self.part is None else filter(self.part.has, documents)
+        return documents if self.part is None else self._belonging(documents, self.part)
+
+    def _belonging(self, documents: Iterable[str], part: Part) -> Iterator[str]:
+        belongs = False
+        for document in documents:
+            if begins(document):
+                belongs = part.has(document)
+            if belongs:
+                yield document
 
 
 def _is_heading(document: str) -> bool:
@@ -155,11 +178,29 @@ class Tokeniser:
         return np.uint16 if self.vocabulary <= 1 << 16 else np.int32
 
     def __call__(self, texts: list[str]) -> Chunk:
+        starts = [index for index, text in enumerate(texts) if begins(text) or index == 0]
+        whole = [text if begins(text) else self._continued(text) for text in texts]
+        encoded = self._encode(whole)
+        lengths = np.array([len(ids) for ids in encoded], dtype=np.int64)
+        joined = np.fromiter(itertools.chain.from_iterable(encoded), dtype=self.dtype, count=int(lengths.sum()))
+        documents = lengths if len(starts) == len(texts) else np.add.reduceat(lengths, starts)
+        return Chunk(joined, documents, goes_on=not begins(texts[0]), unfinished=not ends(texts[-1]))
+
+    def _continued(self, text: str) -> str:
+        """A piece that goes on behind a word, without the space it begins with where the tokenizer puts one there itself."""
+        words = text.split(maxsplit=2)[:2]
+        if not text.startswith(" ") or len(words) < 2:
+            return text
+        first, second = words
+        whole, before, after = self._encode([f"{first} {second}", first, f" {second}"])
+        return text if whole == before + after else text[1:]
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
         if self.replacement is not None:
             texts = [text.replace(_UNKNOWN, self.replacement) for text in texts]
         # verbose: documents longer than the model takes are cut later, so that warning would mislead.
-        encoded = self.tokenizer(
-            texts,
+        encoded: list[list[int]] = self.tokenizer(
+            [str(text) for text in texts],
             add_special_tokens=False,
             truncation=False,
             padding=False,
@@ -167,9 +208,7 @@ class Tokeniser:
             return_token_type_ids=False,
             verbose=False,
         )["input_ids"]
-        lengths = np.array([len(ids) for ids in encoded], dtype=np.int64)
-        joined = np.fromiter(itertools.chain.from_iterable(encoded), dtype=self.dtype, count=int(lengths.sum()))
-        return joined, lengths
+        return encoded
 
     def fingerprint(self) -> str:
         """A hash of all that decides which ids a text gets."""
@@ -204,10 +243,10 @@ def tokenise(documents: Iterable[str], tokeniser: Tokeniser, *, workers: int) ->
 def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:
     chunk: list[str] = []
     characters = 0
-    for document in documents:
+    for document in itertools.chain.from_iterable(cut(document, CHUNK_CHARACTERS) for document in documents):
         chunk.append(document)
         characters += len(document)
-        if characters >= CHUNK_CHARACTERS:
+        if characters >= CHUNK_CHARACTERS or isinstance(document, Piece):
             yield chunk
             chunk, characters = [], 0
     if chunk:

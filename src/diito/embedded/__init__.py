@@ -5,35 +5,36 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from diito.paths import expand
 from diito.refusal import Refusal
 
 PREFIX = "embedded:"
 
 
-def resolve(path: str) -> str:
-    """Turn ``embedded:NAME`` into the path of that file or folder of the installed package, and ``~`` into the home
-    folder; return other paths unchanged.
+def resolve(path: str, *, field: str = "") -> str:
+    """Turn ``embedded:NAME`` into the path of that file or folder of the installed package, and ``~`` and variables into what
+    they stand for; return other paths, and names of the hub, unchanged.
 
-    Raises ValueError where the package holds nothing of that name.
+    Raises Refusal, naming ``field``, where the package holds nothing of that name.
     """
     if not path.startswith(PREFIX):
-        return str(Path(path).expanduser()) if path.startswith("~") else path
+        return str(expand(path, field=field)) if path.startswith("~") or "$" in path else path
     folder = Path(__file__).resolve().parent
     target = (folder / path.removeprefix(PREFIX)).resolve()
     if folder not in target.parents or not target.exists():
         held = sorted(f"{PREFIX}{entry.name}" for entry in folder.iterdir() if not entry.name.startswith(("_", ".")))
-        raise ValueError(f"{path}: diito holds nothing of that name; it holds {', '.join(held) or 'nothing'}")
+        raise Refusal(field, f"{path}: diito holds nothing of that name; it holds {', '.join(held) or 'nothing'}")
     return str(target)
 
 
 def packaged(path: str, what: str) -> Path:
     """Turn ``recipe:NAME`` (``what`` is ``recipe``) or ``grid:NAME`` into the file that comes with diito; other paths are
-    returned as they are.
+    those of files.
 
     Raises ValueError where there is none of that name.
     """
     if not path.startswith(f"{what}:"):
-        return Path(path)
+        return expand(path)
     name, folder = path.removeprefix(f"{what}:"), Path(__file__).resolve().parent / f"{what}s"
     known = sorted(file.stem for file in folder.glob("*.yaml"))
     if name not in known:

@@ -11,9 +11,10 @@ from diito.evaluation.kinds import check_packages, find, refusals_under
 from diito.evaluation.settings import AlignSettings, EvaluateSettings
 from diito.files import check_writable, write_text
 from diito.models.load import ModelSource
+from diito.paths import expand
 from diito.recipe import AlignedPairSection, AlignmentSection
 from diito.recipe.file import dump, read_section
-from diito.refusal import Refusal
+from diito.refusal import Refusal, Refusals
 
 
 def align(teacher: str, student: str, settings: AlignSettings, run: EvaluateSettings) -> int:
@@ -35,7 +36,7 @@ def align(teacher: str, student: str, settings: AlignSettings, run: EvaluateSett
 
 
 def _align(settings: AlignSettings, student: ModelSource, run: EvaluateSettings) -> int:
-    path = Path(settings.file).expanduser()
+    path = expand(settings.file, field="file")
     _check_file(path)
     if settings.share == 1:
         raise Refusal("share", "1 leaves no token unswapped, and the alignment is chosen at unswapped tokens; give less")
@@ -62,7 +63,7 @@ def _check_file(path: Path) -> None:
         return
     try:
         read_section(AlignmentSection, path)
-    except ValueError as error:
+    except (Refusal, Refusals) as error:
         raise Refusal("file", f"{path} exists and holds no alignment; give another file") from error
 
 

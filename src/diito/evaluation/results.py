@@ -18,6 +18,8 @@ from typing import Any
 
 from diito.files import check_writable, write_text, writing
 from diito.locks import hold
+from diito.paths import expand
+from diito.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class ResultsFile:
     """The measurements in one file, which need not exist yet. Raises ValueError for a file of another kind."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = expand(path, field="--output")
         self._measurements = list(self._read())
         check_writable(self.path, "--output")
 
@@ -83,13 +85,13 @@ class ResultsFile:
                 raise TypeError("no list of measurements")
             yield from (Measurement(**entry) for entry in content["measurements"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"--output: {self.path} exists and is no results file of diito; give another file") from error
+            raise Refusal("--output", f"{self.path} exists and is no results file of diito; give another file") from error
 
 
 def slug(model: str) -> str:
     """A file name for a model: ``runs/quickstart/student`` is runs-quickstart-student."""
     parts = [part for part in model.replace(":", "/").split("/") if part not in ("", ".", "..", "~")]
-    return "-".join(parts) or Path(model).expanduser().resolve().name
+    return "-".join(parts) or expand(model, field="--output").resolve().name
 
 
 def _text(measurements: list[Measurement]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from diito.evaluation.kinds import find
 from diito.experiments.folders import JobFolder
 from diito.files import read_json, read_json_lines
+from diito.refusal import Refusal
 
 FORMAT = 1
 _NO_CURVE = ("tokens_per_second", "epoch", "grad_norm", "learning_rate")
@@ -25,9 +26,10 @@ def read(path: Path) -> dict[str, Any]:
     if path.is_file():
         return _read_file(path)
     if not (path / "grid.json").is_file():
-        raise ValueError(
-            f"MEASURED: {path} is no folder of a grid (it has no grid.json); give one that diito reproduce has made, such as "
-            "experiments/small, or a measurements.json"
+        raise Refusal(
+            "MEASURED",
+            f"{path} is no folder of a grid (it has no grid.json); give one that diito reproduce has made, such as "
+            "experiments/small, or a measurements.json",
         )
     grid = read_json(path / "grid.json")
     students, evaluations = [], []
@@ -44,9 +46,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         measured = json.loads(path.read_text(encoding="utf-8"))
         if measured["format"] != FORMAT:
-            raise ValueError(f"format {measured['format']}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"MEASURED: {path} is no measurements.json of this version of diito ({error})") from error
+            raise KeyError(f"format {measured['format']}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Refusal("MEASURED", f"{path} is no measurements.json of this version of diito ({error})") from error
     return measured
 
 

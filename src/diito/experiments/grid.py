@@ -266,7 +266,7 @@ def _recipe(condition: Condition, precision: Literal["fp32", "bf16"]) -> Recipe:
     try:
         recipe = read_recipe(condition.recipe, condition.overrides)
         check_recipe(recipe)
-    except ValueError as error:
+    except (Refusal, Refusals) as error:
         raise Refusals([Refusal(f"conditions, {condition.name}", str(each)) for each in refusals_of(error)]) from error
     if recipe.speed.precision == "auto":
         recipe.speed.precision = precision
@@ -275,40 +275,41 @@ def _recipe(condition: Condition, precision: Literal["fp32", "bf16"]) -> Recipe:
 
 def _check(grid: Grid) -> None:
     if grid.name.strip() != grid.name or grid.name in ("", ".", "..", "jobs") or "/" in grid.name:
-        raise ValueError(f"name: {grid.name!r} must be the plain name of a folder, and not 'jobs'")
+        raise Refusal("name", f"{grid.name!r} must be the plain name of a folder, and not 'jobs'")
     names = [each.name for each in grid.rows]
     if not names:
-        raise ValueError("conditions: the list is empty; name at least one, or a reference")
+        raise Refusal("conditions", "the list is empty; name at least one, or a reference")
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"conditions: {name!r} is named twice; give each condition and reference a name of its own")
+            raise Refusal("conditions", f"{name!r} is named twice; give each condition and reference a name of its own")
     for field_name in ("seeds", "fine_tuning_seeds"):
         _check_seeds(field_name, getattr(grid, field_name))
     if grid.retries < 0:
-        raise ValueError(f"retries: {grid.retries} must be at least 0")
+        raise Refusal("retries", f"{grid.retries} must be at least 0")
     for row in grid.rows:
         if not re.fullmatch(r"[\w.+-]+", row.name):
-            raise ValueError(f"conditions: {row.name!r} is no name; give letters, digits and . _ + - only, such as full-6")
+            raise Refusal("conditions", f"{row.name!r} is no name; give letters, digits and . _ + - only, such as full-6")
         if row.paper is not None and row.paper not in PAPER:
-            raise ValueError(f"{row.name}.paper: {row.paper!r} is not one of {', '.join(PAPER)}")
+            raise Refusal(f"{row.name}.paper", f"{row.paper!r} is not one of {', '.join(PAPER)}")
     for condition in grid.conditions:
         if condition.method not in (*METHODS, "other"):
-            raise ValueError(f"{condition.name}.method: {condition.method!r} is not one of {', '.join(METHODS)}, other")
+            raise Refusal(f"{condition.name}.method", f"{condition.method!r} is not one of {', '.join(METHODS)}, other")
         for key in ("seed", "name", "output"):
             if key in condition.overrides:
-                raise ValueError(f"{condition.name}.overrides: {key} is the grid's to give; see seeds, name and output there")
+                raise Refusal(f"{condition.name}.overrides", f"{key} is the grid's to give; see seeds, name and output there")
         if condition.recipe is None:
-            raise ValueError(f"conditions, {condition.name}: no recipe; name one there, or one for the whole grid")
+            raise Refusal(f"conditions, {condition.name}", "no recipe; name one there, or one for the whole grid")
     for name in grid.maps:
         if name not in [each.name for each in grid.conditions]:
-            raise ValueError(f"maps: {name!r} is no condition of the grid")
+            raise Refusal("maps", f"{name!r} is no condition of the grid")
     _check_parts(grid)
     for name, share in vars(grid.resources).items():
         if share.cpus < 0 or share.gpus < 0 or share.cpus + share.gpus == 0:
-            raise ValueError(f"resources.{name}: a job must take something; give cpus or gpus above 0")
+            raise Refusal(f"resources.{name}", "a job must take something; give cpus or gpus above 0")
         if share.processes < 1 or (name == "evaluate" and share.processes > 1) or 0 < share.gpus < share.processes > 1:
-            raise ValueError(
-                f"resources.{name}.processes: {share.processes} is not possible; give 1 or, to distil, more (with a GPU each)"
+            raise Refusal(
+                f"resources.{name}.processes",
+                f"{share.processes} is not possible; give 1 or, to distil, more (with a GPU each)",
             )
 
 
@@ -318,7 +319,7 @@ def _check_parts(grid: Grid) -> None:
     for place, parts in asked:
         for part in parts:
             if part not in PARTS:
-                raise ValueError(f"{place}: {part!r} is not one of {', '.join(PARTS)}")
+                raise Refusal(place, f"{part!r} is not one of {', '.join(PARTS)}")
     for part in grid.evaluations.parts:
         settings = getattr(grid.evaluations, part)
         with refusals_under(f"evaluations.{part}.", settings):
@@ -331,7 +332,7 @@ def _check_parts(grid: Grid) -> None:
 
 def _check_seeds(name: str, seeds: Sequence[int]) -> None:
     if not seeds:
-        raise ValueError(f"{name}: the list is empty; give at least one")
+        raise Refusal(name, "the list is empty; give at least one")
     for seed in seeds:
         if not 0 <= seed < 2**32 or seeds.count(seed) > 1:
-            raise ValueError(f"{name}: {seed} must be given once, at least 0 and below 2**32")
+            raise Refusal(name, f"{seed} must be given once, at least 0 and below 2**32")

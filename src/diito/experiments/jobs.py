@@ -27,6 +27,7 @@ from diito.models.student import student_layers
 from diito.models.teacher import load_config
 from diito.recipe import Recipe
 from diito.recipe.checks import student_depth
+from diito.refusal import Refusal, Refusals, refusals_of
 from diito.run.manifest import VERSIONS, fixed_fields, own_parts
 from diito.run.parts import prepare
 from diito.tasks import find_task
@@ -79,9 +80,9 @@ def make_jobs(students: Sequence[Distillation], measurements: Sequence[Evaluatio
             student = maker.distillation(of) if isinstance(of, Distillation) else None
             jobs += [student] if student else []
             jobs += [maker.evaluation(each, student) for each in measurements if each.of is of]
-        except ValueError as error:
+        except (Refusal, Refusals) as error:
             name = of.condition.name if isinstance(of, Distillation) else of.name
-            raise ValueError(f"{name}: {error}") from error
+            raise Refusals([Refusal(name, str(each)) for each in refusals_of(error)]) from error
     return jobs
 
 
@@ -116,9 +117,10 @@ class _Maker:
             assert student is not None
             teacher = planned.of.recipe.teacher
             if teacher.tokenizer is not None:
-                raise ValueError(
-                    "teacher.tokenizer: evaluations are planned with the teacher's own tokenizer; save it in the teacher's "
-                    "folder and leave this out"
+                raise Refusal(
+                    "teacher.tokenizer",
+                    "evaluations are planned with the teacher's own tokenizer; save it in the teacher's "
+                    "folder and leave this out",
                 )
             model, depth = ModelSource(teacher.model, "teacher.model", teacher.revision), student_depth(planned.of.recipe)
         else:

@@ -30,6 +30,8 @@ from diito.experiments.manifest import prepare_folder, row_of, write_index
 from diito.experiments.screen import Screen
 from diito.experiments.work import JobFailed, Order, work
 from diito.files import check_writable
+from diito.paths import expand
+from diito.refusal import Refusal
 
 _PATIENCE = 120
 """Seconds that running jobs have to save when the command is stopped."""
@@ -42,7 +44,7 @@ def reproduce(grid: Grid, settings: ReproduceSettings, *, dry_run: bool = False)
     students = distillations(grid)
     measurements = evaluations(grid, students)
     wanted = _wanted(grid, settings.only)
-    output = Path(grid.output).expanduser().absolute()
+    output = expand(grid.output, field="--output").absolute()
     check_writable(output / grid.name / "grid.json", "--output")
     print(f"{grid.name}: {len(students):,} distillations and {len(measurements):,} evaluations", flush=True)
     jobs = make_jobs(students, measurements, resources=grid.resources)
@@ -123,9 +125,10 @@ def _check_address(address: str | None) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
-        raise ValueError(
-            f"--address: nothing answers at {address} ({error}); start a cluster with: ray start --head, or leave the flag out "
-            "for this machine"
+        raise Refusal(
+            "--address",
+            f"nothing answers at {address} ({error}); start a cluster with: ray start --head, or leave the flag out "
+            "for this machine",
         ) from error
 
 
@@ -134,7 +137,7 @@ def _wanted(grid: Grid, only: Sequence[str] | None) -> list[str]:
     known = [row.name for row in grid.rows]
     for name in only or ():
         if name not in known:
-            raise ValueError(f"--only: {name!r} is no condition of the grid; it has {', '.join(known)}")
+            raise Refusal("--only", f"{name!r} is no condition of the grid; it has {', '.join(known)}")
     return known if only is None else list(only)
 
 
@@ -147,7 +150,7 @@ def _start_ray(address: str | None) -> Any:
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="error")
     except ConnectionError as error:
-        raise ValueError(f"--address: there is no Ray cluster at {address}; start one with: ray start --head") from error
+        raise Refusal("--address", f"there is no Ray cluster at {address}; start one with: ray start --head") from error
     return ray
 
 
@@ -157,9 +160,10 @@ def _check_resources(ray: Any, grid: Grid) -> None:
     for name, share in vars(grid.resources).items():
         if not any(cpus >= share.cpus and gpus >= share.gpus for cpus, gpus in machines):
             have = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in machines)
-            raise ValueError(
-                f"resources.{name}: a job takes {share.cpus:g} CPUs and {share.gpus:g} GPUs, and no machine has them (there is "
-                f"one with {have}); give less"
+            raise Refusal(
+                f"resources.{name}",
+                f"a job takes {share.cpus:g} CPUs and {share.gpus:g} GPUs, and no machine has them (there is "
+                f"one with {have}); give less",
             )
 
 

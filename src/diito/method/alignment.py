@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from diito.paths import expand
 from diito.refusal import Refusal
 
 DimensionRange = tuple[int, int]
@@ -122,13 +123,13 @@ class Alignment:
         Raises ValueError naming ``alignment.file`` where the file is not such a mapping.
         """
         try:
-            with open(path, encoding="utf-8") as file:
+            with expand(os.fspath(path), field="alignment.file").open(encoding="utf-8") as file:
                 mappings = json.load(file)["interchange_variable_mappings"]
             return cls(
                 _pair_of_variables(each["student_variable_names"], each["teacher_variable_names"], head_size)
                 for each in mappings
             )
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
             raise Refusal("alignment.file", f"{path} is not a neuron mapping (.nm) file: {error}") from error
 
     def as_dict(self) -> dict[int, list[int]]:

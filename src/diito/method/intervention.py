@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from diito.method.alignment import DimensionRange, Dimensions, dimension_ranges
 from diito.method.positions import matched_sources, real_positions
 from diito.models.layered import Inputs, Layered, Run
+from diito.refusal import Refusal
 
 
 def get_values(model: PreTrainedModel, inputs: Inputs, layers: Iterable[int]) -> dict[int, Float[Tensor, "batch tokens width"]]:
@@ -129,14 +130,14 @@ def resume(
 def _checked_layers(layered: Layered, layers: Iterable[int]) -> list[int]:
     wanted = sorted(set(layers))
     if not wanted or wanted[0] < 0 or wanted[-1] >= layered.depth:
-        raise ValueError(f"layers: {wanted} are not among the model's layers 0 to {layered.depth - 1}")
+        raise Refusal("layers", f"{wanted} are not among the model's layers 0 to {layered.depth - 1}")
     return wanted
 
 
 def _checked_dimensions(dimensions: Dimensions, width: int) -> tuple[DimensionRange, ...] | None:
     ranges = dimension_ranges(dimensions)
     if ranges is not None and max(stop for _, stop in ranges) > width:
-        raise ValueError(f"dimensions: {list(ranges)} do not lie in the model's width of {width}")
+        raise Refusal("dimensions", f"{list(ranges)} do not lie in the model's width of {width}")
     return ranges
 
 
@@ -144,21 +145,21 @@ def _check_positions(base: Inputs, source: Inputs, positions: Tensor, source_pos
     """The conditions under which a swap is defined (ValueError otherwise). Reads the tensors, so it synchronises."""
     real, source_real = real_positions(base), real_positions(source)
     if positions.dtype != torch.bool or positions.shape != real.shape:
-        raise ValueError(
-            f"positions: need Bool{list(real.shape)}, the base's shape, not {positions.dtype}{list(positions.shape)}"
+        raise Refusal(
+            "positions", f"need Bool{list(real.shape)}, the base's shape, not {positions.dtype}{list(positions.shape)}"
         )
     if len(real) != len(source_real):
-        raise ValueError(f"source: {len(source_real)} rows for {len(real)} rows of the base; give one source a row")
+        raise Refusal("source", f"{len(source_real)} rows for {len(real)} rows of the base; give one source a row")
     if (positions & ~real).any():
-        raise ValueError("positions: a position is on the base's padding")
+        raise Refusal("positions", "a position is on the base's padding")
     if source_positions is None:
         length = min(positions.shape[1], source_real.shape[1])
         if positions[:, length:].any() or (positions[:, :length] & ~source_real[:, :length]).any():
-            raise ValueError("positions: a position is beyond the source or on its padding")
+            raise Refusal("positions", "a position is beyond the source or on its padding")
         return
     if source_positions.dtype != torch.bool or source_positions.shape != source_real.shape:
-        raise ValueError(f"source_positions: need Bool{list(source_real.shape)}, the source's shape")
+        raise Refusal("source_positions", f"need Bool{list(source_real.shape)}, the source's shape")
     if (source_positions & ~source_real).any():
-        raise ValueError("source_positions: a position is on the source's padding")
+        raise Refusal("source_positions", "a position is on the source's padding")
     if (positions.sum(1) != source_positions.sum(1)).any():
-        raise ValueError("source_positions: each row needs as many positions as in positions")
+        raise Refusal("source_positions", "each row needs as many positions as in positions")

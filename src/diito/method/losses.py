@@ -153,7 +153,7 @@ class Loss:
 
     def __post_init__(self) -> None:
         if not self.reads or not self.reads <= READABLE:
-            raise ValueError(f"reads: {sorted(self.reads)} must be some of {sorted(READABLE)}")
+            raise Refusal("reads", f"{sorted(self.reads)} must be some of {sorted(READABLE)}")
 
 
 TASK = "task"

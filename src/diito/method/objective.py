@@ -323,7 +323,7 @@ def _labels_at_slots(batch: Mapping[str, Tensor]) -> Tensor:
     if labels.shape == right:
         return labels
     if labels.shape != batch["input_ids"].shape:
-        raise ValueError(f"labels: need Int{list(right)}, or one for each of the input_ids, not Int{list(labels.shape)}")
+        raise Refusal("labels", f"need Int{list(right)}, or one for each of the input_ids, not Int{list(labels.shape)}")
     return labels.gather(1, batch["slots"].clamp(min=0))
 
 

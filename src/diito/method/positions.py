@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from diito.refusal import Refusal
+
 IGNORED = -100
 """The label where there is nothing to predict: the value that torch's cross-entropy leaves out."""
 
@@ -138,7 +140,7 @@ def derangement(rows: int, generator: torch.Generator) -> Int[Tensor, " batch"]:
     Raises ValueError for fewer than two rows.
     """
     if rows < 2:
-        raise ValueError(f"training.batch: in-batch pairs need at least 2 rows in a micro-batch, not {rows}")
+        raise Refusal("training.batch", f"in-batch pairs need at least 2 rows in a micro-batch, not {rows}")
     order = torch.randperm(rows, generator=generator, device=generator.device)
     source = torch.empty_like(order)
     source[order] = order.roll(1)

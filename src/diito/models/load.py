@@ -49,7 +49,7 @@ class ModelSource:
     def arguments(self) -> dict[str, Any]:
         """The arguments of every ``from_pretrained``."""
         return {
-            "pretrained_model_name_or_path": resolve(self.name),
+            "pretrained_model_name_or_path": resolve(self.name, field=self.field),
             "revision": self.revision,
             "trust_remote_code": False,
         }
@@ -176,7 +176,7 @@ def check_files(source: ModelSource) -> None:
     """Refuse (ValueError) a model without configuration or tokenizer, or a folder without weights, before any work."""
     load_configuration(source)
     load_tokenizer(source)
-    folder = Path(resolve(source.name))
+    folder = Path(resolve(source.name, field=source.field))
     if folder.is_dir() and not any(path.suffix in _WEIGHTS and path.stem != "training_args" for path in folder.iterdir()):
         raise Refusal(source.field, f"{source.name!r} has no weights (model.safetensors or pytorch_model.bin)")
 
@@ -195,7 +195,7 @@ def digest(source: ModelSource) -> str:
     if commit := getattr(load_configuration(source), "_commit_hash", None):
         return str(commit)
     total = hashlib.sha256()
-    for path in sorted(Path(resolve(source.name)).iterdir()):
+    for path in sorted(Path(resolve(source.name, field=source.field)).iterdir()):
         if (path.suffix in (*_WEIGHTS, ".model") and path.stem != "training_args") or path.name in _CONTENT:
             with path.open("rb") as stream:
                 total.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())

@@ -131,7 +131,7 @@ class Steps:
         read = accepted(self.body, inputs, like=self.model)
         for name in inputs:
             if name not in read and name != "token_type_ids" and "label" not in name:
-                raise ValueError(f"inputs: {type(self.model).__name__} does not read {name!r}; leave it out")
+                raise Refusal("inputs", f"{type(self.model).__name__} does not read {name!r}; leave it out")
 
     def embed(self, inputs: Inputs) -> Run:
         """Start a run: embed ``inputs`` and record how the body calls its layers.
@@ -195,7 +195,7 @@ class Steps:
             inputs = {"input_ids": torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)}
             return self._answer(BodyOutput((rows, None)), inputs).reshape(*final.shape[:-1], -1)
         if inputs is None:
-            raise ValueError(f"inputs: the head of {type(self.model).__name__} reads whole sequences; give their inputs")
+            raise Refusal("inputs", f"the head of {type(self.model).__name__} reads whole sequences; give their inputs")
         return self._answer(BodyOutput((final, self._pooled(final))), inputs)
 
     def _pooled(self, final: Tensor) -> Tensor | None:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
 from diito.evaluation.held_out.interchange import interchange_accuracy
 from diito.evaluation.held_out.perplexity import perplexity
+from diito.faults import remedy
 from diito.files import CannotWrite, write_json
 from diito.recipe import Recipe
 from diito.refusal import Refusal
@@ -77,7 +78,7 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
         return _stop(main, f"{error}; training stopped", code=1)
     except CannotWrite as error:
         command = _resume_command(folder) if folder.recipe_file.is_file() else "the same command"
-        return _stop(True, f"{error}; free some space, then continue with: {command}", code=2)
+        return _stop(True, f"{error}; {remedy(error)}, then continue with: {command}", code=2)
     except RuntimeError as error:
         if not _is_lost_process(error):
             raise
@@ -110,8 +111,7 @@ def train(
 ) -> int | None:
     """Train ``parts.student``, from the newest checkpoint in ``folder`` where there is one.
 
-    Returns the number of the signal that interrupted it, or None. A ValueError from in here is a fault of the program, so it
-    is raised as a RuntimeError.
+    Returns the number of the signal that interrupted it, or None.
     """
     interruption = Interruption()
     trainer = build_trainer(recipe, parts, arguments, evaluation)
@@ -123,8 +123,6 @@ def train(
     checkpoint = folder.newest_checkpoint()
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except ValueError as error:
-        raise RuntimeError("training failed") from error
     finally:
         interruption.restore()
     return interruption.signal_number

@@ -30,6 +30,7 @@ from diito.files import (
     writing,
 )
 from diito.locks import HOLDER, Held, hold
+from diito.paths import expand
 from diito.recipe import Recipe
 from diito.recipe.file import dump, read
 from diito.refusal import Refusal
@@ -44,7 +45,7 @@ class RunFolder:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.path = Path(recipe.output) / recipe.name
+        self.path = expand(recipe.output, field="output") / recipe.name
         self.lock = self.path / ".lock"
         self.manifest = self.path / "manifest.json"
         self.recipe_file = self.path / "recipe.yaml"

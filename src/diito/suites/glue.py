@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from diito.paths import expand
 from diito.refusal import Refusal
 from diito.suites.data import find_file, has_file, hub_split, read_lines
 from diito.suites.glue_tasks import TASKS, GlueTask
@@ -53,7 +54,7 @@ def missing_tasks(data: str | None) -> list[str]:
     """The tasks of which the GLUE folder has no training rows; none where the data comes from the hub."""
     if data is None:
         return []
-    folder = Path(data).expanduser()
+    folder = expand(data, field="data")
     if not folder.is_dir():
         raise Refusal("data", f"{folder} is not a folder; give the one that holds CoLA/, RTE/, SST-2/ and so on")
     return [name for name, task in TASKS.items() if not has_file(folder / task.folder, ["train.tsv"])]
@@ -110,7 +111,7 @@ def _from_hub(name: str, row: GlueTask, split: str) -> datasets.Dataset:
     columns = {new: list(table[old]) for new, old in sentences.items()}
     labels = list(table["label"])
     if not labels or min(labels) < 0:  # -1 where they are hidden
-        raise ValueError(f"{HUB} ({name}), split {split}: has no labels; give another copy with --data")
+        raise Refusal(f"{HUB} ({name}), split {split}", "has no labels; give another copy with --data")
     if row.labels is None:
         labels = [round(label, 3) for label in labels]  # single precision there, three digits in the files
     return datasets.Dataset.from_dict({**columns, "label": labels})
@@ -121,7 +122,7 @@ def _from_file(name: str, row: GlueTask, data: Path, file: str, notes: list[str]
     lines = enumerate(read_lines(path), start=1)
     header = row.header or tuple(next(lines, (0, ""))[1].split("\t"))
     if missing := [column for column in row.columns if column not in header]:
-        raise ValueError(f"{path}, line 1: the header lacks {', '.join(missing)}; it should be that of GLUE's {row.folder}")
+        raise Refusal(f"{path}, line 1", f"the header lacks {', '.join(missing)}; it should be that of GLUE's {row.folder}")
     places = [header.index(column) for column in row.columns]
     sentences: list[list[str]] = [[] for _ in places[:-1]]
     labels: list[int | float] = []
@@ -132,12 +133,12 @@ def _from_file(name: str, row: GlueTask, data: Path, file: str, notes: list[str]
             if row.incomplete:
                 skipped += 1
                 continue
-            raise ValueError(f"{path}, line {number}: {len(values)} column(s), and {len(header)} are needed")
+            raise Refusal(f"{path}, line {number}", f"{len(values)} column(s), and {len(header)} are needed")
         labels.append(_label(values[places[-1]], row, f"{path}, line {number}"))
         for column, place in zip(sentences, places, strict=False):
             column.append(values[place])
     if not labels:
-        raise ValueError(f"{path}: has no example; give the complete file of the task {name}")
+        raise Refusal(str(path), f"has no example; give the complete file of the task {name}")
     if skipped:
         notes.append(f"{file}: {skipped} incomplete rows left out")
     return datasets.Dataset.from_dict({**dict(zip(("first", "second"), sentences, strict=False)), "label": labels})
@@ -146,14 +147,14 @@ def _from_file(name: str, row: GlueTask, data: Path, file: str, notes: list[str]
 def _label(text: str, row: GlueTask, place: str) -> int | float:
     if row.labels is not None:
         if text not in row.labels:
-            raise ValueError(f"{place}: the label {text!r} is not one of {', '.join(row.labels)}")
+            raise Refusal(place, f"the label {text!r} is not one of {', '.join(row.labels)}")
         return row.labels.index(text)
     try:
         score = float(text)
     except ValueError:
         score = math.nan
     if not 0 <= score <= 5:
-        raise ValueError(f"{place}: the score {text!r} is not a number from 0 to 5")
+        raise Refusal(place, f"the score {text!r} is not a number from 0 to 5")
     return score
 
 

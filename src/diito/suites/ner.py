@@ -26,6 +26,7 @@ from seqeval.metrics import accuracy_score
 from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedTokenizerBase
 
+from diito.refusal import Refusal
 from diito.suites.data import find_file, hub_split, read_lines
 from diito.suites.suite import Metrics, Scores, Task
 
@@ -64,15 +65,15 @@ def ner_task(data: str | None) -> Task:
             places[split] = str(path)
             sentences[split] = read_columns(path)
         if not sentences[split]:
-            raise ValueError(f"{places[split]}: no sentence; a sentence is one line or more, each with a word and its tag")
+            raise Refusal(f"{places[split]}", "no sentence; a sentence is one line or more, each with a word and its tag")
         notes.append(f"{split}: {scheme([tags for _, tags in sentences[split]])}")
     types = sorted({tag[2:] for _, tags in sentences["train"] for tag in tags if tag != "O"})
     if not types:
-        raise ValueError(f"{places['train']}: no entity; training needs tags such as B-PER and I-PER")
+        raise Refusal(f"{places['train']}", "no entity; training needs tags such as B-PER and I-PER")
     labels = ("O", *(f"{prefix}-{kind}" for kind in types for prefix in "BI"))
     for tag in itertools.chain.from_iterable(tags for _, tags in sentences["dev"]):
         if tag not in labels:
-            raise ValueError(f"{places['dev']}: tag {tag}, but {places['train']} has entities of type {', '.join(types)} only")
+            raise Refusal(f"{places['dev']}", f"tag {tag}, but {places['train']} has entities of type {', '.join(types)} only")
     return Task(
         name="ner",
         head=AutoModelForTokenClassification,
@@ -112,11 +113,11 @@ def read_columns(path: Path) -> list[Sentence]:
         place = f"{path}, line {number}"
         columns = [column.strip(" ") for column in row.split("\t")] if "\t" in row else re.split(" +", row)
         if len(columns) == 1:
-            raise ValueError(f"{place}: one column ({row!r}); a row is a word and, in the last column, its tag")
+            raise Refusal(place, f"one column ({row!r}); a row is a word and, in the last column, its tag")
         if not width:
             first, width = number, len(columns)
         if len(columns) != width:
-            raise ValueError(f"{place}: {len(columns)} columns, but line {first} has {width}; each row of a file has as many")
+            raise Refusal(place, f"{len(columns)} columns, but line {first} has {width}; each row of a file has as many")
         words.append(columns[0])
         tags.append(_checked(columns[-1], place))
     return sentences
@@ -126,17 +127,15 @@ def _read_hub(split: str, place: str) -> list[Sentence]:
     """The sentences of one split of the hub's dataset, with the tags as they are there."""
     table = hub_split(HUB, split)
     if missing := [name for name in ("tokens", "ner_tags") if name not in table.column_names]:
-        raise ValueError(
-            f"{place}: no column {missing[0]}, only {', '.join(table.column_names)}; give a local folder with --data"
-        )
+        raise Refusal(place, f"no column {missing[0]}, only {', '.join(table.column_names)}; give a local folder with --data")
     item = getattr(table.features["ner_tags"], "feature", None)
     names = item.names if isinstance(item, datasets.ClassLabel) else _HUB_TAGS
     sentences: list[Sentence] = []
     for number, (words, numbers) in enumerate(zip(table["tokens"][:], table["ner_tags"][:], strict=True), start=1):
         if len(words) != len(numbers):
-            raise ValueError(f"{place}, row {number}: {len(words)} tokens and {len(numbers)} ner_tags; each token needs one")
+            raise Refusal(f"{place}, row {number}", f"{len(words)} tokens and {len(numbers)} ner_tags; each token needs one")
         if not all(0 <= tag < len(names) for tag in numbers):
-            raise ValueError(f"{place}, row {number}: ner_tags {numbers} are not all from 0 to {len(names) - 1}")
+            raise Refusal(f"{place}, row {number}", f"ner_tags {numbers} are not all from 0 to {len(names) - 1}")
         if words:  # some copies hold a row without any
             sentences.append((words, [_checked(names[tag], f"{place}, row {number}") for tag in numbers]))
     return sentences
@@ -144,7 +143,7 @@ def _read_hub(split: str, place: str) -> list[Sentence]:
 
 def _checked(tag: str, place: str) -> str:
     if not _TAG.fullmatch(tag):
-        raise ValueError(f"{place}: {tag!r} is not a tag; it should be O, B-TYPE or I-TYPE")
+        raise Refusal(place, f"{tag!r} is not a tag; it should be O, B-TYPE or I-TYPE")
     return tag
 
 
@@ -184,9 +183,10 @@ def encode(rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, le
     index of its first piece, -1 where it has none. Raises ValueError for a tokenizer that cannot say which word a piece is of.
     """
     if not tokenizer.is_fast:
-        raise ValueError(
-            f"{tokenizer.name_or_path}: {type(tokenizer).__name__} does not say which word a piece belongs to; "
-            "ner needs a model with a fast tokenizer (tokenizer.json)"
+        raise Refusal(
+            f"{tokenizer.name_or_path}",
+            f"{type(tokenizer).__name__} does not say which word a piece belongs to; "
+            "ner needs a model with a fast tokenizer (tokenizer.json)",
         )
     words = rows["words"]
     if _keeps_spaces(tokenizer):

@@ -94,7 +94,7 @@ def encode(
     ``length`` with no room, and for a tokenizer that is not fast or has no [CLS].
     """
     if not tokenizer.is_fast or tokenizer.cls_token_id is None:
-        raise ValueError("squad: the model's tokenizer must be a fast one (a tokenizer.json) that has a [CLS] token")
+        raise Refusal("squad", "the model's tokenizer must be a fast one (a tokenizer.json) that has a [CLS] token")
     room = length - tokenizer.num_special_tokens_to_add(pair=True)
     if room < 2:
         raise Refusal("length", f"question and context need at least {length - room + 2} tokens, not {length}")
@@ -132,7 +132,7 @@ def score(rows: datasets.Dataset, features: datasets.Dataset, logits: Sequence[N
     """``em`` and ``f1`` (0 to 100) of the decoded answers; the predictions are SQuAD's own: the answer's text by question id.
 
     ``logits``: Float[tokens, 2] for each feature. A question without any possible span gets an empty answer. Raises
-    ValueError where a logit is not a finite number.
+    FloatingPointError where a logit is not a finite number.
     """
     contexts = dict(zip(rows["id"], rows["context"], strict=True))
     spans: dict[str, tuple[float, int, int]] = {}
@@ -200,7 +200,7 @@ def _best_spans(
     inside = offsets[:, 0] >= 0
     assert len(logits) == len(offsets), "one pair of logits for each token"
     if not np.isfinite(logits[inside]).all():
-        raise ValueError("squad: the model's logits are not all finite numbers; its fine-tuning diverged")
+        raise FloatingPointError("squad: the model's logits are not all finite numbers; its fine-tuning diverged")
     real = np.arange(lengths.max()) < lengths[:, None]
     padded = np.full((*real.shape, 2), -np.inf)
     padded[real] = np.where(inside[:, None], logits, -np.inf)
@@ -247,7 +247,7 @@ def _from_json(path: Path) -> Iterator[Question]:
     try:
         content = json.loads("\n".join(read_lines(path)))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not JSON ({error}); give SQuAD v1.1's own file") from error
+        raise Refusal(place, f"not JSON ({error}); give SQuAD v1.1's own file") from error
     for article in _value(content, "data", list, place):
         for paragraph in _value(article, "paragraphs", list, place):
             for question in _value(paragraph, "qas", list, place):
@@ -261,12 +261,12 @@ def _question(holder: Any, paragraph: Any, place: str) -> Question:
     question, context = _value(holder, "question", str, place), _value(paragraph, "context", str, place)
     answers = _value(holder, "answers", list, place)
     if not answers:
-        raise ValueError(f"{place}: no answer is given; every question of SQuAD v1.1 has one (some of v2.0 have none)")
+        raise Refusal(place, "no answer is given; every question of SQuAD v1.1 has one (some of v2.0 have none)")
     texts = [_value(answer, "text", str, place) for answer in answers]
     starts = [_value(answer, "answer_start", int, place) for answer in answers]
     for text, start in zip(texts, starts, strict=True):
         if not text.strip() or start < 0 or not context.startswith(text, start):
-            raise ValueError(f"{place}: the answer {text!r} does not stand in the context at its answer_start, {start}")
+            raise Refusal(place, f"the answer {text!r} does not stand in the context at its answer_start, {start}")
     return example, question, context, texts, starts
 
 
@@ -274,7 +274,7 @@ def _value(holder: Any, key: str, kind: type, place: str) -> Any:
     """``holder[key]``. Raises ValueError where there is none, or one of another kind."""
     if not isinstance(holder, dict) or not isinstance(holder.get(key), kind):
         name = {str: "a text", int: "a whole number", list: "a list", dict: "a table"}[kind]
-        raise ValueError(f"{place}: {key!r} is missing or not {name}, as it is in SQuAD v1.1")
+        raise Refusal(place, f"{key!r} is missing or not {name}, as it is in SQuAD v1.1")
     return holder[key]
 
 
@@ -283,9 +283,9 @@ def _dataset(place: str, questions: Iterable[Question]) -> datasets.Dataset:
     rows: dict[str, Question] = {}
     for question in questions:
         if question[0] in rows:
-            raise ValueError(f"{place}: the question id {question[0]} comes twice; each must have its own, as in SQuAD v1.1")
+            raise Refusal(place, f"the question id {question[0]} comes twice; each must have its own, as in SQuAD v1.1")
         rows[question[0]] = question
     if not rows:
-        raise ValueError(f"{place}: holds no question; give the whole of SQuAD v1.1")
+        raise Refusal(place, "holds no question; give the whole of SQuAD v1.1")
     columns = zip(*rows.values(), strict=True)
     return datasets.Dataset.from_dict(dict(zip(_FEATURES, map(list, columns), strict=True)), features=_FEATURES)

@@ -68,7 +68,7 @@ class Masking:
         if not 0 <= smoothing < float("inf"):
             raise Refusal("masking.smoothing", f"{smoothing} is no exponent; give 0 (uniform) or more, such as 0.7")
         if token_counts is not None and len(token_counts) > vocab_size:
-            raise ValueError(f"token_counts: {len(token_counts)} counts for a vocabulary of {vocab_size} tokens")
+            raise Refusal("token_counts", f"{len(token_counts)} counts for a vocabulary of {vocab_size} tokens")
         self.rate = rate
         self.smoothing = smoothing
         self.mask_token_id = mask_token_id

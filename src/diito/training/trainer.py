@@ -166,7 +166,7 @@ class DistillationTrainer(CheckpointTrainer):
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """The ``evaluation`` of the student, logged. Every rank computes the same."""
         if self.evaluation is None:
-            raise ValueError("evaluation: give DistillationTrainer an evaluation to evaluate with")
+            raise Refusal("evaluation", "give DistillationTrainer an evaluation to evaluate with")
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.evaluation(self.student()).items()}
         self.log(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -24,6 +24,7 @@ from diito.evaluation.settings import FineTuningSettings
 from diito.files import check_writable, write_text
 from diito.models import load as models
 from diito.models.load import ModelSource
+from diito.paths import expand
 from diito.refusal import Refusal
 from diito.suites.suite import Task
 
@@ -145,7 +146,7 @@ def _precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Literal[
 
 def _saved(folder: str, name: str) -> Path:
     """Where a fine-tuned model is saved. Raises Refusal for a folder that holds something else."""
-    path = Path(folder).expanduser() / name
+    path = expand(folder, field="save") / name
     check_writable(path, "save")
     if path.exists() and not (path / "config.json").is_file():
         raise Refusal("save", f"{path} exists and holds no model; give another folder")

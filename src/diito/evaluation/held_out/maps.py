@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from diito.evaluation.results import Measurement, slug
 from diito.evaluation.settings import InterchangeSettings
 from diito.method.alignment import AlignedPair
+from diito.paths import expand
 from diito.refusal import Refusal
 
 SCORES = {"iia": "IIA", "effective_iia": "effective IIA", "counterfactual_kl": "counterfactual KL"}
@@ -69,7 +70,7 @@ def map_files(settings: InterchangeSettings, measurements: Sequence[Measurement]
     """Draw the heat map of a measured map; the path of the figure. None where an alignment was measured."""
     for measurement in measurements:
         if measurement.result["map"]:
-            path = Path(settings.figure or results.with_name(f"{slug(measurement.model)}-map.png")).expanduser()
+            path = expand(settings.figure or results.with_name(f"{slug(measurement.model)}-map.png"), field="figure")
             path.parent.mkdir(parents=True, exist_ok=True)
             title = f"{measurement.model} under the interventions of {settings.teacher}"
             draw_heat_map(measurement.result["models"]["student"]["pairs"], path, title=title)

@@ -1,0 +1,253 @@
+"""The kinds of text file: one function each that yields the documents, and what can be checked of it early.
+
+A document is a line of ``.txt``, and one column of a row of ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``. What is held in
+memory is a piece of a line of ``.txt`` and a row of the others, whatever the size of the file. Nothing is kept: reading again
+gives the same documents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import itertools
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+from diito.corpus.pieces import LONGEST, strip_and_cut
+from diito.faults import reason
+from diito.reading import COMPRESSIONS, open_binary, open_text, readable, stem_suffix
+from diito.refusal import Refusal
+
+FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
+SUPPORTED = ".txt, .jsonl, .csv, .tsv or .parquet (also .gz or .xz)"
+
+CHECKED_CHARACTERS = 1 << 26
+"""check_file decodes this much of a file: a second start must stay quick beside a corpus of many gigabytes. What lies beyond
+is checked, with the same sentences, when it is tokenised."""
+CHECKED_ROWS = 100
+"""check_file parses this many lines of a .jsonl file and rows of a .csv file."""
+_ROWS = 1_000  # rows of a parquet file or hub dataset held at a time, at most
+_ROWS_BYTES = 1 << 23  # of them, on average
+_DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}  # the first is what the ending says
+
+
+def read_file(path: Path, *, column: str, field: str) -> Iterator[str]:
+    """Yield the documents of one file, stripped and long ones in pieces, leaving out the empty ones. Raises Refusal that names
+    ``field``."""
+    kind = stem_suffix(path)
+    if kind == ".parquet":
+        yield from _read_parquet(path, column, field)
+    elif kind == ".jsonl":
+        yield from _read_rows(path, column, field)
+    elif kind in _DELIMITERS:
+        yield from _read_table(path, column, field)
+    else:
+        with open_text(path, field) as stream:
+            for line in _lines(stream):
+                yield from strip_and_cut(line)
+
+
+def check_file(path: Path, column: str, field: str) -> None:
+    """Refuse a file that has no text or not the column, and what is not UTF-8, not whole or not rows as far as is looked."""
+    kind = stem_suffix(path)
+    if kind == ".parquet":
+        with _open_parquet(path, field) as file:
+            if column not in file.schema_arrow.names:
+                raise missing_column(column, file.schema_arrow.names, f"'{path}'", field)
+            empty = file.metadata.num_rows == 0
+    else:
+        empty = not _has_text(path, field)
+        if not empty and kind == ".jsonl":
+            list(_read_rows(path, column, field, rows=CHECKED_ROWS))
+        elif not empty and kind in _DELIMITERS:
+            list(_read_table(path, column, field, rows=CHECKED_ROWS))
+    if empty:
+        raise Refusal(field, f"'{path}' is empty; give a file that holds text, or leave it out")
+
+
+def delimiter_said(path: Path, column: str, field: str) -> str:
+    """How a table's columns are separated, where it is not as the ending says: ``columns separated by ;``; else nothing."""
+    kind = stem_suffix(path)
+    if kind not in _DELIMITERS:
+        return ""
+    with open_text(path, field, newline="") as stream:
+        chosen = _delimiter(stream.readline(LONGEST), path, column, field)
+    return "" if chosen == _DELIMITERS[kind][0] else f"columns separated by {'tabs' if chosen == chr(9) else chosen}"
+
+
+def clean(value: Any, place: str, column: str, field: str) -> Iterator[str]:
+    """Yield the text of one row, or nothing where it is missing or blank.
+
+    Stripped, because rows of hub datasets end in a line break where lines of a file do not: the same text from either
+    must give the same tokens, also with tokenizers that see white space.
+    """
+    if value is not None and not isinstance(value, str):
+        raise Refusal(field, f"{place}: column {column!r} holds {type(value).__name__}, not text")
+    if value:
+        yield from strip_and_cut([value])
+
+
+def missing_column(column: str, present: Sequence[str], place: str, field: str) -> Refusal:
+    """The refusal of rows without the column."""
+    return Refusal(field, f"{place} has no column {column!r}; its columns are {', '.join(present) or 'none'}")
+
+
+def rows_at_once(nbytes: int, rows: int) -> int:
+    """How many rows of a table are held at a time: fewer where they are large."""
+    return max(1, min(_ROWS, _ROWS_BYTES // max(1, nbytes // max(1, rows))))
+
+
+# ------------------------------------------------------------------------------------------------------------ lines
+
+
+def _lines(stream: TextIOWrapper) -> Iterator[Iterable[str]]:
+    """The lines of a text, each in parts of which the next line leaves none unread."""
+    while line := stream.readline(LONGEST):
+        if len(line) < LONGEST or line.endswith("\n"):
+            yield (line,)
+        else:
+            rest = _rest(stream)
+            yield itertools.chain((line,), rest)
+            for _ in rest:
+                pass
+
+
+def _rest(stream: TextIOWrapper) -> Iterator[str]:
+    while part := stream.readline(LONGEST):
+        yield part
+        if part.endswith("\n"):
+            return
+
+
+def _has_text(path: Path, field: str) -> bool:
+    """Whether the file has any text, raising for what is not UTF-8 or not whole."""
+    characters, filled = 0, False
+    with open_text(path, field) as stream:
+        while characters <= CHECKED_CHARACTERS and (part := stream.read(min(1 << 20, CHECKED_CHARACTERS))):
+            filled = filled or not part.isspace()
+            characters += len(part)
+    return filled
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+
+
+def _read_rows(path: Path, column: str, field: str, rows: int | None = None) -> Iterator[str]:
+    filled = 0
+    with open_text(path, field) as stream:
+        for number, parts in enumerate(_lines(stream), start=1):
+            line = "".join(parts)
+            if not line.strip():
+                continue
+            place = f"{path}, line {number}"
+            yield from clean(_parse_row(line, place, column, field), place, column, field)
+            filled += 1
+            if filled == rows:
+                return
+
+
+def _parse_row(line: str, place: str, column: str, field: str) -> Any:
+    try:
+        row = json.loads(line)
+    except RecursionError:
+        raise Refusal(field, f"{place} is nested too deeply to be read; a .jsonl file holds one object a line") from None
+    except ValueError:
+        raise Refusal(field, f"{place} is not JSON; a .jsonl file holds one object a line") from None
+    if not isinstance(row, dict):
+        raise Refusal(field, f"{place} is not a JSON object; a .jsonl file holds one object a line")
+    if column not in row:
+        raise missing_column(column, list(row), place, field)
+    return row[column]
+
+
+# ------------------------------------------------------------------------------------------------------------ tables
+
+
+def _read_table(path: Path, column: str, field: str, rows: int | None = None) -> Iterator[str]:
+    """The column that the header names. A row has as many cells as the header, unless it is blank."""
+    csv.field_size_limit(sys.maxsize)  # its own limit is 128 kB, and a book is longer
+    with open_text(path, field, newline="") as stream:
+        first = stream.readline(LONGEST)
+        delimiter = _delimiter(first, path, column, field)
+        lines = [first, *itertools.islice(stream, CHECKED_ROWS)]
+        quoting: Any = csv.QUOTE_MINIMAL if _has_quotes(lines, path, delimiter) else csv.QUOTE_NONE
+        table = csv.reader(itertools.chain(lines, stream), delimiter=delimiter, quoting=quoting, strict=True)
+        try:
+            header = [name.strip() for name in next(table)]
+            place = header.index(column)
+            for count, row in enumerate(table, start=1):
+                if row and len(row) != len(header):
+                    raise Refusal(
+                        field,
+                        f"{path}, line {table.line_num}: {len(row)} columns, and the header has {len(header)}; "
+                        "put a text that holds the delimiter in double quotes",
+                    )
+                yield from clean(row[place] if row else None, f"{path}, line {table.line_num}", column, field)
+                if count == rows:
+                    return
+        except csv.Error as error:
+            raise Refusal(field, f"{path}, line {table.line_num}: not a row of a table ({error})") from error
+
+
+def _delimiter(header: str, path: Path, column: str, field: str) -> str:
+    """The sign by which the header has the column; where several do, the one that makes most columns, or the usual one."""
+    signs = _DELIMITERS[stem_suffix(path)]
+    headers = {sign: [name.strip() for name in next(csv.reader([header], delimiter=sign), [])] for sign in signs}
+    if fitting := [sign for sign, names in headers.items() if column in names]:
+        return max(fitting, key=lambda sign: len(headers[sign]))
+    raise missing_column(column, max(headers.values(), key=len), f"{path}, line 1", field)
+
+
+def _has_quotes(lines: Sequence[str], path: Path, delimiter: str) -> bool:
+    """Whether quotes stand around cells, or are signs of the text: ``.tsv`` has both, and what opens must close there."""
+    if stem_suffix(path) == ".csv":
+        return True
+    cells = (cell for line in lines for cell in line.rstrip("\r\n").split(delimiter) if cell.startswith('"'))
+    closed = [len(cell) > 1 and cell.endswith('"') for cell in cells]
+    return bool(closed) and all(closed)
+
+
+# ----------------------------------------------------------------------------------------------------------- parquet
+
+
+@contextlib.contextmanager
+def _open_parquet(path: Path, field: str) -> Iterator[Any]:
+    import pyarrow
+    import pyarrow.parquet
+
+    with readable(path, field), contextlib.ExitStack() as stack:
+        stream: Any = stack.enter_context(open_binary(path, field))
+        if path.suffix.lower() in COMPRESSIONS:  # parquet is read from its end, which a compressed stream cannot do
+            plain = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(stream, plain)
+            stream = plain
+        try:
+            # buffer_size: a row group is then read page by page, and not whole.
+            yield pyarrow.parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
+        except pyarrow.ArrowException as error:
+            raise Refusal(field, f"'{path}' is not a whole parquet file ({reason(error)})") from error
+
+
+def _read_parquet(path: Path, column: str, field: str) -> Iterator[str]:
+    row = itertools.count(1)
+    with _open_parquet(path, field) as file:
+        if column not in file.schema_arrow.names:
+            raise missing_column(column, file.schema_arrow.names, f"'{path}'", field)
+        groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+        for index, group in enumerate(groups):
+            rows = rows_at_once(_column_bytes(group, column), group.num_rows)
+            for batch in file.iter_batches(rows, row_groups=[index], columns=[column]):
+                for value in batch.column(0).to_pylist():
+                    yield from clean(value, f"{path}, row {next(row)}", column, field)
+
+
+def _column_bytes(group: Any, column: str) -> int:
+    """Uncompressed bytes of a column in a row group."""
+    columns = (group.column(index) for index in range(group.num_columns))
+    return sum(each.total_uncompressed_size for each in columns if each.path_in_schema.split(".")[0] == column)
