@@ -560,3 +560,38 @@ def test_through_a_model(write):
     chosen = torch.cat([values[tokens] for values, tokens in zip(alone, starts, strict=True)])
     wanted = torch.tensor([1, 0, 3, 4, 0, 1, 3, 1, 2])
     assert torch.allclose(output.loss, torch.nn.functional.cross_entropy(chosen, wanted), atol=1e-5)
+
+
+GERMEVAL = """#\thttp://de.wikipedia.org/wiki/Manfred_Korfmann [2009-10-17]
+1\tAufgrund\tO\tO
+2\tTübinger\tB-LOC\tB-LOC
+3\tUniversität\tI-LOC\tO
+
+# another sentence
+1\t#\tO\tO
+2\tKorfmann\tB-PER\tO
+"""
+
+
+def test_running_numbers_nested_columns_and_comments(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_text(GERMEVAL, encoding="utf-8")
+    assert read_columns(path) == [
+        (["Aufgrund", "Tübinger", "Universität"], ["O", "B-LOC", "I-LOC"]),
+        (["#", "Korfmann"], ["O", "B-PER"]),
+    ]
+
+
+def test_both_files_are_read_from_the_same_columns_and_it_is_said(tmp_path):
+    (tmp_path / "train.txt").write_text(GERMEVAL, encoding="utf-8")
+    (tmp_path / "dev.txt").write_text("7\tin\tO\tO\n9\tTroja\tB-LOC\tO\n", encoding="utf-8")  # no evidence of its own
+    task = ner_task(str(tmp_path))
+    assert task.splits["dev"]["words"][:] == [["in", "Troja"]]
+    assert task.splits["dev"]["tags"][0] != [0, 0]
+    assert "words from column 2 and tags from column 3 of 4" in task.notes
+
+
+def test_chunks_before_the_tags_are_not_read_and_a_sign_is_a_word(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_text("# NN I-NP O\n5 CD I-NP O\n6 CD I-NP O\n", encoding="utf-8")
+    assert read_columns(path) == [(["#", "5", "6"], ["O", "O", "O"])]

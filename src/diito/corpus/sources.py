@@ -101,7 +101,7 @@ class HubDataset:
 
         advice = "check its name, config and split, or give a local path"
         if Path(self.dataset).is_dir():
-            advice = f"give its files as they are with path: {self.dataset}"
+            advice = f"if this folder holds files of text, name it with path: {self.dataset}"
         with loading(f"the hub dataset {self.dataset!r} (config {self.config}, split {self.split})", self.field, advice=advice):
             table = datasets.load_dataset(self.dataset, self.config, split=self.split, revision=self.revision)
         if self.column not in table.column_names:

@@ -104,6 +104,7 @@ class Corpus(torch.utils.data.Dataset[dict[str, Tensor]]):
         documents: NDArray[np.int32],
         token_counts: Tensor,
         statistics: Statistics,
+        remarks: Sequence[str] = (),
     ) -> None:
         self.dataset = table.with_format("arrow")
         self.lengths = lengths
@@ -113,6 +114,8 @@ class Corpus(torch.utils.data.Dataset[dict[str, Tensor]]):
         self.token_counts = token_counts
         """Long[V]: how often each token id of the tokenizer stands in the corpus."""
         self.statistics = statistics
+        self.remarks = list(remarks)
+        """What the user should know of the sources: files that were left out, what was chosen by evidence."""
         self.layout = statistics.layout
 
     def __len__(self) -> int:
@@ -191,7 +194,7 @@ def load_corpus(
         documents = Documents(sources, share=section.share, seed=seed, part=part)
         with _writable(folder.parent, "corpus.cache"):
             _build(folder, lambda partial: _fill(partial, section, documents, tokeniser, field))
-    return _open(folder)
+    return _open(folder, [remark for source in sources for remark in source.remarks()])
 
 
 @contextlib.contextmanager
@@ -452,7 +455,7 @@ def _check_left(
     )
 
 
-def _open(folder: Path) -> Corpus:
+def _open(folder: Path, remarks: Sequence[str]) -> Corpus:
     import datasets
 
     statistics = Statistics(**json.loads((folder / _STATISTICS).read_text(encoding="utf-8")))
@@ -463,4 +466,5 @@ def _open(folder: Path) -> Corpus:
         documents=np.load(folder / _DOCUMENTS, mmap_mode="r", allow_pickle=False),
         token_counts=torch.from_numpy(np.load(folder / _COUNTS, allow_pickle=False)),
         statistics=statistics,
+        remarks=remarks,
     )

@@ -74,7 +74,7 @@ class Plan:
         teacher, student = (model.num_parameters() for model in (self.teacher, self.student))
         layers = _list(self.student_layers)
         weights = self.recipe.objective.weights.as_dict().items()
-        corpus = self.corpus.statistics.describe().splitlines()
+        corpus = [*self.corpus.statistics.describe().splitlines(), *self.corpus.remarks]
         return [
             ("teacher", f"{self.recipe.teacher.model}: {_model(self.teacher)}, {teacher / 1e6:.1f} M parameters"),
             (

@@ -15,7 +15,8 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ _SPLITS: dict[str, tuple[str, tuple[str, ...], str]] = {
 """Name of the split on the hub, names of its file, and what it is called in a refusal."""
 _HUB_TAGS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC")
 _TAG = re.compile(r"O|[BI]-\S+")
+# The types of CoNLL's chunks:
+_CHUNKS = frozenset(["NP", "VP", "PP", "ADVP", "ADJP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"])
 _NOT_TRAINED = -100  # the label that torch's cross-entropy skips
 
 
@@ -54,6 +57,7 @@ def ner_task(data: str | None) -> Task:
     sentences: dict[str, list[Sentence]] = {}
     places: dict[str, str] = {}
     notes: list[str] = []
+    chosen: dict[int, tuple[int, int]] = {}
     for split, (hub_name, file_names, called) in _SPLITS.items():
         if data is None:
             places[split] = f"{HUB}, split {hub_name}"
@@ -63,10 +67,15 @@ def ner_task(data: str | None) -> Task:
                 data, file_names, content=f"the {called} sentences of CoNLL-2003 or the like, a word and its tag a line"
             )
             places[split] = str(path)
-            sentences[split] = read_columns(path)
+            sentences[split] = read_columns(path, chosen)
         if not sentences[split]:
             raise Refusal(f"{places[split]}", "no sentence; a sentence is one line or more, each with a word and its tag")
         notes.append(f"{split}: {scheme([tags for _, tags in sentences[split]])}")
+    notes += [
+        f"words from column {word + 1} and tags from column {tag + 1} of {width}"
+        for width, (word, tag) in chosen.items()
+        if (word, tag) != (0, width - 1)
+    ]
     types = sorted({tag[2:] for _, tags in sentences["train"] for tag in tags if tag != "O"})
     if not types:
         raise Refusal(f"{places['train']}", "no entity; training needs tags such as B-PER and I-PER")
@@ -92,35 +101,95 @@ def ner_task(data: str | None) -> Task:
     )
 
 
-def read_columns(path: Path) -> list[Sentence]:
+def read_columns(path: Path, chosen: dict[int, tuple[int, int]] | None = None) -> list[Sentence]:
     """The sentences of a column file, with the tags as they are written there.
 
-    A row is a word, any number of columns that are not read, and a tag; columns are separated by spaces or tabs, or by tabs
-    alone in a row that holds one. Blank lines and ``-DOCSTART-`` lines end a sentence. Raises ValueError for a malformed row.
+    A row is a word, a tag and any number of columns that are not read, separated by spaces or tabs, or by tabs alone in a row
+    that holds one. Blank lines and ``-DOCSTART-`` lines end a sentence; a line that begins with # and is no row of the file is
+    a comment. Which columns are read is seen in the rows (:func:`choose_columns`), or stands in ``chosen`` by the number of
+    columns, where another file has been read before. Raises Refusal for a malformed row.
     """
-    sentences: list[Sentence] = []
-    words: list[str] = []
-    tags: list[str] = []
-    first = width = 0
-    for number, line in enumerate(itertools.chain(read_lines(path), [""]), start=1):
-        # Not strip() and split() of everything that Unicode calls white space: a no-break space may be a word.
-        row = line.strip(" \t")
+    lines = [(number, line.strip(" \t")) for number, line in enumerate(read_lines(path), start=1)]
+    width = _width([row for _, row in lines if row and not row.startswith("-DOCSTART-")])
+    rows: list[list[str]] = []
+    ends = [0]
+    numbers: list[int] = []
+    for number, row in lines:
         if not row or row.startswith("-DOCSTART-"):
-            if words:
-                sentences.append((words, tags))
-                words, tags = [], []
+            ends.append(len(rows))
             continue
-        place = f"{path}, line {number}"
-        columns = [column.strip(" ") for column in row.split("\t")] if "\t" in row else re.split(" +", row)
+        columns, place = _split(row), f"{path}, line {number}"
+        if _is_comment(row, columns, width):
+            continue
         if len(columns) == 1:
             raise Refusal(place, f"one column ({row!r}); a row is a word and, in the last column, its tag")
-        if not width:
-            first, width = number, len(columns)
-        if len(columns) != width:
+        if len(columns) != (width := width or len(columns)):
+            first = next(number for number, row in lines if row[:1] not in ("", "#") and len(_split(row)) == width)
             raise Refusal(place, f"{len(columns)} columns, but line {first} has {width}; each row of a file has as many")
-        words.append(columns[0])
-        tags.append(_checked(columns[-1], place))
-    return sentences
+        rows.append(columns)
+        numbers.append(number)
+    ends.append(len(rows))
+    if not rows:
+        return []
+    chosen = {} if chosen is None else chosen
+    word, tag = chosen.setdefault(width, choose_columns(rows, ends))
+    words = [columns[word] for columns in rows]
+    tags = [_checked(columns[tag], f"{path}, line {number}") for columns, number in zip(rows, numbers, strict=True)]
+    return [(words[start:end], tags[start:end]) for start, end in itertools.pairwise(ends) if start < end]
+
+
+def choose_columns(rows: Sequence[Sequence[str]], ends: Sequence[int]) -> tuple[int, int]:
+    """The columns of the word and of its tag.
+
+    A first column that counts, from 0 or 1 in every sentence or through all of them, is passed over. The tag is in the last
+    column. Where the one before it has entities of the same types, it is that one: in GermEval and the like the last
+    holds the entities inside others. Chunks, as in CoNLL-2003, have other types.
+    """
+    width = len(rows[0])
+    word = 1 if width > 2 and _is_running([row[0] for row in rows], ends) else 0
+    tag = width - 1
+    while tag - 1 > word and _is_outer({row[tag - 1] for row in rows}, {row[tag] for row in rows}):
+        tag -= 1
+    return word, tag
+
+
+def _is_outer(before: Collection[str], last: Collection[str]) -> bool:
+    """Whether a column of tags holds the entities around those of the last column."""
+    if not all(map(_TAG.fullmatch, before)):
+        return False
+    outer, inner = ({tag[2:] for tag in tags if tag != "O"} for tags in (before, last))
+    return bool(outer & inner) or bool(outer and not inner and not outer & _CHUNKS)
+
+
+def _split(row: str) -> list[str]:
+    # Not strip() and split() of everything that Unicode calls white space: a no-break space may be a word.
+    return [column.strip(" ") for column in row.split("\t")] if "\t" in row else re.split(" +", row)
+
+
+def _width(rows: Sequence[str]) -> int:
+    """The columns that most rows have; comments are left out as far as they look like some."""
+    widths = Counter(len(_split(row)) for row in rows if not row.startswith("#"))
+    return widths.most_common(1)[0][0] if widths else 0
+
+
+def _is_comment(row: str, columns: Sequence[str], width: int) -> bool:
+    """Whether a line that begins with # is none of the file's rows, whose word may be that very sign."""
+    return row.startswith("#") and not (len(columns) == width and _TAG.fullmatch(columns[-1]))
+
+
+def _is_running(column: Sequence[str], ends: Sequence[int]) -> bool:
+    """Whether the numbers of a column go up by one, from 0 or 1 in each sentence or through all of them."""
+    if not all(cell.isdecimal() for cell in column):
+        return False
+    numbers = [int(cell) for cell in column]
+    sentences = [numbers[start:end] for start, end in itertools.pairwise(ends) if start < end]
+    if len(numbers) > 1 and _counts(numbers, numbers[0]):
+        return True
+    return max(map(len, sentences)) > 1 and any(all(_counts(part, first) for part in sentences) for first in (0, 1))
+
+
+def _counts(numbers: list[int], first: int) -> bool:
+    return numbers == list(range(first, first + len(numbers)))
 
 
 def _read_hub(split: str, place: str) -> list[Sentence]:

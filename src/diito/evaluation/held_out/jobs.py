@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,6 +261,8 @@ def _held_out(settings: HeldOutSettings, source: ModelSource) -> _Text:
         corpus = load_corpus(section, tokenizer=tokenizer, seed=0, field="evaluation")
     except Refusal as refusal:  # which names the fields of a recipe's section
         raise refusal.at(refusal.field.removeprefix("evaluation.")) from refusal
+    for remark in corpus.remarks:
+        print(f"sources: {remark}", file=sys.stderr, flush=True)
     masking = uniform_masking(tokenizer, vocab_size=vocabulary)
     examples = HeldOut(corpus, masking, settings.seed, settings.limit, settings.batch)
     words = [sorted(tokenizer.get_vocab().items()), sorted(tokenizer.all_special_ids), vocabulary]
