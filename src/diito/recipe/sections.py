@@ -169,7 +169,7 @@ class SourceSection:
     """One source of text: a local path or a hub dataset."""
 
     path: str | None = None
-    """Local file, folder or glob (.txt, .jsonl, .parquet, each also .gz or .xz), or text that comes with diito:
+    """Local file, folder or glob (.txt, .jsonl, .csv, .tsv, .parquet, each also .gz or .xz), or text of diito's own:
     ``embedded:wikitext-2/train.txt.gz``."""
     dataset: str | None = None
     """Hub id of a dataset, instead of ``path``."""
@@ -180,7 +180,7 @@ class SourceSection:
     revision: str | None = None
     """Hub revision of the dataset."""
     column: str = "text"
-    """Column that holds the text (.jsonl, .parquet and hub datasets)."""
+    """Column that holds the text (.jsonl, .csv, .tsv, .parquet and hub datasets)."""
 
 
 @dataclass

@@ -1,0 +1,139 @@
+"""Memory against the shape of a corpus: the same text as many lines, as one line, as a few huge rows; many short rows.
+
+    python -m benchmarks.corpus_memory --megabytes 100 --rows 10000000
+
+Words of a fixed list stand in for text. Each shape is tokenised by a fresh process and read by another, as in
+``benchmarks.corpus``; memory is the peak of RssAnon. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.corpus import add_options, read, run_measured, tokenise
+from benchmarks.machine import described, keep, print_columns
+
+_WORDS = [
+    "the",
+    "of",
+    "and",
+    "in",
+    "to",
+    "was",
+    "he",
+    "on",
+    "as",
+    "for",
+    "by",
+    "with",
+    "that",
+    "is",
+    "at",
+    "his",
+    "from",
+    "it",
+    "an",
+    "were",
+]
+_LINE = 20  # words
+_ROWS = 4  # of which a file of huge rows is made
+
+
+def _texts(megabytes: float) -> Iterator[str]:
+    draws = random.Random(0)
+    blocks = [" ".join(draws.choices(_WORDS, k=_LINE)) for _ in range(1_000)]
+    size = 0
+    for block in itertools.cycle(blocks):
+        yield block
+        size += len(block) + 1
+        if size > megabytes * 1e6:
+            return
+
+
+def _lines(path: Path, megabytes: float) -> Path:
+    with (path / "lines.txt").open("w") as file:
+        file.writelines(f"{text}\n" for text in _texts(megabytes))
+    return path / "lines.txt"
+
+
+def _one_line(path: Path, megabytes: float) -> Path:
+    with (path / "line.txt").open("w") as file:
+        file.writelines(f"{text} " for text in _texts(megabytes))
+    return path / "line.txt"
+
+
+def _huge_rows(path: Path, megabytes: float) -> Path:
+    with (path / "rows.jsonl").open("w") as file:
+        for _ in range(_ROWS):
+            file.write(json.dumps({"text": " ".join(_texts(megabytes / _ROWS))}) + "\n")
+    return path / "rows.jsonl"
+
+
+def _huge_cells(path: Path, megabytes: float) -> Path:
+    with (path / "cells.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "text"])
+        table.writerows([row, " ".join(_texts(megabytes / _ROWS))] for row in range(_ROWS))
+    return path / "cells.csv"
+
+
+SHAPES: dict[str, Callable[[Path, float], Path]] = {
+    "lines of 20 words": _lines,
+    "one line": _one_line,
+    f"{_ROWS} rows of .jsonl": _huge_rows,
+    f"{_ROWS} rows of .csv": _huge_cells,
+}
+
+
+def _short_rows(path: Path, rows: int) -> Path:
+    draws = random.Random(0)
+    block = "".join(f"{' '.join(draws.choices(_WORDS, k=4))}\n" for _ in range(1_000))
+    with (path / "short.txt").open("w") as file:
+        for _ in range(rows // 1_000):
+            file.write(block)
+    return path / "short.txt"
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every shape, then the short rows in the layout that keeps a row a document."""
+    results = []
+    for name, write in SHAPES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = write(Path(folder), options.megabytes[0])
+            results.append(_measure(f"{name}, {options.megabytes[0]:g} MB", path, options, Path(folder)))
+    for rows in options.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            options.layout = "lines"
+            results.append(_measure(f"{rows:,} short rows", _short_rows(Path(folder), rows), options, Path(folder)))
+    return results
+
+
+def _measure(name: str, path: Path, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    done = {work.__name__: run_measured(work, str(path), options, str(folder / "cache")) for work in (tokenise, read)}
+    print(name, json.dumps(done), flush=True)
+    return {"shape": name, **done}
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Measure, print the table, write the JSON; returns what the JSON holds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--rows", type=int, nargs="*", default=[])
+    options = parser.parse_args(arguments)
+    report = {"environment": described(), "shapes": measure(options)}
+    rows = [[each["shape"], *(f"{each[work]['peak_mb']:,.0f}" for work in ("tokenise", "read"))] for each in report["shapes"]]
+    print_columns([["text", "tokenised, peak MB", "read, peak MB"], *rows])
+    keep(report, options.output)
+    return report
+
+
+if __name__ == "__main__":
+    main()
