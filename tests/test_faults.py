@@ -21,9 +21,7 @@ ERRORS = [
     (ValueError("Config name is missing.\nPlease pick one among: ['a', 'b']\nExample of usage:\n\t`load`"), "['a', 'b']"),
     (NonMatchingSplitsSizesError([{"expected": 10, "recorded": 9}]), "'recorded': 9"),
     (
-        DatasetGenerationCastError(
-            "An error occurred while generating the dataset\n\nAll the data files must have the same columns"
-        ),
+        DatasetGenerationCastError("An error occurred while generating the dataset\n\nAll files must have the same columns"),
         "(All files must have the same columns)",
     ),
     (KeyError("train"), "KeyError: 'train'"),
