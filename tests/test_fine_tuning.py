@@ -548,7 +548,9 @@ def test_a_folder_without_weights(model):
 
 def test_damaged_weights(model):
     (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:100])
-    assert refusal(load_masked_language_model, ModelSource(str(model))).startswith(f"MODEL: {str(model)!r} cannot be loaded; ")
+    assert refusal(load_masked_language_model, ModelSource(str(model))).startswith(
+        f"MODEL: {str(model)!r} cannot be loaded: its file of weights is cut short or damaged"
+    )
 
 
 @pytest.mark.parametrize("load", [check_files, load_tokenizer])
@@ -561,7 +563,7 @@ def test_a_folder_without_a_tokenizer(load, model):
 def test_a_damaged_tokenizer(model):
     (model / "tokenizer.json").write_text("{")
     assert refusal(load_tokenizer, ModelSource(str(model))).startswith(
-        f"MODEL: {str(model)!r} has no tokenizer that can be loaded ("
+        f"MODEL: {str(model)!r} has no tokenizer that can be loaded: a JSON file of it is damaged"
     )
 
 

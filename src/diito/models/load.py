@@ -1,27 +1,35 @@
 """Loading models by name, a hub id or a folder, with the head that a task needs; and refusing what cannot be loaded.
 
-Errors are ValueErrors of one sentence that begin with what the user calls the model: a recipe's field or an argument. Code
-that comes with a model is never run.
+Errors are ValueErrors of one sentence that begin with what the user calls the model: a recipe's field or an argument. What is
+harmless in a checkpoint is set right, and said on stderr once (``checkpoint``). Code that comes with a model is never run, and
+of pickles only tensors are read.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+import transformers
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from diito.embedded import resolve
-from diito.models import layered
+from diito.models import checkpoint, layered
+from diito.models.failures import explain, strange_file
 from diito.refusal import Refusal
 
-_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 _WEIGHTS = (".safetensors", ".bin")
+_OTHER_WEIGHTS = (".h5", ".msgpack", ".gguf", ".onnx", ".pt", ".pth", ".ckpt")
 _CONTENT = (
     "added_tokens.json",
     "config.json",
@@ -46,6 +54,18 @@ class ModelSource:
     revision: str | None = None
 
     @property
+    def folder(self) -> Path | None:
+        """Where its files are: the local folder, or that of the hub's cache; None where they are not here."""
+        folder = Path(resolve(self.name))
+        if folder.is_dir():
+            return folder
+        try:
+            cached = try_to_load_from_cache(self.name, "config.json", revision=self.revision)
+        except HFValidationError:
+            return None
+        return Path(cached).parent if isinstance(cached, str) else None
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of every ``from_pretrained``."""
         return {
@@ -55,12 +75,17 @@ class ModelSource:
         }
 
 
-def load_configuration(source: ModelSource, *, noun: str = MASKED) -> Any:
-    """The configuration. Raises ValueError, saying that a ``noun`` is needed, where there is no such model."""
-    try:
-        return AutoConfig.from_pretrained(**source.arguments)
-    except _ERRORS as error:
-        raise _unloadable(source, _needed(noun), error) from error
+def load_configuration(source: ModelSource, *, noun: str = MASKED, right: str | None = None, **changes: Any) -> Any:
+    """The configuration, with ``changes``.
+
+    Raises ValueError, saying what is ``right`` (a ``noun``), where there is no such model, and where the configuration alone
+    shows that it cannot be run.
+    """
+    with _reading(source, right or _needed(noun)):
+        config = AutoConfig.from_pretrained(**source.arguments, **changes)
+    if fault := checkpoint.configuration_fault(config):
+        raise Refusal(source.field, f"{source.name!r} {fault}")
+    return config
 
 
 class Sizes(NamedTuple):
@@ -84,15 +109,19 @@ def sizes_of(configuration: Any, *, field: str) -> Sizes:
     return Sizes(*(getattr(text, name) for name in names))
 
 
-def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """The tokenizer. Raises ValueError where there is none."""
-    missing = f"{source.name!r} has no tokenizer that can be loaded"
-    try:
+def load_tokenizer(source: ModelSource, *, config: Any = None) -> PreTrainedTokenizerBase:
+    """The tokenizer. ``config``: the model's, where it is another than the source's. Raises ValueError where there is none, and
+    where it gives token types that the model does not know."""
+    with _reading(source, None, lacking="has no tokenizer that can be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(**source.arguments)
-    except _ERRORS as error:
-        raise Refusal(source.field, f"{missing} ({_first_line(error)})") from error
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers 5 makes an empty one where the files lack
+        missing = f"{source.name!r} has no tokenizer that can be loaded"
         raise Refusal(source.field, f"{missing} (it has no words); save the tokenizer beside the model")
+    try:
+        notes = checkpoint.set_token_types_right(tokenizer, config or load_configuration(source))
+    except checkpoint.Unfit as unfit:
+        raise Refusal(source.field, f"the tokenizer of {source.name!r} {unfit}") from unfit
+    _say(source, notes)
     return tokenizer
 
 
@@ -101,11 +130,8 @@ def load_trained(source: ModelSource, head: Any, *, noun: str) -> PreTrainedMode
 
     ``head``: an Auto class; ``noun``: the head in words. Raises ValueError for a checkpoint without that head.
     """
-    try:
-        model, report = head.from_pretrained(**source.arguments, dtype=torch.float32, output_loading_info=True)
-    except _ERRORS as error:
-        raise _unloadable(source, _needed(noun), error) from error
-    if missing := sorted(report["missing_keys"]):
+    model, missing = _load(source, head, _needed(noun), trained=True)
+    if missing:
         raise _headless(source, noun, f"it lacks {missing[0]}")
     return model.eval()
 
@@ -140,11 +166,43 @@ def load_head(source: ModelSource, head: Any, labels: Sequence[str] | None, **ar
         names = dict(enumerate(labels))
         numbers = {name: index for index, name in names.items()}
         arguments = {"num_labels": len(labels), "id2label": names, "label2id": numbers} | arguments
-    try:
-        return head.from_pretrained(**source.arguments, dtype=torch.float32, **arguments)
-    except _ERRORS as error:
-        right = f"give a hub id or a local folder of a model that {head.__name__} can load"
-        raise _unloadable(source, right, error) from error
+    right = f"give a hub id or a local folder of a model that {head.__name__} can load"
+    return _load(source, head, right, trained=False, **arguments)[0]
+
+
+def _load(source: ModelSource, head: Any, right: str, *, trained: bool, **changes: Any) -> tuple[PreTrainedModel, list[str]]:
+    """The model, its body checked against the checkpoint, and the names that its head lacks there."""
+    config = load_configuration(source, right=right, **changes)
+    notes = checkpoint.set_right(config, head, trained=trained)
+    renamed: dict[str, str] = {}
+    state = torch.get_rng_state()
+    while True:
+        torch.set_rng_state(state)  # a new head is drawn once, however often the model is loaded
+        with _reading(source, right):
+            model, report = head.from_pretrained(
+                **source.arguments,
+                config=config,
+                dtype=torch.float32,
+                weights_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report, with both sizes
+                key_mapping=renamed or None,
+            )
+        other = checkpoint.other_names(model, report, trained=trained)
+        if other is None or other.pattern in renamed:
+            break
+        renamed[other.pattern] = other.replacement
+        notes.append(other.note)
+    if renamed:
+        _keep_names(model, renamed)
+    notes += checkpoint.tie_biases(model, report) + checkpoint.note_untied(model)
+    for fault in (checkpoint.report_fault(model, report), checkpoint.weights_fault(model)):
+        if fault:
+            raise Refusal(source.field, f"{source.name!r} {fault}")
+    if (folder := source.folder) and not any(folder.glob("*.safetensors")):
+        notes.append("its weights are a pickle, of which only tensors are read; safetensors would be safer")
+    _say(source, notes)
+    return model, sorted(report["missing_keys"])
 
 
 def check_head(source: ModelSource, head: Any, outputs: int | None, labels: Sequence[str] | None = None) -> None:
@@ -178,7 +236,9 @@ def check_files(source: ModelSource) -> None:
     load_tokenizer(source)
     folder = Path(resolve(source.name, field=source.field))
     if folder.is_dir() and not any(path.suffix in _WEIGHTS and path.stem != "training_args" for path in folder.iterdir()):
-        raise Refusal(source.field, f"{source.name!r} has no weights (model.safetensors or pytorch_model.bin)")
+        others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER_WEIGHTS)
+        only = f", only {', '.join(others)}" if others else ""
+        raise Refusal(source.field, f"{source.name!r} has no weights (model.safetensors or pytorch_model.bin){only}")
 
 
 def longest_sequence(source: ModelSource) -> int | None:
@@ -216,9 +276,53 @@ def _headless(source: ModelSource, noun: str, reason: str) -> Refusal:
     return Refusal(source.field, f"{source.name!r} has no {noun.replace(' ', '-')} head ({reason}); {_needed(noun)}")
 
 
-def _unloadable(source: ModelSource, right: str, error: Exception) -> Refusal:
-    return Refusal(source.field, f"{source.name!r} cannot be loaded; {right} ({_first_line(error)})")
+@contextmanager
+def _reading(source: ModelSource, right: str | None, *, lacking: str = "cannot be loaded") -> Iterator[None]:
+    """Around a library's reading of what the user named, and nothing else: whatever it raises there is one sentence.
+
+    ``right``: what would be right, where another name would help.
+    """
+    folder = Path(resolve(source.name))
+    if folder.is_dir():
+        _check_folder(source, folder)
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # its report of what it loaded is read, not printed
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if source.folder is not None:
+            _check_folder(source, source.folder)
+        failure = explain(error)
+        hint = "" if right is None or failure.says_all else f"; {right}"
+        reason = f": {failure.reason}" if failure.says_all else f"{hint} ({failure.reason})"
+        raise Refusal(source.field, f"{source.name!r} {lacking}{reason}") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _check_folder(source: ModelSource, folder: Path) -> None:
+    """Refuse files that hold something else than they say, and weights that are only a part of a model."""
+    if strange := strange_file(folder):
+        raise Refusal(source.field, f"{source.name!r} cannot be loaded: {strange}")
+    if (folder / "adapter_config.json").is_file():
+        raise Refusal(source.field, f"{source.name!r} is an adapter; merge it into its model and give the merged model")
+
+
+def _keep_names(model: PreTrainedModel, renamed: Iterable[str]) -> None:
+    """Have ``model`` saved under its own names: transformers would put back what was read without."""
+    given = set(renamed)
+    conversions = getattr(model, "_weight_conversions", None) or []
+    model._weight_conversions = [each for each in conversions if not given.intersection(each.source_patterns)]
+
+
+def _say(source: ModelSource, notes: Iterable[str]) -> None:
+    for note in notes:
+        _say_once(f"diito: {source.name}: {note}")
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)

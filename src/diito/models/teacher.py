@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from diito.corpus.framing import special_ids
+from diito.models import checkpoint
 from diito.models import load as models
 from diito.models.learn import learn
 from diito.models.load import ModelSource
@@ -34,7 +35,7 @@ def load_tokenizer(section: TeacherSection, config: Any, *, needed: Sequence[str
     needs (``needed``).
     """
     source = ModelSource(section.tokenizer, "teacher.tokenizer") if section.tokenizer else _source(section)
-    tokenizer = models.load_tokenizer(source)
+    tokenizer = models.load_tokenizer(source, config=config)
     check_tokenizer(
         tokenizer,
         source,
@@ -58,13 +59,8 @@ def check_tokenizer(
     ``vocabulary``: rows of the model's embedding; ``needed``: the special tokens that the task cannot do without, as attributes
     of a tokenizer. Raises Refusal.
     """
-    largest = max(tokenizer.get_vocab().values())  # not the number of words: the ids may have holes
-    if largest >= vocabulary:
-        raise Refusal(
-            field,
-            f"the tokenizer of {source.name!r} has {len(tokenizer):,} words with ids up to {largest:,}, but the model knows "
-            f"only ids below {vocabulary:,}; give the tokenizer that the model was trained with",
-        )
+    if fault := checkpoint.tokenizer_fault(tokenizer, words=vocabulary):
+        raise Refusal(field, f"the tokenizer of {source.name!r} {fault}")
     for token in needed:
         if getattr(tokenizer, token) is None:
             raise Refusal(source.field, f"the tokenizer of {source.name!r} has no {token}; give one that has")
