@@ -31,6 +31,11 @@ COMMANDS = {
         "add_distill",
     ),
     "evaluate": Command("measure any model: perplexity, interchange, GLUE, NER, SQuAD", {}, "add_evaluate"),
+    "check": Command(
+        "say what a model is, what is set right in it, and what stands against distilling it",
+        {"model": "hub id or folder"},
+        "add_check",
+    ),
     "align": Command(
         "find the best alignment of a student's layers with a teacher's",
         {"teacher": "hub id or folder", "student": "hub id or folder, such as runs/quickstart/student"},

@@ -17,7 +17,7 @@ from diito.evaluation.kinds import GROUP, KINDS, check_packages, find, refusals_
 from diito.evaluation.settings import AlignSettings, EvaluateSettings
 from diito.paths import expand
 from diito.recipe import Recipe
-from diito.recipe.checks import check
+from diito.recipe.checks import check as check_recipe
 from diito.recipe.file import read
 from diito.recipe.flags import Parser, filled, given
 from diito.refusal import Refusal
@@ -33,7 +33,7 @@ def distill(arguments: Namespace) -> int:
       diito distill recipe:quickstart --corpus.sources my-text.txt --training.max_steps 500
     """
     recipe = read(arguments.recipe, given(arguments, Recipe))
-    check(recipe)
+    check_recipe(recipe)
     if arguments.resume and arguments.overwrite:
         raise Refusal("", "--resume continues a run and --overwrite replaces it; give one of them")
     limit_spinning()
@@ -59,6 +59,23 @@ def evaluate(arguments: Namespace) -> int:
     from diito.evaluation.evaluate import evaluate
 
     return evaluate(arguments.kind, arguments.model, settings, run)
+
+
+def check(arguments: Namespace) -> int:
+    """Look at a model as the other commands do before they use it: configuration, tokenizer, weights, and the run in layers.
+
+    diito check google-bert/bert-base-uncased
+    diito check my-model --tokenizer my-tokenizer
+    """
+    check_task(arguments.task, field="--task")
+    from diito.models.findings import check
+    from diito.models.load import ModelSource
+    from diito.tasks import find_task
+
+    task = find_task(arguments.task)
+    tokenizer = ModelSource(arguments.tokenizer, "--tokenizer") if arguments.tokenizer else None
+    source = ModelSource(arguments.model, "MODEL", arguments.revision)
+    return check(source, tokenizer, head=task.head, noun=task.noun, needed=task.needed_tokens)
 
 
 def align(arguments: Namespace) -> int:
@@ -156,6 +173,13 @@ def add_evaluate(parser: Parser) -> None:
         one.set_defaults(parser=one)
         one.add_section(settings, "what is measured")
         one.add_settings(EvaluateSettings)
+
+
+def add_check(parser: Parser) -> None:
+    """The flags of ``check``."""
+    parser.add_argument("--tokenizer", metavar="VALUE", help="hub id or folder of another tokenizer than the model's")
+    parser.add_argument("--revision", metavar="VALUE", help="hub revision (branch, tag or commit) of the model")
+    parser.add_argument("--task", metavar="VALUE", default=Recipe.task, help="what is trained for (default: %(default)s)")
 
 
 def add_align(parser: Parser) -> None:

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ _CONTENT = (
     "vocab.txt",
 )
 MASKED = "masked language model"
+_NOTES: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
 
 @dataclass(frozen=True)
@@ -317,9 +319,24 @@ def _keep_names(model: PreTrainedModel, renamed: Iterable[str]) -> None:
     model._weight_conversions = [each for each in conversions if not given.intersection(each.source_patterns)]
 
 
+@contextmanager
+def noted() -> Iterator[list[str]]:
+    """Gathers what is set right inside, instead of saying it on stderr."""
+    notes: list[str] = []
+    token = _NOTES.set(notes)
+    try:
+        yield notes
+    finally:
+        _NOTES.reset(token)
+
+
 def _say(source: ModelSource, notes: Iterable[str]) -> None:
+    gathered = _NOTES.get()
     for note in notes:
-        _say_once(f"diito: {source.name}: {note}")
+        if gathered is None:
+            _say_once(f"diito: {source.name}: {note}")
+        elif note not in gathered:
+            gathered.append(note)
 
 
 @functools.cache
