@@ -23,8 +23,9 @@ from diito.refusal import Refusal
 def get_values(model: PreTrainedModel, inputs: Inputs, layers: Iterable[int]) -> dict[int, Float[Tensor, "batch tokens width"]]:
     """GetVals: the outputs of ``layers`` (0-based) when ``model`` processes ``inputs``.
 
-    ``inputs``: ``input_ids`` Int[batch tokens], optionally ``attention_mask`` and ``token_type_ids``. The run stops at the
-    highest layer asked for, in the caller's mode and gradient state. Raises ValueError for a layer the model lacks.
+    ``inputs``: ``input_ids`` Int[batch tokens], optionally ``attention_mask``, ``token_type_ids``, ``position_ids``, and
+    whatever else the model's own forward reads. The run stops at the highest layer asked for, in the caller's
+    mode and gradient state. Raises ValueError for a layer the model lacks, and for an input that it does not read.
     """
     layered = Layered(model)
     layered.check_inputs(inputs)
@@ -47,7 +48,7 @@ def interchange(
     N is the output of every layer in ``layers`` at ``positions`` (True = swapped), all of it or the ranges in ``dimensions``
     (``(start, stop)`` or a list of them). Row i of ``source`` is the source of row i of ``base``; lengths may differ.
     ``source_positions``: where to read in the source, as many a row as in ``positions``, matched in ascending order; None
-    reads at ``positions``. The run keeps the base's attention mask and ``token_type_ids``, the caller's mode (in train mode
+    reads at ``positions``. The run keeps all inputs of the base, the caller's mode (in train mode
     base and source draw their own dropout) and gradient state; gradients reach ``source`` through the swap.
 
     Gives [batch tokens words], or [batch labels] where the head reads whole sequences. Raises ValueError for a layer or

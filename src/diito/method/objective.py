@@ -31,6 +31,9 @@ from diito.refusal import Refusal
 
 PAPER_WEIGHTS = {TASK: 0.25, "ce": 0.25, "cos": 0.25, "causal_ce": 0.25}
 
+_SOURCE = "source_"
+"""How the names begin of what a source reads that is not a row of the batch."""
+
 Reach = Callable[[Int[Tensor, "batch slots"], Bool[Tensor, "batch tokens"]], Bool[Tensor, "batch slots"]]
 
 
@@ -110,6 +113,9 @@ class DistillationObjective(nn.Module):
         self.reach = reach
         self.seed = seed
         self.micro_batches = 0
+        self.changed: Tensor | None = None
+        """Of the last micro-batch under the token-swap control: the share of the swapped tokens that the swap made others.
+        Where it is 0, swapping was plain distillation."""
         self.words = _shared_words(student, teacher, words)
         self._check(temperature)
         # safetensors, and so the stock Trainer, refuses a weight that stands under two names.
@@ -160,7 +166,7 @@ class DistillationObjective(nn.Module):
         ``step``: micro-batches since the start; it keys every draw, dropout included. None uses a counter of the module's own,
         which counts in train mode and is part of its state dict.
 
-        Raises ValueError for labels that are neither one a token nor one a slot.
+        Raises ValueError for labels that are neither one a token nor one a slot, and for an entry that the models do not read.
         """
         given = {
             "input_ids": input_ids,
@@ -172,6 +178,7 @@ class DistillationObjective(nn.Module):
         }
         batch = {**(batch or {}), **{name: value for name, value in given.items() if value is not None}, **others}
         batch["labels"] = _labels_at_slots(batch)
+        self._check_inputs(batch)
         step = self._step(step)
         slots, labels = self._slots_and_labels(batch)
         pair = self.alignment.draw(host_random("alignment", self.seed, step))
@@ -190,6 +197,8 @@ class DistillationObjective(nn.Module):
             outputs=outputs,
             dropout=dropout,
         )
+        if swap is not None and swap.of_tokens:
+            self.changed = swap.changed(batch)
         return self._named_losses(student, teacher, labels, slots, swap)
 
     def draw_swap(self, batch: Mapping[str, Tensor], *, step: int) -> Swap:
@@ -259,6 +268,18 @@ class DistillationObjective(nn.Module):
         if isinstance(self.teacher, nn.Module):
             self.teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+    def _check_inputs(self, batch: Mapping[str, Tensor]) -> None:
+        """Refuse an entry that no model reads: dropped without a word, it would be missed in silence."""
+        inputs = {name: value for name, value in batch.items() if name not in ("slots", "masked_positions")}
+        sources = {name.removeprefix(_SOURCE): inputs.pop(name) for name in list(inputs) if name.startswith(_SOURCE)}
+        sources = {name: value for name, value in sources.items() if name not in ("slots", "masked_positions")}
+        for model in (self.student, self.teacher):
+            if isinstance(model, PreTrainedModel):
+                layered = Layered(model)
+                layered.check_inputs(inputs)
+                if sources:
+                    layered.check_inputs(sources)
 
     def _check(self, temperature: float) -> None:
         if not temperature > 0:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diito.method.intervention import source_values
@@ -48,6 +49,11 @@ class Swap:
         stitched = torch.where(self.positions, self.values(ids.unsqueeze(-1)).squeeze(-1), batch["input_ids"])
         return {**batch, "input_ids": stitched}
 
+    def changed(self, batch: Inputs) -> Float[Tensor, ""]:
+        """The share of the swapped positions at which the swap puts another token."""
+        others = (self.stitched(batch)["input_ids"] != batch["input_ids"]) & self.positions
+        return others.sum() / self.positions.sum().clamp(min=1)
+
 
 class SwapDraws(nn.Module):
     """Draws of :class:`Swap`; a module only so that ``special_ids`` follow the objective to its device.
@@ -77,8 +83,9 @@ class SwapDraws(nn.Module):
             raise Refusal("intervention.share", f"{share} must be above 0 and at most 1")
         self.rule, self.pairing, self.share = rule, pairing, share
         self.specials, self.independent_positions, self.of_tokens = specials, independent_positions, of_tokens
-        ids = None if special_ids is None else torch.tensor(sorted(set(special_ids)))
+        ids = None if special_ids is None else torch.tensor(sorted(set(special_ids)), dtype=torch.long)
         self.register_buffer("special_ids", ids, persistent=False)
+        self._has_looked = False
 
     def draw(self, batch: Mapping[str, Tensor], generator: torch.Generator, *, within: Tensor | None = None) -> Swap:
         """One draw for ``batch`` (``input_ids``, labels, and what its own sources read as ``source_*`` where it brings them).
@@ -106,4 +113,21 @@ class SwapDraws(nn.Module):
     def allowed(self, inputs: Inputs) -> Bool[Tensor, "batch tokens"]:
         """Tokens that may be swapped as far as they alone are concerned: real and, unless ``specials``, not special."""
         real = real_positions(inputs)
+        if self.special_ids is None and not self.specials and not self._has_looked:
+            self._look_for_framing(inputs["input_ids"], real)
         return real if self.specials else real & ~special_positions(inputs["input_ids"], real, self.special_ids)
+
+    def _look_for_framing(self, input_ids: Tensor, real: Tensor) -> None:
+        """Warn, at the first batch, where no id is said to be special and rows do not begin and end with the same tokens.
+
+        Their first and last tokens are left out of every swap then, although they are words like others.
+        """
+        self._has_looked = True
+        ids, kept = input_ids.cpu().numpy(), real.cpu().numpy()
+        ends = ({int(row[mask][place]) for row, mask in zip(ids, kept, strict=True) if mask.any()} for place in (0, -1))
+        if any(len(tokens) > 1 for tokens in ends):
+            warnings.warn(
+                "special_ids is not given, so the first and the last token of every row are never swapped, but they differ "
+                "from row to row, as words do; give the ids of the special tokens, or [] where rows have none",
+                stacklevel=2,
+            )

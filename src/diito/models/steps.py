@@ -30,6 +30,12 @@ Inputs = Mapping[str, Tensor]
 """``input_ids`` Int[batch tokens]; optionally ``attention_mask`` (1 = real), ``token_type_ids``, ``position_ids`` of the same
 shape, and whatever else the model's forward reads. Other entries of a batch, such as labels, are not looked at."""
 
+_NO_INPUTS = (
+    "inputs_embeds", "past_key_values", "use_cache", "cache_position", "logits_to_keep", "num_logits_to_keep",
+    "return_dict", "output_attentions", "output_hidden_states", "encoder_hidden_states", "encoder_attention_mask",
+)  # fmt: skip
+"""What forwards name, and a run in steps has no use for or decides itself."""
+
 Answer = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 """What a stub does with a call: from the module it stands for, the arguments and the keyword arguments."""
 
@@ -124,14 +130,20 @@ class Steps:
         return [self.model.get_submodule(f"{self.parts.layers}.{name}") for name in self.parts.order]
 
     def check_inputs(self, inputs: Inputs) -> None:
-        """Refuse (ValueError) an input that the model would not read.
+        """Refuse (ValueError) an input that a run in steps would not use as the model's own forward does.
 
-        Labels are left alone, and so are ``token_type_ids``, which tokenizers give to models without them.
+        Labels are left alone, and so are ``token_type_ids`` of 0, which tokenizers give to models without token types.
         """
+        if "input_ids" not in inputs:
+            raise Refusal("inputs", "need input_ids; inputs_embeds alone do not say which tokens are swapped")
         read = accepted(self.body, inputs, like=self.model)
-        for name in inputs:
-            if name not in read and name != "token_type_ids" and "label" not in name:
+        for name, value in inputs.items():
+            if "label" in name or (name == "token_type_ids" and name not in read and not value.any()):
+                continue
+            if name not in read or name in _NO_INPUTS:
                 raise Refusal("inputs", f"{type(self.model).__name__} does not read {name!r}; leave it out")
+            if name.endswith("attention_mask") and value.shape != inputs["input_ids"].shape:
+                raise Refusal("inputs", f"need {name} of the shape of input_ids, not {list(value.shape)}")
 
     def embed(self, inputs: Inputs) -> Run:
         """Start a run: embed ``inputs`` and record how the body calls its layers.

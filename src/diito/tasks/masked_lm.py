@@ -176,12 +176,13 @@ class Masking:
         masked_positions = torch.full((len(input_ids), min(length, self._slots(length))), UNUSED)
         input_ids = input_ids.clone()
         for row, example in enumerate(examples):
-            real = length if attention_mask is None else int(attention_mask[row].sum())
-            masked = self({"input_ids": input_ids[row : row + 1, :real]}, generator=_generator(seed, example))
-            input_ids[row, :real] = masked["input_ids"][0]
-            labels[row, :real] = masked["labels"][0]
+            # Wherever the padding stands, on the left too, the row's own tokens are drawn from alone.
+            real = torch.arange(length) if attention_mask is None else attention_mask[row].nonzero().flatten()
+            masked = self({"input_ids": input_ids[row : row + 1, real]}, generator=_generator(seed, example))
+            input_ids[row, real] = masked["input_ids"][0]
+            labels[row, real] = masked["labels"][0]
             positions = masked["masked_positions"][0]
-            masked_positions[row, : len(positions)] = positions
+            masked_positions[row, : len(positions)] = torch.where(positions < 0, UNUSED, real[positions.clamp(min=0)])
         device = batch["input_ids"].device
         made = {"input_ids": input_ids, "labels": labels, "masked_positions": masked_positions}
         return {**batch, **{name: value.to(device) for name, value in made.items()}}

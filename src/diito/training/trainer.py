@@ -89,7 +89,8 @@ class DistillationTrainer(CheckpointTrainer):
         )
         place_teacher(model.teacher, self.args)
         self.add_callback(_EpochOrder(self))
-        self._counters = Counters([*model.weights, "loss"], device=self.args.device)
+        changed = ["changed"] if model.swaps.of_tokens and model.has_counterfactual else []
+        self._counters = Counters([*model.weights, "loss", *changed], device=self.args.device)
         self._counted_step, self._micro = -1, 0
 
     # One micro-batch
@@ -117,7 +118,10 @@ class DistillationTrainer(CheckpointTrainer):
         losses = model(self._batch(inputs, step), step=step)
         mask = inputs.get("attention_mask")
         tokens = inputs["input_ids"].numel() if mask is None else mask.sum()
-        self._counters.add(losses, tokens, step=self.state.global_step + 1)
+        changed = self.objective.changed
+        self._counters.add(
+            losses if changed is None else {**losses, "changed": changed}, tokens, step=self.state.global_step + 1
+        )
         return (losses["loss"], losses) if return_outputs else losses["loss"]
 
     def micro_batches(self) -> int:
