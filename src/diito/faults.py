@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 
 from diito.refusal import Refusal, Refusals
@@ -51,7 +52,7 @@ def reason(error: BaseException) -> str:
     All lines count, not the first one: the list of configurations, the package that is missing or the second of two sizes
     often stands in a later one.
     """
-    for each in _chain(error):
+    for each in causes(error):
         told = " ".join(_telling(str(each))).rstrip(".:")
         if told:
             named = told if told[0].isalpha() else f"{type(each).__name__}: {told}"  # of a key or a list alone
@@ -61,17 +62,20 @@ def reason(error: BaseException) -> str:
 
 def is_full(error: BaseException) -> bool:
     """Whether the error, or one that it comes from, is a full disk, a quota or a limit on the size of files."""
-    return any(isinstance(each, OSError) and each.errno in _FULL for each in _chain(error))
+    return any(
+        (isinstance(each, OSError) and each.errno in _FULL) or os.strerror(errno.ENOSPC) in str(each)  # of a library in Rust
+        for each in causes(error)
+    )
 
 
 def is_forbidden(error: BaseException) -> bool:
     """Whether the error comes from a file or folder that this user may not write or read."""
-    return any(isinstance(each, OSError) and each.errno in _FORBIDDEN for each in _chain(error))
+    return any(isinstance(each, OSError) and each.errno in _FORBIDDEN for each in causes(error))
 
 
 def is_unreachable(error: BaseException) -> bool:
     """Whether the error comes from a server that does not answer."""
-    return any(type(each).__name__ in _UNREACHABLE or isinstance(each, ConnectionError) for each in _chain(error))
+    return any(type(each).__name__ in _UNREACHABLE or isinstance(each, ConnectionError) for each in causes(error))
 
 
 def remedy(error: BaseException) -> str:
@@ -89,7 +93,8 @@ def _telling(message: str) -> Iterator[str]:
             yield from words.split()
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, what caused it, what caused that."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

@@ -10,7 +10,7 @@ import errno
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -28,11 +28,11 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
+from diito.faults import causes, is_full, reason
+
 _HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 """Of the client that huggingface_hub goes through, which it has changed more than once."""
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-_LONGEST = 300
 _PACKAGE = re.compile(
     r"(?:need(?:s)? to (?:have|install)|requires(?: the)?|pip install(?: -U)?) `?([A-Za-z][\w-]*(?:(?:, | or )[A-Za-z][\w-]*)*)"
     r"(?:`|:|[<>=]| librar| package| installed| to use|$)"
@@ -50,12 +50,12 @@ class Failure(NamedTuple):
 
 def explain(error: BaseException) -> Failure:
     """Why a model could not be read."""
-    chain = list(_causes(error))
+    chain = list(causes(error))
     for rule in _RULES:
         for each in chain:
-            if reason := rule(each):
-                return Failure(reason, says_all=rule not in (_name, _family))
-    return Failure(_words(error), says_all=False)
+            if sentence := rule(each):
+                return Failure(sentence, says_all=rule not in (_name, _family))
+    return Failure(reason(error), says_all=False)
 
 
 def strange_file(folder: Path) -> str | None:
@@ -74,19 +74,8 @@ def strange_file(folder: Path) -> str | None:
     return None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what caused it, what caused that."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _disk(error: BaseException) -> str | None:
-    if (isinstance(error, OSError) and error.errno in _FULL) or "No space left on device" in str(error):
-        return "the disk is full; free some space"
-    return None
+    return "the disk is full; free some space" if is_full(error) else None
 
 
 def _cache(error: BaseException) -> str | None:
@@ -117,7 +106,7 @@ def _hub(error: BaseException) -> str | None:
         return None
     if isinstance(error, HfHubHTTPError):
         code = getattr(error.response, "status_code", None)
-        return f"the hub answers {code}; try again later" if code == 429 or (code or 0) >= 500 else _words(error)
+        return f"the hub answers {code}; try again later" if code == 429 or (code or 0) >= 500 else reason(error)
     if isinstance(error, (_HTTPError, LocalEntryNotFoundError, ConnectionError)):
         return "it is neither a folder here nor in the cache, and the hub cannot be reached; check the network"
     return None
@@ -127,7 +116,7 @@ def _package(error: BaseException) -> str | None:
     match = _PACKAGE.search(str(error))
     if isinstance(error, ImportError):
         name = error.name or (match and match[1])
-        return f"it needs the package {name}, which is not installed: pip install {name}" if name else _words(error)
+        return f"it needs the package {name}, which is not installed: pip install {name}" if name else reason(error)
     if match and "install" in str(error):
         return f"it needs the package {match[1]}, which is not installed"
     return None
@@ -151,7 +140,7 @@ def _pickle(error: BaseException) -> str | None:
 
 def _safetensors(error: BaseException) -> str | None:
     if isinstance(error, SafetensorError):
-        return f"its file of weights is cut short or damaged; download it again: {_words(error)}"
+        return f"its file of weights is cut short or damaged; download it again: {reason(error)}"
     return None
 
 
@@ -168,7 +157,7 @@ def _json(error: BaseException) -> str | None:
     if isinstance(error, RecursionError):
         return "a JSON file of it is nested too deep to be read"
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
-        return f"a JSON file of it is damaged: {_words(error)}"
+        return f"a JSON file of it is damaged: {reason(error)}"
     return None
 
 
@@ -184,12 +173,3 @@ def _family(error: BaseException) -> str | None:
 _RULES: tuple[Callable[[BaseException], str | None], ...] = (
     _disk, _cache, _name, _hub, _own_code, _package, _pickle, _safetensors, _tokenizer_json, _json, _family,
 )  # fmt: skip
-
-
-def _words(error: BaseException) -> str:
-    """A message in one line, whole where it is short."""
-    words = " ".join(str(error).split())
-    name = type(error).__name__
-    if isinstance(error, KeyError) or not words:
-        words = f"{name} {words}".strip()
-    return words if len(words) <= _LONGEST else f"{words[:_LONGEST]} …"
