@@ -70,15 +70,18 @@ def other_names(model: PreTrainedModel, report: Mapping[str, Any], *, trained: b
     return renaming(missing, report["unexpected_keys"], prefix=prefix)
 
 
-def report_fault(model: PreTrainedModel, report: Mapping[str, Any]) -> str | None:
+def report_fault(model: PreTrainedModel, report: Mapping[str, Any], *, trained: bool) -> str | None:
     """What the loading report says against the body of a model; None where its body is the checkpoint's.
 
-    ``report``: missing, unexpected and mismatched keys, as ``from_pretrained`` gives them.
+    ``report``: missing, unexpected and mismatched keys, as ``from_pretrained`` gives them. ``trained``: whether the head was
+    trained with the body; a new one may stand on a part of it, such as a Funnel without its decoder.
     """
     prefix, depth = model.base_model_prefix, getattr(model.config.get_text_config(), "num_hidden_layers", 0)
     children = [name for name, _ in model.base_model.named_children()] if model.base_model is not model else []
     missing = {name for name in report["missing_keys"] if of_body(name, prefix=prefix, children=children)}
     unexpected = unread(name for name in report["unexpected_keys"] if of_body(name, prefix=prefix, children=children))
+    if not trained and children:
+        unexpected = [name for name in unexpected if name.removeprefix(f"{prefix}.").split(".")[0] in children]
     missing = set(missing) - set(_optional(model, missing))
     own = {name for name in model.state_dict() if name.startswith(f"{prefix}.")}
     everything = own - set(_optional(model, own))

@@ -198,7 +198,7 @@ def _load(source: ModelSource, head: Any, right: str, *, trained: bool, **change
     if renamed:
         _keep_names(model, renamed)
     notes += checkpoint.tie_biases(model, report) + checkpoint.note_untied(model)
-    for fault in (checkpoint.report_fault(model, report), checkpoint.weights_fault(model)):
+    for fault in (checkpoint.report_fault(model, report, trained=trained), checkpoint.weights_fault(model)):
         if fault:
             raise Refusal(source.field, f"{source.name!r} {fault}")
     if (folder := source.folder) and not any(folder.glob("*.safetensors")):
