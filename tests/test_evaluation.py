@@ -50,7 +50,7 @@ def held_out(lengths=(20, 12, 20, 9, 15, 20, 7), **options):
         ids = torch.randint(MASK + 1, VOCABULARY, (length,), generator=generator)
         ids[0], ids[-1] = CLS, SEP
         rows.append(ids)
-    return HeldOut(**{"corpus": rows, "masking": masking(0.3), "seed": 5, "batch": 3} | options)
+    return HeldOut(**{"corpus": rows, "batching": masking(0.3), "seed": 5, "batch": 3} | options)
 
 
 def source_of(index, text):
@@ -61,10 +61,17 @@ def donor_of(index, text):
     return _other(text, "evaluation donor", index, {index, source_of(index, text)})
 
 
+def by_token(batch):
+    """The labels of a batch for each token, -100 where there is none."""
+    length = batch["input_ids"].shape[1]
+    places = batch["slots"].where(batch["slots"] >= 0, length)
+    return torch.full((len(places), length + 1), -100).scatter(1, places, batch["labels"])[:, :length]
+
+
 def example(text, index):
     """One example on its own, as the models read it, without any padding."""
-    batch = text.masked([index], device=torch.device("cpu"))
-    return {"input_ids": batch["input_ids"]}, batch["labels"]
+    batch = text.batch_of([index], device=torch.device("cpu"))
+    return {"input_ids": batch["input_ids"]}, by_token(batch)
 
 
 # ------------------------------------------------------------------------------------------------------ held-out text
@@ -79,13 +86,13 @@ def test_examples_are_spread_over_the_corpus_and_come_in_batches():
 
 def test_an_example_is_masked_by_draws_of_its_own():
     text = held_out()
-    together = text.masked([3, 0, 5], device=torch.device("cpu"))
+    together = text.batch_of([3, 0, 5], device=torch.device("cpu"))
     for row, index in enumerate([3, 0, 5]):
         ids, labels = example(text, index)
         length = labels.shape[1]
         assert torch.equal(together["input_ids"][row, :length], ids["input_ids"][0])
-        assert torch.equal(together["labels"][row, :length], labels[0])
-    other = replace(text, seed=6).masked([3, 0, 5], device=torch.device("cpu"))
+        assert torch.equal(by_token(together)[row, :length], labels[0])
+    other = replace(text, seed=6).batch_of([3, 0, 5], device=torch.device("cpu"))
     assert not torch.equal(other["labels"], together["labels"])
 
 
@@ -227,8 +234,7 @@ def test_a_mean_over_no_token_is_left_out():
         return eligible & False
 
     result = interchange_accuracy(build(), build(seed=8), Alignment.full(3, 3), held_out(), rule=nowhere)
-    assert result["swapped_tokens"] == result["efficacy"] == 0
-    assert result.keys() == {"tokens", "iia", "efficacy", "counterfactual_kl", "swapped_tokens"}
+    assert result == {"tokens": 0, "swapped_tokens": 0}
 
 
 def test_every_examples_source_is_another_and_all_others_may_be():

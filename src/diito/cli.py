@@ -51,7 +51,11 @@ COMMANDS = {
         {"measured": "a grid's folder, such as experiments/small, or a measurements.json"},
         "add_report",
     ),
-    "init": Command("write a commented recipe to start from", {"task?": "what is trained for (masked-lm)"}, "add_init"),
+    "init": Command(
+        "write a commented recipe to start from",
+        {"task?": "what is trained for: masked-lm (the default), causal-lm"},
+        "add_init",
+    ),
     "schema": Command("print the JSON Schema of a recipe, for editors", {}),
 }
 

@@ -35,6 +35,21 @@ def framing_of(tokenizer: Any, *, field: str = "teacher.tokenizer") -> Framing:
     return framing
 
 
+def document_framing(framing: Framing, tokenizer: Any, *, field: str) -> Framing:
+    """What stands around each document where documents are kept apart: ``framing``, or the token that ends a text.
+
+    Raises Refusal, naming the section ``field``, for a tokenizer without any.
+    """
+    if len(framing):
+        return framing
+    if tokenizer.eos_token_id is None:
+        raise Refusal(
+            f"{field}.document_boundaries",
+            f"{type(tokenizer).__name__} has no token that stands between documents (eos_token); leave it out, or give it one",
+        )
+    return Framing(after=(tokenizer.eos_token_id,))
+
+
 def special_ids(tokenizer: Any) -> list[int]:
     """Ids of the tokens that are never swapped: those around a sequence, padding, and the tokens named after them."""
     framing = framing_of(tokenizer)
@@ -78,4 +93,4 @@ def _probes(tokenizer: Any) -> Iterator[str]:
         yield tokenizer.decode([token])
 
 
-__all__ = ["Framing", "framing_of", "special_ids", "structural_ids", "unknown_id"]
+__all__ = ["Framing", "document_framing", "framing_of", "special_ids", "structural_ids", "unknown_id"]

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from diito.corpus.framing import Framing
 from diito.corpus.tokenise import Chunk, Tokeniser
 
 Sequences: TypeAlias = tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]
@@ -22,17 +23,21 @@ SHORT = "sequences too short"
 UNKNOWN = "sequences mostly unknown"
 
 
-def blocks(chunks: Iterable[Chunk], tokeniser: Tokeniser, *, length: int, dropped: dict[str, int]) -> Iterator[Sequences]:
+def blocks(
+    chunks: Iterable[Chunk], tokeniser: Tokeniser, *, length: int, dropped: dict[str, int], apart: bool = False
+) -> Iterator[Sequences]:
     """Join all documents and cut them to what fits a sequence of ``length`` within the framing, such as [CLS] ... [SEP].
 
-    Nothing stands between two documents. Only the tail of the whole corpus that fills no block is dropped.
+    Nothing stands between two documents; ``apart`` frames each document instead of each sequence.
+    Only the tail of the whole corpus that fills no block is dropped.
     """
-    framing = tokeniser.framing
+    framing = Framing() if apart else tokeniser.framing
     body = length - len(framing)
     start, stop = len(framing.before), length - len(framing.after)
     tail, owners = np.empty(0, dtype=tokeniser.dtype), np.empty(0, dtype=np.int64)
     seen = 0
-    for ids, documents, goes_on, _ in chunks:
+    for chunk in chunks:
+        ids, documents, goes_on, _ = _frame_documents(chunk, tokeniser) if apart else chunk
         first, seen = seen - goes_on, seen - goes_on + len(documents)
         joined = np.concatenate([tail, ids])
         owners = np.concatenate([owners, np.repeat(np.arange(first, seen), documents)])
@@ -84,6 +89,21 @@ def lines(
         dropped[UNKNOWN] += int(unknown.sum())
         kept = ~(short | unknown)
         yield _frame(ids[np.repeat(kept, sizes)], sizes[kept], tokeniser), totals[kept], owners[kept]
+
+
+def _frame_documents(chunk: Chunk, tokeniser: Tokeniser) -> Chunk:
+    """The chunk with the framing around each document: before one that begins in it, behind one that ends in it."""
+    before, after = tokeniser.framing.before, tokeniser.framing.after
+    ends = np.cumsum(chunk.documents)
+    sides = [*(ends - chunk.documents for _ in before), *(ends for _ in after)]
+    kept = np.ones((len(ends), len(sides)), dtype=np.bool_)
+    if chunk.goes_on:
+        kept[0, : len(before)] = False
+    if chunk.unfinished:
+        kept[-1, len(before) :] = False
+    tokens = np.broadcast_to(np.array([*before, *after], dtype=tokeniser.dtype), kept.shape)
+    ids = np.insert(chunk.ids, np.stack(sides, axis=1)[kept], tokens[kept])  # those at one place stay in their order
+    return chunk._replace(ids=ids, documents=chunk.documents + kept.sum(axis=1))
 
 
 def _split_sizes(documents: NDArray[np.int64], body: int) -> NDArray[np.int64]:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diito.corpus.columns import column_of_integers
-from diito.corpus.framing import Framing
+from diito.corpus.framing import Framing, document_framing, framing_of
 from diito.corpus.layouts import SHORT, TAIL, UNKNOWN, Sequences, blocks, lines
 from diito.corpus.sources import HubDataset, LocalFiles, find_sources
 from diito.corpus.tokenise import Chunk, Documents, Part, Tokeniser, tokenise
@@ -171,6 +171,7 @@ def load_corpus(
     field: str = "corpus",
     framing: Framing | None = None,
     part: Part | None = None,
+    padding: int | None = None,
 ) -> Corpus:
     """Tokenise the text that ``section`` names, or find it tokenised already.
 
@@ -182,12 +183,15 @@ def load_corpus(
         field: the recipe's name of ``section``, for errors.
         framing: what stands around each sequence, as the task says; None: what the tokenizer itself adds.
         part: the held-out documents alone, or all others; None takes all.
+        padding: id that lines will be padded with; None: the tokenizer's own.
 
     Raises Refusal, naming the field, for text that cannot be read and for a corpus of which nothing is left
     (:class:`NothingLeft`).
     """
+    if section.document_boundaries:
+        framing = document_framing(framing or framing_of(tokenizer, field=field), tokenizer, field=field)
     tokeniser = Tokeniser.for_tokenizer(tokenizer, field=field, framing=framing)
-    _check_section(section, tokeniser, field)
+    _check_section(section, tokeniser, field, tokenizer.pad_token_id if padding is None else padding)
     sources = find_sources(section.sources, field=f"{field}.sources")
     folder = _cache_folder(section) / _key(section, sources, tokeniser, seed, part)
     if _fault(folder) is not None:
@@ -216,7 +220,7 @@ def _writable(cache: Path, field: str) -> Iterator[None]:
         raise Refusal(field, sentence) from error
 
 
-def _check_section(section: CorpusSection, tokeniser: Tokeniser, field: str) -> None:
+def _check_section(section: CorpusSection, tokeniser: Tokeniser, field: str, padding: int | None) -> None:
     if not 0 < section.share <= 1:
         raise Refusal(f"{field}.share", f"{section.share} is no share; give a number above 0 and at most 1")
     shortest = len(tokeniser.framing) + 1
@@ -225,7 +229,7 @@ def _check_section(section: CorpusSection, tokeniser: Tokeniser, field: str) -> 
         raise Refusal(f"{field}.length", f"{section.length} leaves no room for a token{beside}; give at least {shortest}")
     if section.workers < 1:
         raise Refusal(f"{field}.workers", f"{section.workers} processes cannot tokenise; give at least 1")
-    if section.layout == "lines" and tokeniser.tokenizer.pad_token_id is None:
+    if section.layout == "lines" and padding is None:
         raise Refusal(
             f"{field}.layout",
             f"lines have different lengths and are padded, and {type(tokeniser.tokenizer).__name__} has no pad token; "
@@ -259,6 +263,8 @@ def _key(
         "tokenizer": tokeniser.fingerprint(),
         "layout": [section.layout, _length(section)],
     }
+    if section.document_boundaries:
+        parts["apart"] = True
     if section.share < 1:
         parts["share"] = [section.share, seed]
     if part is not None:
@@ -349,7 +355,7 @@ def _sequences(
 ) -> Iterator[Sequences]:
     chunks = _merge(tokenise(_show_progress(documents), tokeniser, workers=section.workers))
     if section.layout == "blocks":
-        return blocks(chunks, tokeniser, length=_length(section), dropped=dropped)
+        return blocks(chunks, tokeniser, length=_length(section), dropped=dropped, apart=section.document_boundaries)
     return lines(
         chunks,
         tokeniser,

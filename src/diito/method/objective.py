@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from diito.method.alignment import Alignment
 from diito.method.draws import generator, host_random, keyed_dropout
 from diito.method.losses import ALIASES, TASK, Loss, NamedLosses, find_loss, paper_losses, token_mean
-from diito.method.positions import IGNORED, RULES, Pairing, PositionRule, derangement, real_positions
+from diito.method.positions import IGNORED, NAMED_RULES, Pairing, PositionRule, derangement, real_positions
 from diito.method.runs import LiveTeacher, Runs, Teacher, run_model
 from diito.method.swaps import Swap, SwapDraws
 from diito.models.layered import Layered
@@ -31,10 +31,14 @@ from diito.refusal import Refusal
 
 PAPER_WEIGHTS = {TASK: 0.25, "ce": 0.25, "cos": 0.25, "causal_ce": 0.25}
 
+_TASKS = ("slots", "masked_positions", "swappable", "documents")
+"""What a task says of a batch beside what the models read."""
 _SOURCE = "source_"
 """How the names begin of what a source reads that is not a row of the batch."""
 
-Reach = Callable[[Int[Tensor, "batch slots"], Bool[Tensor, "batch tokens"]], Bool[Tensor, "batch slots"]]
+Reach = Callable[..., Bool[Tensor, "batch slots"]]
+"""Which slots the swap of some positions can change: from slots Int[batch slots] and positions Bool[batch tokens], and from
+``documents`` Int[batch tokens] by that name, where a batch keeps documents apart."""
 
 
 def reach_of_an_encoder(
@@ -42,6 +46,13 @@ def reach_of_an_encoder(
 ) -> Bool[Tensor, "batch slots"]:
     """The slots that a swap at ``positions`` can change where every token sees all others: all slots of a row with a swap."""
     return positions.any(1, keepdim=True).expand_as(slots)
+
+
+def reached(
+    reach: Reach, batch: Mapping[str, Tensor], slots: Int[Tensor, "batch slots"], positions: Bool[Tensor, "batch tokens"]
+) -> Bool[Tensor, "batch slots"]:
+    """The slots of ``batch`` that the swap of ``positions`` can change."""
+    return reach(slots, positions, **{name: batch[name] for name in ("documents",) if name in batch})
 
 
 class DistillationObjective(nn.Module):
@@ -102,7 +113,7 @@ class DistillationObjective(nn.Module):
         self.losses = {name: find_loss(name, table) for name in self.weights}
         self.tokens = tokens
         self.swaps = SwapDraws(
-            rule=RULES[positions] if isinstance(positions, str) else positions,
+            rule=NAMED_RULES[positions] if isinstance(positions, str) else positions,
             pairing=pairing,
             share=share,
             specials=specials,
@@ -199,7 +210,8 @@ class DistillationObjective(nn.Module):
         )
         if swap is not None and swap.of_tokens:
             self.changed = swap.changed(batch)
-        return self._named_losses(student, teacher, labels, slots, swap)
+        reach = None if swap is None else reached(self.reach, batch, slots, swap.positions)
+        return self._named_losses(student, teacher, labels, slots, reach)
 
     def draw_swap(self, batch: Mapping[str, Tensor], *, step: int) -> Swap:
         """What micro-batch ``step`` swaps on this rank: a function of the batch, the seed, ``step`` and the rank."""
@@ -212,15 +224,15 @@ class DistillationObjective(nn.Module):
         teacher: Runs,
         labels: Int[Tensor, "batch slots"],
         slots: Int[Tensor, "batch slots"],
-        swap: Swap | None,
+        reach: Bool[Tensor, "batch slots"] | None,
     ) -> dict[str, Float[Tensor, ""]]:
         """Every active loss and their weighted sum. What no swap reaches is out of the counterfactual losses."""
         named = NamedLosses()
         for name, loss in self.losses.items():
             counted = (labels != IGNORED) if loss.labelled else (slots >= 0)
             if loss.counterfactual:
-                assert swap is not None
-                counted = counted & self.reach(slots, swap.positions)
+                assert reach is not None
+                counted = counted & reach
             said, told = (runs.read(counterfactual=loss.counterfactual) for runs in (student, teacher))
             values = loss.function(said, told, labels.flatten())
             named[name] = token_mean(values, counted.flatten().float())
@@ -271,9 +283,9 @@ class DistillationObjective(nn.Module):
 
     def _check_inputs(self, batch: Mapping[str, Tensor]) -> None:
         """Refuse an entry that no model reads: dropped without a word, it would be missed in silence."""
-        inputs = {name: value for name, value in batch.items() if name not in ("slots", "masked_positions")}
+        inputs = {name: value for name, value in batch.items() if name not in _TASKS}
         sources = {name.removeprefix(_SOURCE): inputs.pop(name) for name in list(inputs) if name.startswith(_SOURCE)}
-        sources = {name: value for name, value in sources.items() if name not in ("slots", "masked_positions")}
+        sources = {name: value for name, value in sources.items() if name not in _TASKS}
         for model in (self.student, self.teacher):
             if isinstance(model, PreTrainedModel):
                 layered = Layered(model)

@@ -121,6 +121,17 @@ def masked(
     return _draw(eligible & masked, swap_counts(eligible, share), generator)
 
 
+def prefix_end(
+    eligible: Bool[Tensor, "batch tokens"],
+    masked: Bool[Tensor, "batch tokens"],
+    share: float,
+    generator: torch.Generator,
+) -> Bool[Tensor, "batch tokens"]:
+    """The last eligible position before the first that is predicted from, whatever the share; none where there is no such."""
+    before = eligible & (masked.cumsum(1) == 0)
+    return before & (before.cumsum(1) == before.sum(1, keepdim=True))
+
+
 def _draw(
     candidates: Bool[Tensor, "batch tokens"], count: Int[Tensor, "batch 1"], generator: torch.Generator
 ) -> Bool[Tensor, "batch tokens"]:
@@ -132,6 +143,8 @@ def _draw(
 
 RULES: dict[str, PositionRule] = {"consecutive": consecutive, "random": random, "masked": masked}
 """The paper's three rules by their names in a recipe."""
+NAMED_RULES: dict[str, PositionRule] = {**RULES, "prefix-end": prefix_end}
+"""These, and the rules beyond the paper."""
 
 
 def derangement(rows: int, generator: torch.Generator) -> Int[Tensor, " batch"]:

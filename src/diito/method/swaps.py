@@ -90,6 +90,8 @@ class SwapDraws(nn.Module):
     def draw(self, batch: Mapping[str, Tensor], generator: torch.Generator, *, within: Tensor | None = None) -> Swap:
         """One draw for ``batch`` (``input_ids``, labels, and what its own sources read as ``source_*`` where it brings them).
 
+        Its ``swappable`` Bool[batch tokens], where it has that, are the positions at which the task has a use for a swap.
+
         ``within``: Bool[batch tokens], positions outside of which nothing is eligible; None: no such limit.
         """
         base = self.allowed(batch)
@@ -100,6 +102,8 @@ class SwapDraws(nn.Module):
             rows, sources = self.pairing(len(base), generator), None
             source = base[rows]
         eligible = eligible_positions(base, source)
+        if "swappable" in batch:
+            eligible = eligible_positions(eligible, batch["swappable"])
         if within is not None:
             eligible = eligible_positions(eligible, within)
         positions = self.rule(eligible, labelled_positions(batch), self.share, generator)

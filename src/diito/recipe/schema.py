@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from diito.recipe import sections
@@ -15,12 +15,9 @@ from diito.recipe.flags import default_of, field_documents
 from diito.recipe.keys import aliases, hints
 from diito.recipe.sections import Recipe, TrainingSection, transformers_arguments
 
-START: dict[str, Any] = {
-    "teacher.model": "embedded:teacher-minilm-mlm",
-    "student.layers": 3,
+_TEXT: dict[str, Any] = {
     "corpus.sources": [{"path": "embedded:wikitext-2/train.txt.gz"}],
     "corpus.length": 128,
-    "masking.smoothing": 0.0,
     "training.max_steps": 120,
     "training.per_device_train_batch_size": 16,
     "training.gradient_accumulation_steps": 1,
@@ -28,7 +25,25 @@ START: dict[str, Any] = {
     "evaluation.length": 128,
     "evaluation.blocks": 60,
 }
-"""What a starting recipe sets: a first run of some minutes, with no model hub."""
+START: dict[str, dict[str, Any]] = {
+    "masked-lm": {
+        **_TEXT,
+        "teacher.model": "embedded:teacher-minilm-mlm",
+        "student.layers": 3,
+        "masking.smoothing": 0.0,
+    },
+    "causal-lm": {
+        **_TEXT,
+        "teacher.model": "HuggingFaceTB/SmolLM2-135M",
+        "student.layers": 15,
+        "training.per_device_train_batch_size": 8,
+        "training.learning_rate": 2e-4,
+    },
+}
+"""What a starting recipe sets, by its task (those of the user's own: as the first): a first run, with no model hub where diito
+has a teacher for the task."""
+_OF_OTHERS = {"causal-lm": ("masking",)}
+"""Sections that a task has no use for."""
 _WIDTH = 100
 
 
@@ -45,23 +60,32 @@ def recipe_schema() -> str:
 
 
 def starting_recipe(task: str, *, name: str) -> str:
-    """A commented recipe with every field, which runs as it stands on the teacher and the text that come with diito."""
+    """A commented recipe with every field, which runs as it stands on the text that comes with diito."""
+    start = START.get(task, START["masked-lm"]) | {"name": name, "task": task}
+    embedded = start["teacher.model"].startswith("embedded:")
+    on = (
+        "the teacher and the text that come with diito"
+        if embedded
+        else "a teacher of the hub and the text that comes with diito"
+    )
     heading = (
-        f"A recipe for: diito distill {name}.yaml. It runs as it stands, on the teacher and the text that come with diito. "
+        f"A recipe for: diito distill {name}.yaml. It runs as it stands, on {on}. "
         "Every field is here; those in comments stand at their defaults. For completion and checks in an editor: "
         "diito schema > recipe.schema.json, and then, as the first line of this file, "
         "yaml-language-server: $schema=recipe.schema.json after a # sign."
     )
-    lines = [*_comment(heading, ""), *_fields(Recipe, START | {"name": name, "task": task}, "")]
+    lines = [*_comment(heading, ""), *_fields(Recipe, start, "", without=_OF_OTHERS.get(task, ()))]
     return "\n".join(lines) + "\n"
 
 
-def _fields(section: type, start: dict[str, Any], prefix: str) -> Iterator[str]:
+def _fields(section: type, start: dict[str, Any], prefix: str, *, without: Collection[str] = ()) -> Iterator[str]:
     """The fields of a section, each under its documentation; sections come last, with their own."""
     indent, documents = "  " * prefix.count("."), field_documents(section)
     fields = [field for field in dataclasses.fields(section) if field.name != getattr(section, "REST", None)]
     for field in sorted(fields, key=lambda field: dataclasses.is_dataclass(hints(section)[field.name])):
         kind, key = hints(section)[field.name], prefix + field.name
+        if key in without:
+            continue
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             yield from ("", *_comment(inspect.getdoc(kind) or "", indent), f"{indent}{field.name}:")
             yield from _fields(kind, start, f"{key}.")

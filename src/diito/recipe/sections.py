@@ -196,6 +196,9 @@ class CorpusSection:
     length: Length | None = None
     """Tokens of a block; in lines the longest sequence (longer lines are split). Special tokens included. null: as many as the
     teacher allows, at most 512."""
+    document_boundaries: bool = False
+    """blocks of causal-lm: true frames each document instead of each block, and lets no token look beyond its document, in
+    which positions begin anew."""
     share: Share = 1.0
     """Share of the documents that is used, a seeded subset (the paper's low-resource runs: 0.15)."""
     minimum_tokens: CountOrNever = 12
@@ -252,8 +255,9 @@ class AlignmentSection:
 class InterventionSection:
     """Which tokens are swapped, and with whose."""
 
-    positions: Literal["consecutive", "random", "masked"] | str = "consecutive"
-    """Which eligible tokens of a row are swapped; or a rule of your own, such as ``my_package.rules:last``."""
+    positions: Literal["consecutive", "random", "masked", "prefix-end"] | str = "consecutive"
+    """Which eligible tokens of a row are swapped; prefix-end: the last one before the first that is predicted. Or a rule of
+    your own, such as ``my_package.rules:last``."""
     share: Share = 0.3
     """Share of a row's eligible tokens that is swapped, at least one."""
     specials: bool = False
@@ -436,7 +440,7 @@ class Recipe:
     seed: Annotated[int, Ge(0), Lt(2**32)] = 42
     """Every random draw is a function of this seed and of a position in the run."""
     task: Text = "masked-lm"
-    """What the models are trained for: masked-lm, or a task of your own, such as ``my_package.tasks:my_task``."""
+    """What the models are trained for: masked-lm, causal-lm, or a task of your own, such as ``my_package.tasks:my_task``."""
     teacher: TeacherSection = field(default_factory=TeacherSection)
     student: StudentSection = field(default_factory=StudentSection)
     corpus: CorpusSection = field(default_factory=CorpusSection)

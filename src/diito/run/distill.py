@@ -20,7 +20,7 @@ import transformers
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
 from diito.evaluation.held_out.interchange import interchange_accuracy
-from diito.evaluation.held_out.perplexity import perplexity
+from diito.evaluation.held_out.metrics import find_metric
 from diito.faults import remedy
 from diito.files import CannotWrite, write_json
 from diito.recipe import Recipe
@@ -34,8 +34,8 @@ from diito.training.arguments import training_arguments
 from diito.training.callbacks import Every, Interruption, MetricsFile, Progress
 from diito.training.trainer import Evaluation
 
-_FIGURES = {"perplexity": ("perplexity", ".2f"), "iia": ("IIA", ".3f"), "effective_iia": ("effective", ".3f")}
-"""What the screen shows of a measurement: title and format."""
+_INTERCHANGE = {"iia": ("IIA", ".3f"), "effective_iia": ("effective", ".3f")}
+"""What the screen shows of an interchange measurement: title and format."""
 
 
 def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, plan_only: bool = False) -> int:
@@ -116,7 +116,11 @@ def train(
     interruption = Interruption()
     trainer = build_trainer(recipe, parts, arguments, evaluation)
     trainer.remove_callback(PrinterCallback)
-    for callback in (interruption, MetricsFile(folder.metrics), Progress(list(trainer.objective.weights), list(_FIGURES))):
+    for callback in (
+        interruption,
+        MetricsFile(folder.metrics),
+        Progress(list(trainer.objective.weights), list(_figures(parts))),
+    ):
         trainer.add_callback(callback)
     if interchange is not None and recipe.evaluation.interchange_every:
         trainer.add_callback(Every(recipe.evaluation.interchange_every, interchange, trainer.log))
@@ -149,6 +153,7 @@ def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Eval
     if held_out is None:
         return None, None
     rule = position_rule(recipe)
+    metric = find_metric(parts.task.metric)
 
     def interchange(student: PreTrainedModel) -> dict[str, float]:
         parts.teacher.to(student.device)
@@ -163,7 +168,7 @@ def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Eval
         )
 
     def both(student: PreTrainedModel) -> dict[str, float]:
-        return {"perplexity": perplexity(student, held_out)["perplexity"], **interchange(student)}
+        return {**metric(student, held_out), **interchange(student)}
 
     return interchange, both
 
@@ -179,33 +184,46 @@ def _measure_before(folder: RunFolder, parts: Parts, measure: Evaluation | None,
         f"measuring on {len(parts.held_out.examples)} held-out blocks of {parts.plan.recipe.evaluation.length} tokens",
     )
     results = {
-        "teacher": {"perplexity": perplexity(parts.teacher, parts.held_out)["perplexity"]},
+        "teacher": find_metric(parts.task.metric)(parts.teacher, parts.held_out),
         "before": measure(parts.student),
     }
     write_json(folder.results, results)
-    _say(main, _table(results))
+    _say(main, _table(results, parts))
     return results
 
 
 def _finish(folder: RunFolder, parts: Parts, measure: Evaluation | None, results: dict[str, Any]) -> None:
     if measure is not None:
         results["after"] = measure(parts.student)
-        _say(True, _table(results))
+        _say(True, _table(results, parts))
     task = parts.task
     results["recipe"] = dataclasses.asdict(parts.plan.recipe)
-    card = model_card(parts.plan, results, kind=task.noun, pipeline=task.pipeline_tag)
+    card = model_card(
+        parts.plan,
+        results,
+        kind=task.noun,
+        pipeline=task.pipeline_tag,
+        measured=f"unswapped {task.predicted}",
+        figures=find_metric(task.metric).figures,
+    )
     results["student"] = folder.save_student(parts.student, parts.tokenizer, card)
     write_json(folder.results, results)  # last: it says that the run is finished
     _say(True, f"student    {folder.student}  ({task.head.__name__}.from_pretrained loads it)")
 
 
-def _table(results: dict[str, Any]) -> str:
+def _figures(parts: Parts) -> dict[str, tuple[str, str]]:
+    """What the screen shows of a measurement: title and format."""
+    return {**find_metric(parts.task.metric).figures, **_INTERCHANGE}
+
+
+def _table(results: dict[str, Any], parts: Parts) -> str:
     """Held-out numbers, a line a model."""
-    lines = [f"{'held-out':<18}" + "".join(f"{title:>12}" for title, _ in _FIGURES.values())]
+    figures = _figures(parts)
+    lines = [f"{'held-out':<18}" + "".join(f"{title:>12}" for title, _ in figures.values())]
     for key, name in (("teacher", "teacher"), ("before", "student before"), ("after", "student after")):
         if key in results:
             numbers = results[key]
-            cells = (f"{numbers[each]:{form}}" if each in numbers else "" for each, (_, form) in _FIGURES.items())
+            cells = (f"{numbers[each]:{form}}" if each in numbers else "" for each, (_, form) in figures.items())
             lines.append(f"{name:<18}" + "".join(f"{cell:>12}" for cell in cells))
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from diito.run.plan import Plan
 from diito.version import __version__
 
 REFERENCE = "Wu et al., *Causal Distillation for Language Models*, NAACL 2022 (https://aclanthology.org/2022.naacl-main.318)"
-_COLUMNS = {
-    "perplexity": ("perplexity", ".2f"),
+Columns = Mapping[str, tuple[str, str]]
+"""Title and format of figures by name."""
+_PERPLEXITY = {"perplexity": ("perplexity", ".2f")}
+_INTERCHANGE = {
     "iia": ("IIA", ".3f"),
     "effective_iia": ("effective IIA", ".3f"),
     "counterfactual_kl": ("counterfactual KL", ".3f"),
@@ -28,13 +31,15 @@ def model_card(
     kind: str,
     pipeline: str,
     measured: str = "unswapped masked tokens",
+    figures: Columns = _PERPLEXITY,
 ) -> str:
     """The card as Markdown with the hub's metadata.
 
     ``results``: what ``results.json`` holds. The task's own words: ``kind`` of model, the hub's name of its ``pipeline``, and
-    the tokens at which accuracy under interventions is ``measured``.
+    the tokens at which accuracy under interventions is ``measured``, and the ``figures`` of its metric.
     """
     recipe = plan.recipe
+    columns = {**figures, **_INTERCHANGE}
     hub = [source.dataset for source in recipe.corpus.sources if not isinstance(source, str) and source.dataset]
     data = ModelCardData(
         model_name=recipe.name,
@@ -43,21 +48,21 @@ def model_card(
         tags=["diito", "distillation", pipeline],
         base_model=None if Path(resolve(recipe.teacher.model)).exists() else recipe.teacher.model,
         datasets=hub or None,
-        eval_results=_eval_results(plan, results, pipeline) or None,
+        eval_results=_eval_results(plan, results, pipeline, columns) or None,
     )
     sections = [
         f"---\n{data.to_yaml()}\n---",
         f"# {recipe.name}",
         f"A {kind} distilled with diito {__version__} ({REFERENCE}).",
         f"```text\n{plan}\n```",
-        *_measured(results, measured),
+        *_measured(results, measured, columns),
         "## Recipe",
         f"```yaml\n{dump(recipe)}```",
     ]
     return str(ModelCard("\n\n".join(sections) + "\n"))
 
 
-def _eval_results(plan: Plan, results: dict[str, Any], pipeline: str) -> list[EvalResult]:
+def _eval_results(plan: Plan, results: dict[str, Any], pipeline: str, columns: Columns) -> list[EvalResult]:
     """The student's figures as the hub lists them."""
     return [
         EvalResult(
@@ -68,7 +73,7 @@ def _eval_results(plan: Plan, results: dict[str, Any], pipeline: str) -> list[Ev
             metric_name=title,
             metric_value=results["after"][name],
         )
-        for name, (title, _) in _COLUMNS.items()
+        for name, (title, _) in columns.items()
         if name in results.get("after", {})
     ]
 
@@ -82,13 +87,13 @@ def _held_out_name(plan: Plan) -> str:
     return ", ".join(path.rpartition("/")[2] if Path(path).is_absolute() else path for path in paths)
 
 
-def _measured(results: dict[str, Any], tokens: str) -> list[str]:
+def _measured(results: dict[str, Any], tokens: str, columns: Columns) -> list[str]:
     if "after" not in results:
         return []
-    lines = [f"| held-out | {' | '.join(title for title, _ in _COLUMNS.values())} |", "|---" * (len(_COLUMNS) + 1) + "|"]
+    lines = [f"| held-out | {' | '.join(title for title, _ in columns.values())} |", "|---" * (len(columns) + 1) + "|"]
     for key in ("teacher", "before", "after"):
         numbers = results[key]
-        cells = [f"{numbers[name]:{form}}" if name in numbers else "" for name, (_, form) in _COLUMNS.items()]
+        cells = [f"{numbers[name]:{form}}" if name in numbers else "" for name, (_, form) in columns.items()]
         lines.append(f"| {key} | {' | '.join(cells)} |")
     note = f"IIA: interchange-intervention accuracy at {tokens}, against the teacher."
     return ["## Measured on held-out text", "\n".join(lines), note]

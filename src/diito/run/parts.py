@@ -22,7 +22,7 @@ from diito.method.alignment import Alignment
 from diito.method.alignment_files import build_alignment
 from diito.method.losses import CAUSAL, Loss, find_loss, paper_losses
 from diito.method.objective import DistillationObjective
-from diito.method.positions import RULES, Pairing, PositionRule, derangement
+from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement
 from diito.models.layered import longest_sequence
 from diito.models.load import Sizes, sizes_of
 from diito.models.student import build_student, student_layers
@@ -100,6 +100,8 @@ def survey(recipe: Recipe) -> Survey:
                     "in-batch pairing needs at least 2 rows, one the source of the other",
                 )
         task = find_task(recipe.task)
+        with attempt():
+            task.check(recipe)
         config = load_config(recipe.teacher, head=task.head, noun=task.noun)
         sizes = sizes_of(config, field="teacher.model")
         tokenizer: Any = None
@@ -122,7 +124,7 @@ def survey(recipe: Recipe) -> Survey:
 def position_rule(recipe: Recipe) -> PositionRule:
     """The rule that chooses the swapped positions. Raises Refusal for one that cannot be found."""
     field, name = "intervention.positions", recipe.intervention.positions
-    rule: Any = plugins.load(name, field=field, group="diito.positions", known=RULES)
+    rule: Any = plugins.load(name, field=field, group="diito.positions", known=NAMED_RULES)
     return _function(rule, name, field=field)
 
 
@@ -182,6 +184,7 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
     """Load the models, then the text. Raises ValueError."""
     recipe, task, tokenizer = surveyed.recipe, surveyed.task, surveyed.tokenizer
     teacher = load_teacher(recipe.teacher, head=task.head, noun=task.noun)
+    task.check_model(teacher, recipe)
     student = build_student(teacher, surveyed.student_layers, dropout=recipe.student.dropout)
     with arguments.main_process_first(desc="corpus"):
         corpus, held_out = load_text(recipe, task, tokenizer, vocab_size=surveyed.sizes.words)
@@ -194,6 +197,7 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
         corpus,
         arguments.world_size,
         has_counterfactual=has_counterfactual(recipe, surveyed.losses),
+        slot_share=task.slot_share(_settings(recipe, task)),
         held_out_blocks=None if held_out is None else len(held_out.examples),
     )
     if plan.steps_per_epoch == 0:
@@ -231,7 +235,7 @@ def build_trainer(
     )
     prepare_models(parts.student, teacher, recipe.speed, device=arguments.device)
     batching = parts.task.batching(
-        getattr(recipe, parts.task.settings) if parts.task.settings else None,
+        _settings(recipe, parts.task),
         tokenizer=parts.tokenizer,
         vocab_size=sizes_of(teacher.config, field="teacher.model").words,
         token_counts=parts.corpus.token_counts,
@@ -245,6 +249,11 @@ def build_trainer(
         evaluation=evaluation,
         processing_class=parts.tokenizer,
     )
+
+
+def _settings(recipe: Recipe, task: Task) -> Any:
+    """The section of the recipe that the task reads, if any."""
+    return getattr(recipe, task.settings) if task.settings else None
 
 
 def _longest_sequence(config: Any, tokenizer: PreTrainedTokenizerBase | None) -> int | None:

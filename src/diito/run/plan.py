@@ -29,6 +29,8 @@ class Plan:
     processes: int
     has_counterfactual: bool
     """Whether a loss reads the runs under the intervention."""
+    slot_share: float = 1.0
+    """Slots for each token."""
     held_out_blocks: int | None = None
     """Blocks that are measured; None where nothing is."""
 
@@ -62,7 +64,7 @@ class Plan:
             ModelSize.of(self.student),
             self.alignment,
             length=round(self.corpus.statistics.mean_length),
-            loss_tokens=1.0 if self.recipe.objective.tokens == "all" else self.recipe.masking.rate,
+            loss_tokens=1.0 if self.recipe.objective.tokens == "all" else self.slot_share,
             counterfactual=self.has_counterfactual,
             from_the_start=self.recipe.intervention.control == "token-swap",
         )

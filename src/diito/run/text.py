@@ -38,18 +38,21 @@ def load_text(
 
     None is held out where the recipe or the task measures nothing, and where there is too little text to set some aside.
     """
-    framing = task.framing(tokenizer)
-    masking = task.held_out_batching(tokenizer=tokenizer, vocab_size=vocab_size)
+    framing, padding = task.framing(tokenizer), task.padding_id(tokenizer)
+    batching = task.held_out_batching(tokenizer=tokenizer, vocab_size=vocab_size)
 
     def load_training(part: Part | None) -> Corpus:
-        return load_corpus(recipe.corpus, tokenizer=tokenizer, seed=recipe.seed, framing=framing, part=part)
+        return load_corpus(recipe.corpus, tokenizer=tokenizer, seed=recipe.seed, framing=framing, part=part, padding=padding)
 
     def load_held_out(part: Part | None) -> HeldOut:
         section = _held_out_section(recipe)
-        corpus = load_corpus(section, tokenizer=tokenizer, seed=recipe.seed, field="evaluation", framing=framing, part=part)
-        return HeldOut(corpus, masking, recipe.seed, recipe.evaluation.blocks, recipe.evaluation.batch)
+        corpus = load_corpus(
+            section, tokenizer=tokenizer, seed=recipe.seed, field="evaluation", framing=framing, part=part, padding=padding
+        )
+        assert batching is not None
+        return HeldOut(corpus, batching, recipe.seed, recipe.evaluation.blocks, recipe.evaluation.batch, task.reach)
 
-    if masking is None or recipe.evaluation.sources == []:
+    if batching is None or recipe.evaluation.sources == []:
         return load_training(None), None
     if recipe.evaluation.sources is not None:
         return load_training(None), load_held_out(None)

@@ -13,7 +13,7 @@ from diito.refusal import Refusal
 if TYPE_CHECKING:
     from diito.tasks.task import Task
 
-TASKS: dict[str, str] = {"masked-lm": "diito.tasks.masked_lm:MaskedLM"}
+TASKS: dict[str, str] = {"masked-lm": "diito.tasks.masked_lm:MaskedLM", "causal-lm": "diito.tasks.causal_lm:CausalLM"}
 """Name of a task -> ``module:class``."""
 GROUP = "diito.tasks"
 """The entry points by which an installed package adds tasks."""

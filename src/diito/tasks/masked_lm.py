@@ -122,10 +122,11 @@ class Masking:
         Long[B, K], the masked positions, ascending, -1 in unused slots; ``labels`` Long[B, K], the token that stood at each
         slot, -100 in unused ones; and the other entries of ``rows``.
         """
-        masked = self(rows, generator=generator)
-        slots = masked.pop("masked_positions")
-        labels = masked["labels"].gather(1, slots.clamp(min=0))
-        return {**masked, "slots": slots, "labels": torch.where(slots == UNUSED, IGNORED, labels)}
+        return _at_slots(self(rows, generator=generator))
+
+    def examples(self, rows: Mapping[str, Tensor], *, seed: int, examples: Sequence[int]) -> dict[str, Tensor]:
+        """:meth:`mask_examples`, in the form of :meth:`batch`."""
+        return _at_slots(self.mask_examples(rows, seed=seed, examples=examples))
 
     def __call__(self, batch: Mapping[str, Tensor], *, generator: torch.Generator) -> dict[str, Tensor]:
         """Mask a batch.
@@ -213,6 +214,14 @@ class Masking:
         return torch.where(draws < 0.8, self.mask_token_id, torch.where(draws < 0.9, ordinary_ids[drawn], tokens))
 
 
+def _at_slots(masked: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A masked batch with its labels at the slots."""
+    slots = masked["masked_positions"]
+    labels = masked["labels"].gather(1, slots.clamp(min=0))
+    others = {name: value for name, value in masked.items() if name != "masked_positions"}
+    return {**others, "slots": slots, "labels": torch.where(slots == UNUSED, IGNORED, labels)}
+
+
 def _race(weights: Float[Tensor, "batch tokens"], winners: int, generator: torch.Generator) -> Int[Tensor, "batch winners"]:
     """Draw tokens of each row without replacement in proportion to their weights, first drawn first.
 
@@ -248,6 +257,7 @@ class MaskedLM(Task):
     pipeline_tag = "fill-mask"
     noun = "masked language model"
     metric = "perplexity"
+    predicted = "masked tokens"
 
     @property
     def head(self) -> Any:
@@ -263,17 +273,19 @@ class MaskedLM(Task):
         vocab_size: int,
         token_counts: Int[Tensor, " tokens"] | None = None,
     ) -> Masking:
-        if settings is None:
-            from diito.recipe import MaskingSection
-
-            settings = MaskingSection()
         return Masking.for_tokenizer(
-            settings,
+            self._settings(settings),
             tokenizer=tokenizer,
             vocab_size=vocab_size,
             token_counts=token_counts,
             framing=self.framing(tokenizer),
         )
+
+    @staticmethod
+    def _settings(settings: MaskingSection | None) -> MaskingSection:
+        from diito.recipe import MaskingSection
+
+        return MaskingSection() if settings is None else settings
 
     def held_out_batching(self, *, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Masking:
         """The paper's masks for measuring, whatever training masks: 15 % of the tokens, each as likely as another."""
@@ -281,6 +293,9 @@ class MaskedLM(Task):
 
         section = MaskingSection(rate=0.15, smoothing=0.0)
         return self.batching(section, tokenizer=tokenizer, vocab_size=vocab_size)
+
+    def slot_share(self, settings: Any = None) -> float:
+        return float(self._settings(settings).rate)
 
     def reach(self, slots: Int[Tensor, "batch slots"], positions: Bool[Tensor, "batch tokens"]) -> Bool[Tensor, "batch slots"]:
         return (slots != UNUSED) & positions.any(1, keepdim=True)

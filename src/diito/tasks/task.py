@@ -3,7 +3,8 @@
 1. ``framing`` says what stands around the sequences of a corpus, and ``special_ids`` which tokens are never swapped;
 2. ``batching`` turns rows of the corpus into batches of *slots*, the positions that are predicted, and their *labels*;
 3. ``reach`` says which slots a swap can change: the others are left out of the counterfactual losses;
-4. ``head`` loads the model, and the words are for the model card and the tables.
+4. ``held_out_batching`` makes the fixed examples on which ``metric`` and interventions are measured;
+5. ``head`` loads the model, ``check`` refuses recipes, and the words are for the model card and the tables.
 
 Nothing outside a task's own file knows its name. A task of one's own is a class with these members, named in a recipe by its
 import path (``my_package.tasks:MyTask``).
@@ -12,7 +13,7 @@ import path (``my_package.tasks:MyTask``).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -20,14 +21,19 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from diito.corpus.framing import Framing, framing_of, special_ids
+from diito.refusal import Refusal
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from diito.recipe import Recipe
 
 IGNORED = -100
 """Label of a token that is not predicted: the value that the cross-entropy of torch leaves out."""
 UNUSED = -1
 """A slot that holds no position."""
+SECTIONS = ("masking",)
+"""The sections of a recipe that belong to one task."""
 
 
 @runtime_checkable
@@ -46,8 +52,19 @@ class Batching(Protocol):
 
         Returns what the model reads (``input_ids`` and its like), ``slots`` Long[B, K] (positions, -1 in unused slots) and
         ``labels`` Long[B, K] (the answer at each slot, -100 where there is none). K follows from B and T alone, so that nothing
-        waits for the device.
+        waits for the device. Optionally ``swappable`` Bool[B, T]: positions outside of which nothing is swapped.
         """
+
+
+@runtime_checkable
+class HeldOutBatching(Protocol):
+    """Turns held-out rows into examples, the same ones for every model; made by :meth:`Task.held_out_batching`."""
+
+    pad_token_id: int | None
+    """As in :class:`Batching`."""
+
+    def examples(self, rows: Mapping[str, Tensor], *, seed: int, examples: Sequence[int]) -> dict[str, Tensor]:
+        """As :meth:`Batching.batch`, where each row's draws are a function of (seed, its number in ``examples``) alone."""
 
 
 class Task(ABC):
@@ -64,7 +81,9 @@ class Task(ABC):
     noun: ClassVar[str]
     """The model in words, without an article: ``masked language model``."""
     metric: ClassVar[str]
-    """What is measured on held-out text."""
+    """What is measured on held-out text: a row of ``diito.evaluation.held_out.metrics``, or an import path of one."""
+    predicted: ClassVar[str] = "predicted tokens"
+    """The slots in words: ``masked tokens``."""
 
     @property
     @abstractmethod
@@ -89,11 +108,34 @@ class Task(ABC):
 
     @abstractmethod
     def reach(self, slots: Int[Tensor, "batch slots"], positions: Bool[Tensor, "batch tokens"]) -> Bool[Tensor, "batch slots"]:
-        """Which slots the swap of ``positions`` can change; False in unused slots."""
+        """Which slots the swap of ``positions`` can change; False in unused slots.
 
-    def held_out_batching(self, *, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Any:
+        Where batches have ``documents`` (Int[B, T], the number of each token's), it is given them by that name as well.
+        """
+
+    def held_out_batching(self, *, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> HeldOutBatching | None:
         """What turns held-out rows into the examples on which :attr:`metric` is measured; None: nothing is measured."""
         return None
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse (Refusal) what a recipe asks for and this task cannot give; here the section of another task."""
+        for name in SECTIONS:
+            section = getattr(recipe, name)
+            if name != self.settings and section != type(section)():
+                raise Refusal(name, f"belongs to another task, and the task is {recipe.task}; leave it out")
+
+    def check_model(self, model: PreTrainedModel, recipe: Recipe) -> None:
+        """Refuse (Refusal) a teacher that has the head and cannot do the task, as the recipe wants it; here none."""
+        return
+
+    def slot_share(self, settings: Any = None) -> float:
+        """Slots for each token of the corpus, about, for what a run will cost. ``settings``: as in :meth:`batching`."""
+        return 1.0
+
+    def padding_id(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
+        """What rows of different lengths are padded with; None where the tokenizer has nothing for it."""
+        padding: int | None = tokenizer.pad_token_id
+        return padding
 
     def framing(self, tokenizer: PreTrainedTokenizerBase) -> Framing:
         """The ids around each sequence of a corpus: those that the tokenizer itself adds."""
@@ -104,4 +146,4 @@ class Task(ABC):
         return special_ids(tokenizer)
 
 
-__all__ = ["IGNORED", "UNUSED", "Batching", "Task"]
+__all__ = ["IGNORED", "UNUSED", "Batching", "HeldOutBatching", "Task"]

@@ -34,7 +34,7 @@ _RATIOS = {
 
 @dataclass(frozen=True)
 class Counts:
-    """Sums over the masked tokens of each example."""
+    """Sums over the predicted tokens of each example that the swap can change."""
 
     names: tuple[str, ...]
     """``student``, then the references."""

@@ -3,8 +3,8 @@
 1. every example gets a source, another example, and positions to swap; both are functions of (seed, example);
 2. each model runs base and source once, and is resumed once for each set of layers that is swapped, so a map of all pairs
    of layers costs as many resumed runs as the two models have layers, not as there are pairs;
-3. the predictions at the example's masked tokens are compared and summed by example, apart for swapped and unswapped
-   tokens: at a swapped token agreement is nearly copying, and the headline numbers are of the unswapped ones;
+3. the predictions at the example's slots that the swap can change are compared and summed by example, apart for swapped and
+   unswapped tokens: at a swapped token agreement is nearly copying, and the headline numbers are of the unswapped ones;
 4. beside the student stand references that say how much agreement is cheap: ``agreement.REFERENCES``.
 """
 
@@ -23,17 +23,16 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from diito.evaluation.held_out.agreement import QUANTITIES, REFERENCES, STUDENT, Counts, means
-from diito.evaluation.held_out.text import HeldOut, at_slots, rows_of_slots
+from diito.evaluation.held_out.text import LOGITS, HeldOut, at_slots, rows_of_slots
 from diito.method.alignment import AlignedPair, Alignment, DimensionRange
 from diito.method.draws import generator, host_random
 from diito.method.intervention import resume, source_values
+from diito.method.objective import reached
 from diito.method.positions import PositionRule, consecutive, derangement
 from diito.method.swaps import SwapDraws
 from diito.models.layered import Layered, Run
 from diito.refusal import Refusal
-
-_LOGITS = 1 << 28
-"""Bytes of logits held at a time."""
+from diito.tasks.task import UNUSED
 
 _Side = tuple[tuple[int, ...], tuple[DimensionRange, ...] | None]
 """The neurons swapped in one model: layers, and ranges of dimensions (None: all)."""
@@ -119,18 +118,15 @@ class _Draw:
     """The sources of the reference "random donor"; those of the teacher where it is not wanted."""
     positions: Tensor
     """Bool[batch tokens]."""
+    slots: Tensor
+    """Long[batch slots]: what is predicted and the swap can change, -1 where unused."""
 
     def to(self, device: torch.device) -> _Draw:
         """The same on ``device``."""
         base, sources, donors = (
             {name: value.to(device) for name, value in batch.items()} for batch in (self.base, self.sources, self.donors)
         )
-        return _Draw(base, sources, donors, self.positions.to(device))
-
-    @property
-    def slots(self) -> Tensor:
-        """Long[batch slots]: the masked tokens, -1 where unused."""
-        return self.base["masked_positions"]
+        return _Draw(base, sources, donors, self.positions.to(device), self.slots.to(device))
 
 
 class _Runs:
@@ -177,7 +173,7 @@ def _compare(ours: Mapping[str, _Runs], theirs: _Runs, pairs: Sequence[AlignedPa
     swapped = draw.positions.gather(1, draw.slots.clamp(min=0))[draw.slots >= 0].cpu().numpy().astype(np.int64)
     rows = rows_of_slots(draw.slots)
     words = theirs.layered.model.config.get_text_config().vocab_size
-    chunk = max(1, _LOGITS // (4 * words * (2 * len(teacher_sides) + len(student_sides))))
+    chunk = max(1, LOGITS // (4 * words * (2 * len(teacher_sides) + len(student_sides))))
     sums = np.zeros((len(ours), len(pairs), len(draw.positions), 2, len(QUANTITIES)))
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
@@ -220,16 +216,22 @@ def _check_examples(held_out: HeldOut, least: int) -> None:
 
 def _draw(held_out: HeldOut, examples: Sequence[int], swaps: SwapDraws, *, device: torch.device, with_donors: bool) -> _Draw:
     host = torch.device("cpu")  # a generator of another device would draw other positions
-    base = held_out.masked(examples, device=host)
+    base = held_out.batch_of(examples, device=host)
     source_numbers = [_other(held_out, "evaluation source", example, {example}) for example in examples]
-    sources = held_out.masked(source_numbers, device=host)
+    sources = held_out.batch_of(source_numbers, device=host)
     if not with_donors:
-        return _Draw(base, sources, sources, _positions(base, sources, None, examples, held_out.seed, swaps)).to(device)
+        positions = _positions(base, sources, None, examples, held_out.seed, swaps)
+        return _Draw(base, sources, sources, positions, _reached(held_out, base, positions)).to(device)
     excluded = zip(examples, source_numbers, strict=True)
     donor_numbers = [_other(held_out, "evaluation donor", example, {example, source}) for example, source in excluded]
-    donors = held_out.masked(donor_numbers, device=host)
+    donors = held_out.batch_of(donor_numbers, device=host)
     positions = _positions(base, sources, swaps.allowed(donors), examples, held_out.seed, swaps)
-    return _Draw(base, sources, donors, positions).to(device)
+    return _Draw(base, sources, donors, positions, _reached(held_out, base, positions)).to(device)
+
+
+def _reached(held_out: HeldOut, base: dict[str, Tensor], positions: Tensor) -> Tensor:
+    """The slots that the swap can change; unused where it cannot."""
+    return base["slots"].where(reached(held_out.reach, base, base["slots"], positions), UNUSED)
 
 
 def _other(held_out: HeldOut, name: str, example: int, excluded: set[int]) -> int:

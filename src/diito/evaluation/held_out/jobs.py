@@ -27,7 +27,7 @@ from diito.evaluation.settings import HeldOutSettings, InterchangeSettings, Perp
 from diito.files import check_writable
 from diito.method.alignment import AlignedPair
 from diito.method.alignment_files import build_alignment
-from diito.method.positions import RULES
+from diito.method.positions import NAMED_RULES
 from diito.models import load as models
 from diito.models.learn import learn
 from diito.models.load import ModelSource
@@ -103,7 +103,7 @@ def interchange_jobs(
             teacher,
             plan.pairs,
             plan.text.examples,
-            rule=RULES[settings.positions],
+            rule=NAMED_RULES[settings.positions],
             share=settings.share,
             special_ids=special_ids(plan.text.tokenizer),
             references=True,

@@ -1,4 +1,4 @@
-"""Perplexity of masked tokens: exp of their mean cross-entropy (the paper's measure on WikiText).
+"""Perplexity of predicted tokens, masked or next ones: exp of their mean cross-entropy (of masked ones the paper's measure).
 
 1. :func:`token_losses` sums the losses of each example, for each independent draw of the masks;
 2. :func:`perplexity_numbers` makes the figures of these sums;
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from diito.evaluation.held_out.intervals import bootstrap_interval, by_document
-from diito.evaluation.held_out.text import HeldOut, at_slots, rows_of_slots
+from diito.evaluation.held_out.text import LOGITS, HeldOut, at_slots, rows_of_slots
 from diito.method.losses import masked_cross_entropy
 from diito.models.layered import Layered
 from diito.models.steps import CannotRun, accepted
@@ -30,7 +30,7 @@ from diito.refusal import Refusal
 
 @dataclass(frozen=True)
 class TokenLosses:
-    """Sums over the masked tokens of each example."""
+    """Sums over the predicted tokens of each example."""
 
     losses: NDArray[np.float64]
     """[draws, examples], in nats."""
@@ -54,7 +54,7 @@ class TokenLosses:
 
 
 def perplexity(model: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
-    """``perplexity``, and ``loss`` (nats a token) it is the exponential of, over ``tokens`` masked tokens."""
+    """``perplexity``, and ``loss`` (nats a token) it is the exponential of, over ``tokens`` predicted tokens."""
     sums = token_losses(model, held_out)
     loss = float(sums.losses.sum() / sums.tokens.sum())
     return {"perplexity": math.exp(loss), "loss": loss, "tokens": int(sums.tokens.sum())}
@@ -76,12 +76,12 @@ def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1, p
         drawn = dataclasses.replace(held_out, seed=held_out.seed + draw)
         done = 0
         for examples in drawn.batches():
-            batch = drawn.masked(examples, device=model.device)
-            slots = batch["masked_positions"]
-            logits = logits_at(batch, slots)
-            labels = batch["labels"].gather(1, slots.clamp(min=0))[slots >= 0]
+            batch = drawn.batch_of(examples, device=model.device)
+            slots = batch["slots"]
+            labels = batch["labels"][slots >= 0]
             rows = done + rows_of_slots(slots)
-            np.add.at(losses[draw], rows, masked_cross_entropy(logits, labels).double().cpu().numpy())
+            nats = [masked_cross_entropy(logits, labels[part]) for part, logits in logits_at(batch, slots)]
+            np.add.at(losses[draw], rows, torch.cat([*nats, labels.new_zeros(0)]).double().cpu().numpy())
             np.add.at(tokens[draw], rows, 1)
             done += len(examples)
             bar.update(len(examples))
@@ -90,19 +90,23 @@ def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1, p
     return TokenLosses(losses, tokens, held_out.documents.astype(np.int64))
 
 
-def _logits_at(model: PreTrainedModel) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
-    """From a batch and its slots: logits at the used slots.
+def _logits_at(model: PreTrainedModel) -> Callable[[Mapping[str, Tensor], Tensor], Iterator[tuple[slice, Tensor]]]:
+    """From a batch and its slots: logits at the used slots, a part of them at a time.
 
     The head of a model that can be run layer by layer sees no other token; any other model runs as a whole, to the same logits.
     """
     try:
         layered = Layered(model)
     except CannotRun:
-        return lambda batch, slots: at_slots(model(**accepted(model, batch)).logits, slots)
+        return lambda batch, slots: iter([(slice(None), at_slots(model(**accepted(model, batch)).logits, slots))])
     top = layered.depth - 1
+    chunk = max(1, LOGITS // (4 * model.config.get_text_config().vocab_size))
 
-    def logits(batch: Mapping[str, Tensor], slots: Tensor) -> Tensor:
-        return layered.head(at_slots(layered.final(layered.states(batch, [top])[1][top]), slots))
+    def logits(batch: Mapping[str, Tensor], slots: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        hidden = at_slots(layered.final(layered.states(batch, [top])[1][top]), slots)
+        for start in range(0, len(hidden), chunk):
+            part = slice(start, start + chunk)
+            yield part, layered.head(hidden[part])
 
     return logits
 

@@ -1,4 +1,4 @@
-"""Held-out text as masked examples, the same ones for every model that is compared."""
+"""Held-out text as fixed examples with slots and labels, the same ones for every model that is compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from diito.corpus import collate
-from diito.tasks.masked_lm import MaskedLM, Masking
+from diito.method.objective import Reach, reach_of_an_encoder
+from diito.tasks.masked_lm import MaskedLM
+from diito.tasks.task import HeldOutBatching
+
+LOGITS = 1 << 28
+"""Bytes of logits held at a time."""
 
 
 @runtime_checkable
@@ -34,16 +39,17 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Examples of a corpus, each masked by draws of its own."""
+    """Examples of a corpus, each made by draws of its own."""
 
     corpus: Rows
-    masking: Masking
-    """Uniform (smoothing 0) where perplexity is measured: the exponent of the training draws is for training only."""
+    batching: HeldOutBatching
     seed: int
     limit: int | None = None
     """How many examples, spread evenly over the corpus; None takes all."""
     batch: int = 16
     """Examples at a time."""
+    reach: Reach = reach_of_an_encoder
+    """Which slots a swap can change; the others are not counted under an intervention."""
 
     @cached_property
     def examples(self) -> list[int]:
@@ -63,11 +69,11 @@ class HeldOut:
         for start in range(0, len(examples), self.batch):
             yield examples[start : start + self.batch]
 
-    def masked(self, examples: Sequence[int], *, device: torch.device) -> dict[str, Tensor]:
-        """These examples as a masked batch: ``input_ids``, ``labels`` (-100: none), ``masked_positions`` (-1: unused)."""
-        rows = collate(self.corpus.__getitems__(list(examples)), pad_token_id=self.masking.pad_token_id or 0)
-        masked = self.masking.mask_examples(rows, seed=self.seed, examples=examples)
-        return {name: value.to(device) for name, value in masked.items()}
+    def batch_of(self, examples: Sequence[int], *, device: torch.device) -> dict[str, Tensor]:
+        """These examples as a batch: what models read, ``slots`` (-1: unused) and the ``labels`` there (-100: none)."""
+        rows = collate(self.corpus.__getitems__(list(examples)), pad_token_id=self.batching.pad_token_id or 0)
+        batch = self.batching.examples(rows, seed=self.seed, examples=examples)
+        return {name: value.to(device) for name, value in batch.items()}
 
     def digest(self) -> str:
         """A hash of the examples' tokens and of where documents begin, wherever the text came from."""
@@ -78,7 +84,7 @@ class HeldOut:
         return total.hexdigest()[:32]
 
 
-def uniform_masking(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> Masking:
+def uniform_masking(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> HeldOutBatching:
     """The masks of masked language modelling for measuring."""
     return MaskedLM().held_out_batching(tokenizer=tokenizer, vocab_size=vocab_size)
 

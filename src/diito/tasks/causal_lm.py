@@ -1,0 +1,179 @@
+"""Causal language modelling: predict the next token, where every position reads those before it and itself.
+
+1. every real token with a real one behind it is a slot, and the token behind it its label;
+2. a swap can change the slots at and behind its first position, in its own document where documents are kept apart; what can
+   change no slot (the last token) is not swapped;
+3. with ``corpus.document_boundaries`` positions restart at each document, which keeps the models from looking back beyond it.
+
+Nothing is drawn, so a held-out example is the same as one to train on. Shapes follow from the shape of the batch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from diito.corpus.framing import Framing, document_framing
+from diito.method.positions import real_positions
+from diito.models.learn import probe
+from diito.models.steps import accepted, logits_of
+from diito.refusal import Refusal
+from diito.tasks.task import IGNORED, UNUSED, Batching, HeldOutBatching, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from diito.recipe import CorpusSection, Recipe
+
+
+@dataclass
+class NextTokens(Batching, HeldOutBatching):
+    """Rows to batches in which each token is predicted from those before it."""
+
+    pad_token_id: int | None
+    """What rows of different lengths are padded with; their attention mask hides it, so it may be any token."""
+    documents: Framing | None = None
+    """The tokens around each document of a row, where documents are kept apart."""
+
+    def batch(self, rows: Mapping[str, Tensor], *, generator: torch.Generator) -> dict[str, Tensor]:
+        """See :class:`diito.tasks.task.Batching`. K is T - 1, at least 1.
+
+        ``swappable``: the slots. Where documents are kept apart also ``position_ids`` Long[B, T], the place of each token in
+        its document, and ``documents`` Long[B, T], the number of that document in the row.
+        """
+        ids = rows["input_ids"]
+        real = real_positions(rows)
+        following = torch.zeros_like(real)
+        following[:, :-1] = real[:, :-1] & real[:, 1:]
+        apart = {} if self.documents is None else self._apart(ids, self.documents)
+        if apart:
+            following[:, :-1] &= apart["documents"][:, :-1] == apart["documents"][:, 1:]
+        used = following[:, : max(1, ids.shape[1] - 1)]
+        slots = torch.arange(used.shape[1], device=ids.device).expand_as(used).where(used, UNUSED)
+        labels = ids.roll(-1, 1)[:, : used.shape[1]].where(used, IGNORED)
+        return {**rows, **apart, "slots": slots, "labels": labels, "swappable": following}
+
+    def examples(self, rows: Mapping[str, Tensor], *, seed: int, examples: Sequence[int]) -> dict[str, Tensor]:
+        """The same: nothing is drawn."""
+        return self.batch(rows, generator=torch.default_generator)
+
+    @staticmethod
+    def _apart(ids: Int[Tensor, "batch tokens"], framing: Framing) -> dict[str, Tensor]:
+        begins = torch.zeros_like(ids, dtype=torch.bool)
+        if framing.before:
+            begins |= ids == framing.before[0]
+        if framing.after:
+            begins[:, 1:] |= ids[:, :-1] == framing.after[-1]
+        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        first = places.where(begins, 0).cummax(1).values
+        return {"position_ids": places - first, "documents": begins.cumsum(1)}
+
+
+class CausalLM(Task):
+    """Predict the next token; every position reads those before it and itself."""
+
+    name = "causal-lm"
+    settings = "corpus"
+    pipeline_tag = "text-generation"
+    noun = "causal language model"
+    metric = "perplexity"
+    predicted = "next tokens"
+
+    @property
+    def head(self) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM
+
+    def batching(
+        self,
+        settings: CorpusSection | None = None,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        vocab_size: int,
+        token_counts: Int[Tensor, " tokens"] | None = None,
+    ) -> NextTokens:
+        apart = settings is not None and settings.document_boundaries
+        documents = document_framing(self.framing(tokenizer), tokenizer, field="corpus") if apart else None
+        return NextTokens(self.padding_id(tokenizer), documents)
+
+    def held_out_batching(self, *, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> NextTokens:
+        return NextTokens(self.padding_id(tokenizer))
+
+    def reach(
+        self,
+        slots: Int[Tensor, "batch slots"],
+        positions: Bool[Tensor, "batch tokens"],
+        documents: Int[Tensor, "batch tokens"] | None = None,
+    ) -> Bool[Tensor, "batch slots"]:
+        """The slots at or behind a swapped position; with ``documents``, the number of each token's, in the same document."""
+        swapped = positions.cumsum(1)
+        if documents is not None:
+            begins = torch.ones_like(positions)
+            begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+            before = (swapped - positions.long()).where(begins, 0)
+            swapped = swapped - before.cummax(1).values
+        return (slots != UNUSED) & (swapped.gather(1, slots.clamp(min=0)) > 0)
+
+    def padding_id(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
+        """The tokenizer's padding token, or another that ends or begins a text: it is hidden and never predicted."""
+        known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
+        return next((token for token in known if token is not None), None)
+
+    def check(self, recipe: Recipe) -> None:
+        super().check(recipe)
+        if recipe.intervention.positions == "masked":
+            raise Refusal(
+                "intervention.positions", "masked is of masked-lm, and here nothing is masked; give consecutive or random"
+            )
+        if recipe.intervention.positions == "prefix-end":
+            raise Refusal(
+                "intervention.positions",
+                "prefix-end swaps before the first predicted token, and here all tokens but the first are predicted; give "
+                "consecutive or random",
+            )
+        if recipe.corpus.document_boundaries and recipe.corpus.layout == "lines":
+            raise Refusal(
+                "corpus.document_boundaries", "lines hold one document each; leave it out, or give corpus.layout blocks"
+            )
+
+    def check_model(self, model: PreTrainedModel, recipe: Recipe) -> None:
+        """Refuse a model that reads ahead, and one that cannot keep documents apart where the recipe asks for it."""
+        inputs = probe(model)
+        length = inputs["input_ids"].shape[1]
+        if not _stays(model, inputs, length - 1, slice(0, length - 1)):
+            raise Refusal(
+                "teacher.model",
+                f"{recipe.teacher.model!r} reads tokens behind the one that it predicts from; give a decoder, or set "
+                "is_decoder in its configuration",
+            )
+        if recipe.corpus.document_boundaries:
+            cut = length // 2
+            places = torch.arange(length, device=model.device)
+            inputs["position_ids"] = (places - cut * (places >= cut)).expand_as(inputs["input_ids"])
+            if not _stays(model, inputs, 0, slice(cut, None)):
+                raise Refusal(
+                    "corpus.document_boundaries",
+                    f"a {model.config.model_type} looks back beyond a document although positions restart there; leave it out",
+                )
+
+
+@torch.no_grad()
+def _stays(model: PreTrainedModel, inputs: Mapping[str, Tensor], changed: int, part: slice) -> bool:
+    """Whether the logits of the tokens in ``part`` stay as they are when the token at ``changed`` is another one."""
+    other = inputs["input_ids"].clone()
+    other[:, changed] = other[:, changed - 1]
+    answers = [
+        logits_of(model(**accepted(model, {**inputs, "input_ids": ids})))[:, part] for ids in (inputs["input_ids"], other)
+    ]
+    # Not bit for bit: which tokens share an expert moves the last digits of a mixture's answers.
+    return torch.allclose(answers[0], answers[1], rtol=0.0, atol=1e-4 * float(answers[0].abs().max()))
+
+
+__all__ = ["CausalLM", "NextTokens"]
