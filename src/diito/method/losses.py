@@ -6,7 +6,9 @@ Losses over the vocabulary go through :func:`by_chunks`: a step spends more time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -74,18 +76,31 @@ def by_chunks(
     return _ByChunks.apply(function, logits, other.detach())
 
 
+_LATER: ContextVar[bool] = ContextVar("_LATER", default=False)
+
+
+@contextmanager
+def without_gradients(later: bool) -> Iterator[None]:
+    """Where ``later``, :func:`by_chunks` gives values alone: all of it will run once more, for its gradients."""
+    token = _LATER.set(later)
+    try:
+        yield
+    finally:
+        _LATER.reset(token)
+
+
 class _ByChunks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: Callable[..., Tensor], logits: Tensor, other: Tensor) -> Tensor:
         rows = _rows(logits)
-        needs_gradient = logits.requires_grad
-        gradient = torch.empty_like(logits) if needs_gradient else None
+        gradient = torch.empty_like(logits) if logits.requires_grad else None
+        needs_gradient = logits.requires_grad and not _LATER.get()
         values = []
         for start in range(0, len(logits), rows):
             chunk = logits[start : start + rows].detach().float().requires_grad_(needs_gradient)
-            with torch.set_grad_enabled(needs_gradient), torch.autocast(logits.device.type, enabled=False):
+            with _own_graph(), torch.set_grad_enabled(needs_gradient), torch.autocast(logits.device.type, enabled=False):
                 value = function(chunk, other[start : start + rows])
-                if gradient is not None:
+                if gradient is not None and needs_gradient:
                     gradient[start : start + rows] = torch.autograd.grad(value.sum(), chunk)[0]
             values.append(value.detach())
         ctx.save_for_backward(gradient)
@@ -101,6 +116,11 @@ class _ByChunks(torch.autograd.Function):
             part = slice(start, start + rows)
             scaled[part] = gradient[part].float() * upstream[part].unsqueeze(-1)
         return None, scaled, None
+
+
+def _own_graph() -> AbstractContextManager[None]:
+    """Inside, tensors are kept for the backward pass as they are: that of a chunk is over before another begins."""
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 def _rows(logits: Tensor) -> int:
@@ -129,6 +149,14 @@ class Predictions:
     def logits(self) -> Float[Tensor, "tokens words"]:
         """N_y, the output logits."""
         return self._head(self.hidden)
+
+    def of(self, hidden: Float[Tensor, "tokens width"]) -> Predictions:
+        """The same head's predictions of other representations."""
+        return Predictions(hidden, self._head)
+
+    def part(self, tokens: slice) -> Predictions:
+        """Those of some of the tokens."""
+        return self.of(self.hidden[tokens])
 
 
 LOGITS, HIDDEN = frozenset({"logits"}), frozenset({"hidden"})

@@ -24,6 +24,7 @@ from diito.method.alignment import Alignment
 from diito.method.draws import generator, host_random, keyed_dropout
 from diito.method.losses import ALIASES, TASK, Loss, NamedLosses, find_loss, paper_losses, token_mean
 from diito.method.positions import IGNORED, NAMED_RULES, Pairing, PositionRule, derangement, real_positions
+from diito.method.recompute import values_of
 from diito.method.runs import LiveTeacher, Runs, Teacher, run_model
 from diito.method.swaps import Swap, SwapDraws
 from diito.models.layered import Layered
@@ -228,14 +229,19 @@ class DistillationObjective(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """Every active loss and their weighted sum. What no swap reaches is out of the counterfactual losses."""
         named = NamedLosses()
+        words = self.words or count_outputs(self.student)
+        values: dict[str, Tensor] = {}
+        for counterfactual in (False, True):
+            read = {name: loss for name, loss in self.losses.items() if loss.counterfactual is counterfactual}
+            if read:
+                said, told = (runs.read(counterfactual=counterfactual) for runs in (student, teacher))
+                values |= values_of(read, said, told, labels.flatten(), words=words)
         for name, loss in self.losses.items():
             counted = (labels != IGNORED) if loss.labelled else (slots >= 0)
             if loss.counterfactual:
                 assert reach is not None
                 counted = counted & reach
-            said, told = (runs.read(counterfactual=loss.counterfactual) for runs in (student, teacher))
-            values = loss.function(said, told, labels.flatten())
-            named[name] = token_mean(values, counted.flatten().float())
+            named[name] = token_mean(values[name], counted.flatten().float())
         named["loss"] = sum((weight * named[name] for name, weight in self.weights.items()), start=labels.new_zeros(()))
         return named
 
