@@ -22,6 +22,7 @@ LAYERS_OF_FAMILY = {  # where the list of layers is, below the head: by the mode
     "mamba": "layers",
     "mixtral": "layers",
     "modernbert": "layers",
+    "olmoe": "layers",
     "opt": "decoder.layers",
     "qwen2": "layers",
     "qwen3": "layers",

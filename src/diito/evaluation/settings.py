@@ -32,7 +32,7 @@ class EvaluateSettings:
 
 @dataclass
 class HeldOutSettings:
-    """Held-out text, masked uniformly: 15 % of the tokens, 80/10/10."""
+    """Held-out text: of masked-lm masked uniformly (15 % of the tokens, 80/10/10), of causal-lm as it stands."""
 
     sources: list[SourceSection | str] = field(
         default_factory=lambda: [SourceSection(dataset="Salesforce/wikitext", config="wikitext-103-v1", split="validation")]
@@ -50,6 +50,8 @@ class HeldOutSettings:
     """Masks and swaps are functions of this seed and of the number of the block."""
     workers: int = 2
     """Processes that tokenise."""
+    task: str | None = None
+    """What the model is for: masked-lm, causal-lm or a task of your own; null: what the head it was saved with is for."""
     cache: str | None = None
     """Folder of the tokenised text; null takes the cache folder of Hugging Face datasets."""
     blocks: InitVar[int | None] = _NOT_GIVEN
@@ -67,10 +69,13 @@ class HeldOutSettings:
 
 @dataclass
 class PerplexitySettings(HeldOutSettings):
-    """Perplexity of masked words: exp of their mean cross-entropy."""
+    """Perplexity of masked words, or of next tokens: exp of their mean cross-entropy."""
 
+    stride: int | None = None
+    """causal-lm: tokens from the beginning of a block to that of the next, so that all but the first block's are predicted with
+    at least length - stride tokens before them; null: blocks do not overlap."""
     draws: int = 3
-    """Independent draws of the masks; the perplexity is that of all together, the spread is between them."""
+    """masked-lm: independent draws of the masks; the perplexity is that of all together, the spread is between them."""
     against: str | None = None
     """A second model (hub id or folder): both are measured on the same masks, and the difference gets an interval."""
 
@@ -90,7 +95,7 @@ class InterchangeSettings(HeldOutSettings):
     map: bool = False
     """true measures every pair of a student layer and a teacher layer, instead of an alignment, and draws a heat map."""
     alignment: AlignmentSection = field(default_factory=AlignmentSection)
-    positions: Literal["consecutive", "random", "masked"] = "consecutive"
+    positions: Literal["consecutive", "random", "masked", "prefix-end"] = "consecutive"
     """Which eligible tokens of a row are swapped."""
     share: float = 0.3
     """Share of a row's eligible tokens that is swapped, at least one."""

@@ -54,7 +54,16 @@ def glue_tables(settings: GlueSettings, measurements: Sequence[Measurement]) -> 
 
 def perplexity_tables(settings: PerplexitySettings, measurements: Sequence[Measurement]) -> list[Table]:
     """A line a model; below it the difference of two."""
-    header = ("model", "perplexity", "95 % interval", "s.d. of draws", "tokens", "documents")
+    by_byte = any("bits_per_byte" in each.result for each in measurements)
+    header = (
+        "model",
+        "perplexity",
+        "95 % interval",
+        "s.d. of draws",
+        *(["bits/byte"] if by_byte else []),
+        "tokens",
+        "documents",
+    )
     rows: list[Sequence[str]] = []
     below = []
     for each in measurements:
@@ -66,8 +75,10 @@ def perplexity_tables(settings: PerplexitySettings, measurements: Sequence[Measu
             continue
         spread = number(result["draws_sd"])
         counts = (f"{result['tokens']:,}", f"{result['documents']:,}")
-        rows.append((each.model, number(result["perplexity"]), bounds, spread, *counts))
-    return [Table("perplexity", "Perplexity of masked words", "\n".join(below), header, [("", rows)])]
+        of_bytes = [number(result.get("bits_per_byte"), 3)] if by_byte else []
+        rows.append((each.model, number(result["perplexity"]), bounds, spread, *of_bytes, *counts))
+    predicted = "next tokens" if by_byte else "masked words"
+    return [Table("perplexity", f"Perplexity of {predicted}", "\n".join(below), header, [("", rows)])]
 
 
 def interchange_tables(settings: InterchangeSettings, measurements: Sequence[Measurement]) -> list[Table]:
@@ -90,6 +101,9 @@ def interchange_tables(settings: InterchangeSettings, measurements: Sequence[Mea
         groups.append((f"{place} tokens", rows))
     layers = measurement.result["undistilled_layers"]
     note = f"undistilled: the teacher's layers {layers}" if layers else "undistilled: none can be made of this teacher"
+    if agreement := measurement.result.get("unswapped"):  # measurements of diito 0.1.0 lack it
+        share, bounds = number(agreement["agreement"], 3), interval(agreement["interval"], 3)
+        note += f"\nnothing swapped in either model: the same most likely word at {share} of the tokens {bounds}"
     title = "Interchange interventions"
     return [Table("interchange", title, note, header, groups), _pair_table(models["student"]["pairs"])]
 

@@ -1,4 +1,4 @@
-"""Losses over the vocabulary where a micro-batch has too many logits to hold: of 4,096 tokens and 128,000 words one set is 2 GB.
+"""Losses over the vocabulary where a micro-batch has too many logits to hold (of 4,096 tokens and 128,000 words 2 GB a set).
 
 1. the tokens are cut into parts; in each the heads of student and teacher run, all losses that read these logits take their
    values, and the logits are let go;

@@ -140,13 +140,22 @@ def load_trained(source: ModelSource, head: Any, *, noun: str) -> PreTrainedMode
 
 def check_trained(source: ModelSource, head: Any, *, noun: str) -> None:
     """Refuse (ValueError), from the configuration alone, a model that was saved without the head of an Auto class."""
-    kind = head.__name__.removeprefix("AutoModel")
     config = load_configuration(source, noun=noun)
+    if config.architectures and not has_head(config, head):
+        raise _headless(source, noun, f"it is a {config.architectures[0]}")
+
+
+def has_head(config: Any, head: Any) -> bool:
+    """Whether a model was saved with the head of an Auto class, as its configuration says."""
     saved = config.architectures or ()
-    if not saved or any(name.endswith((kind, "ForPreTraining")) for name in saved):
-        return
-    if not _class_names(head, config).intersection(saved):  # GPT2LMHeadModel is what AutoModelForCausalLM loads
-        raise _headless(source, noun, f"it is a {saved[0]}")
+    kind = head.__name__.removeprefix("AutoModel")
+    # GPT2LMHeadModel is what AutoModelForCausalLM loads.
+    return any(name.endswith((kind, "ForPreTraining")) for name in saved) or bool(_class_names(head, config) & set(saved))
+
+
+def can_have(config: Any, head: Any) -> bool:
+    """Whether models of this configuration come with the head of an Auto class."""
+    return bool(_class_names(head, config))
 
 
 def load_masked_language_model(source: ModelSource) -> PreTrainedModel:

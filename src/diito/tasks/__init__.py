@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 TASKS: dict[str, str] = {"masked-lm": "diito.tasks.masked_lm:MaskedLM", "causal-lm": "diito.tasks.causal_lm:CausalLM"}
 """Name of a task -> ``module:class``."""
+DEFAULT = "masked-lm"
+"""The task where none is named."""
 GROUP = "diito.tasks"
 """The entry points by which an installed package adds tasks."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -40,9 +40,13 @@ class NextTokens(Batching, HeldOutBatching):
     """What rows of different lengths are padded with; their attention mask hides it, so it may be any token."""
     documents: Framing | None = None
     """The tokens around each document of a row, where documents are kept apart."""
+    tokenizer: Any = None
+    """What turns predicted tokens into text again, where their bytes are counted."""
 
     def batch(self, rows: Mapping[str, Tensor], *, generator: torch.Generator) -> dict[str, Tensor]:
         """See :class:`diito.tasks.task.Batching`. K is T - 1, at least 1.
+
+        ``rows`` may have ``context`` Long[B]: how many first tokens of each row are not predicted.
 
         ``swappable``: the slots. Where documents are kept apart also ``position_ids`` Long[B, T], the place of each token in
         its document, and ``documents`` Long[B, T], the number of that document in the row.
@@ -54,14 +58,25 @@ class NextTokens(Batching, HeldOutBatching):
         apart = {} if self.documents is None else self._apart(ids, self.documents)
         if apart:
             following[:, :-1] &= apart["documents"][:, :-1] == apart["documents"][:, 1:]
+        if "context" in rows:
+            following[:, :-1] &= torch.arange(1, ids.shape[1], device=ids.device) >= rows["context"].unsqueeze(1)
         used = following[:, : max(1, ids.shape[1] - 1)]
         slots = torch.arange(used.shape[1], device=ids.device).expand_as(used).where(used, UNUSED)
         labels = ids.roll(-1, 1)[:, : used.shape[1]].where(used, IGNORED)
-        return {**rows, **apart, "slots": slots, "labels": labels, "swappable": following}
+        others = {name: value for name, value in rows.items() if name != "context"}
+        return {**others, **apart, "slots": slots, "labels": labels, "swappable": following}
 
     def examples(self, rows: Mapping[str, Tensor], *, seed: int, examples: Sequence[int]) -> dict[str, Tensor]:
         """The same: nothing is drawn."""
         return self.batch(rows, generator=torch.default_generator)
+
+    def count_bytes(self, labels: Int[Tensor, "batch slots"]) -> list[int]:
+        """Bytes of the text that each row's labels spell, special tokens left out."""
+        texts = (
+            self.tokenizer.decode(row[row != IGNORED], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            for row in labels.cpu()
+        )
+        return [len(text.encode()) for text in texts]
 
     @staticmethod
     def _apart(ids: Int[Tensor, "batch tokens"], framing: Framing) -> dict[str, Tensor]:
@@ -84,6 +99,11 @@ class CausalLM(Task):
     noun = "causal language model"
     metric = "perplexity"
     predicted = "next tokens"
+    is_drawn = False
+    unusable_rules: ClassVar[Mapping[str, str]] = {
+        "masked": "swaps masked tokens, and here none is masked",
+        "prefix-end": "swaps before the first predicted token, and here all tokens but the first are predicted",
+    }
 
     @property
     def head(self) -> Any:
@@ -104,7 +124,7 @@ class CausalLM(Task):
         return NextTokens(self.padding_id(tokenizer), documents)
 
     def held_out_batching(self, *, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> NextTokens:
-        return NextTokens(self.padding_id(tokenizer))
+        return NextTokens(self.padding_id(tokenizer), tokenizer=tokenizer)
 
     def reach(
         self,
@@ -128,16 +148,6 @@ class CausalLM(Task):
 
     def check(self, recipe: Recipe) -> None:
         super().check(recipe)
-        if recipe.intervention.positions == "masked":
-            raise Refusal(
-                "intervention.positions", "masked is of masked-lm, and here nothing is masked; give consecutive or random"
-            )
-        if recipe.intervention.positions == "prefix-end":
-            raise Refusal(
-                "intervention.positions",
-                "prefix-end swaps before the first predicted token, and here all tokens but the first are predicted; give "
-                "consecutive or random",
-            )
         if recipe.corpus.document_boundaries and recipe.corpus.layout == "lines":
             raise Refusal(
                 "corpus.document_boundaries", "lines hold one document each; leave it out, or give corpus.layout blocks"

@@ -82,6 +82,10 @@ class Task(ABC):
     """The model in words, without an article: ``masked language model``."""
     metric: ClassVar[str]
     """What is measured on held-out text: a row of ``diito.evaluation.held_out.metrics``, or an import path of one."""
+    is_drawn: ClassVar[bool] = True
+    """Whether held-out examples are draws, which another seed makes otherwise."""
+    unusable_rules: ClassVar[Mapping[str, str]] = {}
+    """Position rules that swap nothing of use in this task, and why."""
     predicted: ClassVar[str] = "predicted tokens"
     """The slots in words: ``masked tokens``."""
 
@@ -117,8 +121,14 @@ class Task(ABC):
         """What turns held-out rows into the examples on which :attr:`metric` is measured; None: nothing is measured."""
         return None
 
+    def check_rule(self, name: str, *, field: str) -> None:
+        """Refuse (Refusal), naming ``field``, a position rule that swaps nothing of use."""
+        if name in self.unusable_rules:
+            raise Refusal(field, f"{name} {self.unusable_rules[name]}; give another rule, such as consecutive")
+
     def check(self, recipe: Recipe) -> None:
-        """Refuse (Refusal) what a recipe asks for and this task cannot give; here the section of another task."""
+        """Refuse (Refusal) what a recipe asks for and this task cannot give; here a rule, and the section of another task."""
+        self.check_rule(recipe.intervention.positions, field="intervention.positions")
         for name in SECTIONS:
             section = getattr(recipe, name)
             if name != self.settings and section != type(section)():

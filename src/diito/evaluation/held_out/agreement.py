@@ -43,6 +43,9 @@ class Counts:
     """[names, pairs, examples, unswapped and swapped tokens, :data:`QUANTITIES`]."""
     documents: NDArray[np.int64]
     """[examples]: the document of each."""
+    unswapped: NDArray[np.float64] | None = None
+    """[examples, 2]: predicted tokens, and those with the same most likely word in student and teacher, where nothing is
+    swapped in either; None where it was not asked for."""
 
     def as_json(self) -> dict[str, Any]:
         """The same as lists; the last axis is named in ``quantities``."""
@@ -61,6 +64,16 @@ def means(sums: NDArray[np.float64]) -> dict[str, float]:
     return {"tokens": int(total["tokens"])} | {
         name: total[part] / total[whole] for name, (part, whole) in _RATIOS.items() if total[whole]
     }
+
+
+def agreement_numbers(counts: Counts) -> dict[str, Any]:
+    """The share of predicted tokens on which student and teacher have the same most likely word, nothing swapped in either.
+
+    With its 95 % interval over documents.
+    """
+    assert counts.unswapped is not None
+    tokens, agree = by_document(counts.documents, counts.unswapped).T
+    return {"agreement": float(agree.sum() / tokens.sum()), "interval": bootstrap_interval(np.divide, agree, tokens)}
 
 
 def interchange_numbers(counts: Counts) -> dict[str, Any]:

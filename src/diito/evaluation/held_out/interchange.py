@@ -90,6 +90,7 @@ def interchange_counts(
     if references:
         names += [name for name in REFERENCES if name != "undistilled" or undistilled is not None]
     sums = np.zeros((len(names), len(pairs), len(held_out.examples), 2, len(QUANTITIES)))
+    unswapped = np.zeros((len(held_out.examples), 2))
     done = 0
     for examples in tqdm(list(held_out.batches()), desc="interchange", unit=" batches", disable=None if progress else True):
         draw = _draw(held_out, examples, swaps, device=student.device, with_donors=references)
@@ -102,10 +103,13 @@ def interchange_counts(
             ours["undistilled"] = _Runs(undistilled, draw.base, draw.sources)
         batch_sums = _compare({name: ours[name] for name in names}, theirs, pairs, draw)
         sums[:, :, done : done + len(examples)] = batch_sums
+        if references:
+            unswapped[done : done + len(examples)] = _agreement(ours[STUDENT], theirs, draw.base["slots"])
         done += len(examples)
     for model, mode in zip(models, modes, strict=True):
         model.train(mode)
-    return Counts(tuple(names), tuple(pairs), sums, held_out.documents.astype(np.int64))
+    documents = held_out.documents.astype(np.int64)
+    return Counts(tuple(names), tuple(pairs), sums, documents, unswapped if references else None)
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,20 @@ def _compare(ours: Mapping[str, _Runs], theirs: _Runs, pairs: Sequence[AlignedPa
                 columns = (torch.ones_like(word), agree, changed, agree & changed, divergence[:, theirs_at, ours_at])
                 values = torch.stack([column.double() for column in columns], dim=1)
                 np.add.at(sums[index, number], places, values.cpu().numpy())
+    return sums
+
+
+def _agreement(ours: _Runs, theirs: _Runs, slots: Tensor) -> NDArray[np.float64]:
+    """[examples, 2]: used slots, and those at which both base runs have the same most likely word."""
+    rows, finals = rows_of_slots(slots), [runs.base(slots) for runs in (ours, theirs)]
+    words = theirs.layered.model.config.get_text_config().vocab_size
+    chunk = max(1, LOGITS // (8 * words))
+    sums = np.zeros((len(slots), 2))
+    for start in range(0, len(rows), chunk):
+        part = slice(start, start + chunk)
+        said, told = (runs.layered.head(hidden[part]).argmax(-1) for runs, hidden in zip((ours, theirs), finals, strict=True))
+        alike = (said == told).double()
+        np.add.at(sums, rows[part], torch.stack([torch.ones_like(alike), alike], dim=1).cpu().numpy())
     return sums
 
 

@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from diito.corpus import check_sources, load_corpus
+from diito.corpus import Corpus, check_sources, load_corpus
 from diito.embedded import resolve
-from diito.evaluation.held_out.agreement import interchange_numbers
+from diito.evaluation.held_out.agreement import agreement_numbers, interchange_numbers
 from diito.evaluation.held_out.interchange import interchange_counts
 from diito.evaluation.held_out.maps import all_pairs
+from diito.evaluation.held_out.model import check_model, load_model, task_of
 from diito.evaluation.held_out.perplexity import TokenLosses, perplexity_difference, perplexity_numbers, token_losses
-from diito.evaluation.held_out.text import HeldOut, uniform_masking
+from diito.evaluation.held_out.text import HeldOut
+from diito.evaluation.held_out.windows import Windows
 from diito.evaluation.kind import Job, Result
 from diito.evaluation.results import ResultsFile
 from diito.evaluation.settings import HeldOutSettings, InterchangeSettings, PerplexitySettings
@@ -32,11 +34,13 @@ from diito.models import load as models
 from diito.models.learn import learn
 from diito.models.load import ModelSource
 from diito.models.student import build_student, student_layers
-from diito.models.teacher import check_tokenizer, special_ids
+from diito.models.teacher import check_tokenizer
 from diito.recipe import CorpusSection
 from diito.recipe.checks import check_alignment
 from diito.recipe.file import read
 from diito.refusal import Refusal
+from diito.tasks import DEFAULT, find_task
+from diito.tasks.task import Task
 
 
 def perplexity_jobs(
@@ -51,7 +55,7 @@ def perplexity_jobs(
         raise Refusal(
             "against",
             f"{settings.against!r} reads the text with another vocabulary than {source.name!r}, so that their perplexities do "
-            "not compare; give a model with the same tokenizer",
+            "not compare; give a model with the same tokenizer (bits per byte, of decoders, compare: measure each alone)",
         )
 
     def run() -> Result:
@@ -72,7 +76,14 @@ def perplexity_identity(settings: PerplexitySettings, source: ModelSource, *, de
 def _perplexity_identity(settings: PerplexitySettings, source: ModelSource, text: _Text) -> dict[str, Any]:
     if settings.draws < 1:
         raise Refusal("draws", f"{settings.draws} must be at least 1")
-    return {"kind": "perplexity", "model": models.digest(source), **text.identity, "draws": settings.draws}
+    if settings.stride is not None and (text.task.is_drawn or settings.layout == "lines"):
+        raise Refusal("stride", "belongs to blocks of causal-lm; leave it out")
+    strided = {} if settings.stride is None else {"stride": settings.stride}
+    return {"kind": "perplexity", "model": models.digest(source), **text.identity, "draws": _draws(settings, text), **strided}
+
+
+def _draws(settings: PerplexitySettings, text: _Text) -> int:
+    return settings.draws if text.task.is_drawn else 1
 
 
 def _perplexity_job(settings: PerplexitySettings, source: ModelSource, device: str) -> Job:
@@ -80,8 +91,8 @@ def _perplexity_job(settings: PerplexitySettings, source: ModelSource, device: s
     identity = _perplexity_identity(settings, source, text)
 
     def run() -> Result:
-        model = models.load_masked_language_model(source).to(_device(device))
-        sums = token_losses(model, text.examples, draws=settings.draws, progress=True)
+        model = load_model(source, text.task).to(_device(device))
+        sums = token_losses(model, _windows(settings, text), draws=_draws(settings, text), progress=True)
         return perplexity_numbers(sums), sums.as_json()
 
     return Job(identity, dataclasses.asdict(settings), f"perplexity of {source.name}", source.name, run)
@@ -95,7 +106,8 @@ def interchange_jobs(
 
     def run() -> Result:
         place = _device(device)
-        student, teacher = (models.load_masked_language_model(each).to(place) for each in (source, plan.teacher))
+        task = plan.text.task
+        student, teacher = (load_model(each, task).to(place) for each in (source, plan.teacher))
         for model, each in ((student, source), (teacher, plan.teacher)):
             learn(model, field=each.field)
         counts = interchange_counts(
@@ -105,13 +117,13 @@ def interchange_jobs(
             plan.text.examples,
             rule=NAMED_RULES[settings.positions],
             share=settings.share,
-            special_ids=special_ids(plan.text.tokenizer),
+            special_ids=task.special_ids(plan.text.tokenizer),
             references=True,
             undistilled=None if plan.undistilled is None else build_student(teacher, plan.undistilled),
             progress=True,
         )
         result = {"teacher": plan.teacher.name, "map": settings.map, "undistilled_layers": plan.undistilled}
-        return {**result, "models": interchange_numbers(counts)}, counts.as_json()
+        return {**result, "unswapped": agreement_numbers(counts), "models": interchange_numbers(counts)}, counts.as_json()
 
     title = f"interchange of {source.name} with {plan.teacher.name}"
     return [Job(plan.identity, dataclasses.asdict(settings), title, source.name, run)]
@@ -133,6 +145,7 @@ def interchange_identity(settings: InterchangeSettings, source: ModelSource, *, 
 class _Text:
     """Held-out text as one model reads it."""
 
+    task: Task
     examples: HeldOut
     tokenizer: PreTrainedTokenizerBase
     identity: dict[str, Any]
@@ -159,7 +172,7 @@ def _planned_interchange(settings: InterchangeSettings, source: ModelSource) -> 
             raise Refusal("figure", f"{settings.figure} must end in .png, .pdf or .svg")
     teacher = ModelSource(settings.teacher, "teacher", settings.teacher_revision)
     text = _interchange_text(settings, source)
-    _check_teacher(settings, source, text.tokenizer, teacher)
+    _check_teacher(settings, source, text, teacher)
     ours, theirs = (models.load_configuration(each) for each in (source, teacher))
     (depth, width, _), (teacher_depth, teacher_width, _) = (
         models.sizes_of(configuration, field=each.field) for configuration, each in ((ours, source), (theirs, teacher))
@@ -179,6 +192,7 @@ def _interchange_text(settings: InterchangeSettings, source: ModelSource) -> _Te
     if not 0 < settings.share <= 1:
         raise Refusal("share", f"{settings.share} must be above 0 and at most 1")
     text = _held_out(settings, source)
+    text.task.check_rule(settings.positions, field="positions")
     if len(text.examples.examples) < 3:
         raise Refusal("limit", "interchange needs at least 3, to swap between and for a random donor")
     return text
@@ -243,12 +257,15 @@ def _held_out(settings: HeldOutSettings, source: ModelSource) -> _Text:
     if not settings.sources:
         raise Refusal("sources", "the list is empty; name held-out text, such as '[my-text.txt]'")
     check_sources(settings.sources, field="sources")
-    models.check_files(source)
-    models.check_masked_language_model(source)
+    task = task_of(source, settings.task)
+    check_model(source, task)
     _check_length(settings, source)
     vocabulary = models.sizes_of(models.load_configuration(source), field=source.field).words
     tokenizer = models.load_tokenizer(source)
-    check_tokenizer(tokenizer, source, vocabulary=vocabulary, field=source.field)
+    check_tokenizer(tokenizer, source, vocabulary=vocabulary, field=source.field, needed=task.needed_tokens)
+    batching = task.held_out_batching(tokenizer=tokenizer, vocab_size=vocabulary)
+    if batching is None:
+        raise Refusal("task", f"{task.name} has no held-out examples to measure on; give another task")
     section = CorpusSection(
         sources=settings.sources,
         layout=settings.layout,
@@ -258,13 +275,19 @@ def _held_out(settings: HeldOutSettings, source: ModelSource) -> _Text:
         cache=settings.cache,
     )
     try:
-        corpus = load_corpus(section, tokenizer=tokenizer, seed=0, field="evaluation")
+        corpus = load_corpus(
+            section,
+            tokenizer=tokenizer,
+            seed=0,
+            field="evaluation",
+            framing=task.framing(tokenizer),
+            padding=task.padding_id(tokenizer),
+        )
     except Refusal as refusal:  # which names the fields of a recipe's section
         raise refusal.at(refusal.field.removeprefix("evaluation.")) from refusal
     for remark in corpus.remarks:
         print(f"sources: {remark}", file=sys.stderr, flush=True)
-    masking = uniform_masking(tokenizer, vocab_size=vocabulary)
-    examples = HeldOut(corpus, masking, settings.seed, settings.limit, settings.batch)
+    examples = HeldOut(corpus, batching, settings.seed, settings.limit, settings.batch, task.reach)
     words = [sorted(tokenizer.get_vocab().items()), sorted(tokenizer.all_special_ids), vocabulary]
     identity = {
         "text": examples.digest(),
@@ -273,7 +296,19 @@ def _held_out(settings: HeldOutSettings, source: ModelSource) -> _Text:
         "layout": settings.layout,
         "length": settings.length,
     }
-    return _Text(examples, tokenizer, identity)
+    if task.name != find_task(DEFAULT).name:  # whose measurements of diito 0.1.0 do not say so
+        identity["task"] = task.name
+    return _Text(task, examples, tokenizer, identity)
+
+
+def _windows(settings: PerplexitySettings, text: _Text) -> HeldOut:
+    """The text, in overlapping windows where the settings have a stride."""
+    if settings.stride is None:
+        return text.examples
+    corpus = text.examples.corpus
+    assert isinstance(corpus, Corpus)
+    windows = Windows(corpus, settings.stride, text.task.framing(text.tokenizer))
+    return dataclasses.replace(text.examples, corpus=windows)
 
 
 def _check_length(settings: HeldOutSettings, source: ModelSource) -> None:
@@ -282,14 +317,11 @@ def _check_length(settings: HeldOutSettings, source: ModelSource) -> None:
         raise Refusal("length", f"{settings.length} tokens, but {source.name} has positions for {longest}; give fewer")
 
 
-def _check_teacher(
-    settings: InterchangeSettings, source: ModelSource, tokenizer: PreTrainedTokenizerBase, teacher: ModelSource
-) -> None:
-    models.check_files(teacher)
-    models.check_masked_language_model(teacher)
+def _check_teacher(settings: InterchangeSettings, source: ModelSource, text: _Text, teacher: ModelSource) -> None:
+    check_model(teacher, text.task)
     _check_length(settings, teacher)
     ours, theirs = (models.sizes_of(models.load_configuration(each), field=each.field).words for each in (source, teacher))
-    if ours != theirs or tokenizer.get_vocab() != models.load_tokenizer(teacher).get_vocab():
+    if ours != theirs or text.tokenizer.get_vocab() != models.load_tokenizer(teacher).get_vocab():
         raise Refusal(
             "teacher",
             f"{teacher.name!r} has another vocabulary than {source.name!r}; interchange needs a student and a teacher that "

@@ -29,7 +29,9 @@ class Metric:
         return {name: numbers[name] for name in self.figures if name in numbers}
 
 
-METRICS: dict[str, Metric] = {"perplexity": Metric(perplexity, {"perplexity": ("perplexity", ".2f")})}
+METRICS: dict[str, Metric] = {
+    "perplexity": Metric(perplexity, {"perplexity": ("perplexity", ".2f"), "bits_per_byte": ("bits/byte", ".3f")})
+}
 """The metrics by name."""
 
 

@@ -38,26 +38,31 @@ class TokenLosses:
     """[draws, examples]."""
     documents: NDArray[np.int64]
     """[examples]: the document of each."""
+    bytes: NDArray[np.int64] | None = None
+    """[examples]: of the text that the tokens spell, where the task counts them."""
 
     def as_json(self) -> dict[str, Any]:
         """The same as lists."""
+        counted = {} if self.bytes is None else {"bytes": self.bytes.tolist()}
         return {
             "documents": self.documents.tolist(),
             "tokens": self.tokens.tolist(),
             "losses": np.round(self.losses, 6).tolist(),
+            **counted,
         }
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TokenLosses:
         """From what :meth:`as_json` made."""
-        return cls(*(np.asarray(content[name]) for name in ("losses", "tokens", "documents")))
+        names = ("losses", "tokens", "documents", *(["bytes"] if "bytes" in content else []))
+        return cls(*(np.asarray(content[name]) for name in names))
 
 
 def perplexity(model: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
     """``perplexity``, and ``loss`` (nats a token) it is the exponential of, over ``tokens`` predicted tokens."""
     sums = token_losses(model, held_out)
     loss = float(sums.losses.sum() / sums.tokens.sum())
-    return {"perplexity": math.exp(loss), "loss": loss, "tokens": int(sums.tokens.sum())}
+    return {"perplexity": math.exp(loss), "loss": loss, "tokens": int(sums.tokens.sum()), **_of_bytes(sums)}
 
 
 @torch.no_grad()
@@ -69,6 +74,8 @@ def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1, p
     training = model.training
     model.eval()
     logits_at = _logits_at(model)
+    count_bytes = getattr(held_out.batching, "count_bytes", None)
+    counted: list[int] = []
     count = len(held_out.examples)
     losses, tokens = np.zeros((draws, count)), np.zeros((draws, count), dtype=np.int64)
     bar = tqdm(total=draws * count, desc="perplexity", unit=" blocks", disable=None if progress else True)
@@ -83,11 +90,14 @@ def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1, p
             nats = [masked_cross_entropy(logits, labels[part]) for part, logits in logits_at(batch, slots)]
             np.add.at(losses[draw], rows, torch.cat([*nats, labels.new_zeros(0)]).double().cpu().numpy())
             np.add.at(tokens[draw], rows, 1)
+            if count_bytes is not None and draw == 0:
+                counted += count_bytes(batch["labels"])
             done += len(examples)
             bar.update(len(examples))
     bar.close()
     model.train(training)
-    return TokenLosses(losses, tokens, held_out.documents.astype(np.int64))
+    size = None if count_bytes is None else np.asarray(counted, dtype=np.int64)
+    return TokenLosses(losses, tokens, held_out.documents.astype(np.int64), size)
 
 
 def _logits_at(model: PreTrainedModel) -> Callable[[Mapping[str, Tensor], Tensor], Iterator[tuple[slice, Tensor]]]:
@@ -123,7 +133,16 @@ def perplexity_numbers(sums: TokenLosses) -> dict[str, Any]:
         "tokens": int(sums.tokens.sum()),
         "examples": int(sums.tokens.shape[1]),
         "documents": len(np.unique(sums.documents)),
+        **_of_bytes(sums),
     }
+
+
+def _of_bytes(sums: TokenLosses) -> dict[str, Any]:
+    """``bits_per_byte`` of the text, which compares between tokenizers as the perplexity of a token does not, and ``bytes``."""
+    if sums.bytes is None or not sums.bytes.sum():
+        return {}
+    size = int(sums.bytes.sum()) * len(sums.losses)
+    return {"bits_per_byte": float(sums.losses.sum() / math.log(2) / size), "bytes": int(sums.bytes.sum())}
 
 
 def perplexity_difference(ours: TokenLosses, other: TokenLosses) -> dict[str, Any]:

@@ -71,7 +71,10 @@ class HeldOut:
 
     def batch_of(self, examples: Sequence[int], *, device: torch.device) -> dict[str, Tensor]:
         """These examples as a batch: what models read, ``slots`` (-1: unused) and the ``labels`` there (-100: none)."""
-        rows = collate(self.corpus.__getitems__(list(examples)), pad_token_id=self.batching.pad_token_id or 0)
+        chosen = self.corpus.__getitems__(list(examples))
+        rows = collate(chosen, pad_token_id=self.batching.pad_token_id or 0)
+        if "context" in chosen[0]:
+            rows["context"] = torch.stack([row["context"] for row in chosen])
         batch = self.batching.examples(rows, seed=self.seed, examples=examples)
         return {name: value.to(device) for name, value in batch.items()}
 
