@@ -58,7 +58,9 @@ def trajectory(teacher: str, overrides: dict[str, str], output: Path) -> dict[st
 
     # The embedded teacher's logits are so many that their squared error would drown the other losses.
     sizes = {"student.layers": "3", "objective.weights.mse": "1e-6"} if teacher == "embedded" else {"student.layers": "2"}
-    model = "embedded:teacher-minilm-mlm" if teacher == "embedded" else (decoders if teacher in DECODERS else tiny).teacher(teacher)
+    model = (
+        "embedded:teacher-minilm-mlm" if teacher == "embedded" else (decoders if teacher in DECODERS else tiny).teacher(teacher)
+    )
     recipe = tiny.recipe(
         output,
         {
