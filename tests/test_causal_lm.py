@@ -4,6 +4,7 @@ import copy
 import dataclasses
 
 import decoders
+import numpy as np
 import oracle
 import pytest
 import tiny
@@ -13,6 +14,8 @@ from objectives import EVERY, fixed_pairing, fixed_rule
 import diito.method.recompute as recompute
 from diito import Alignment, DistillationObjective, build_student, get_values, interchange
 from diito.corpus import Framing, load_corpus
+from diito.corpus.layouts import blocks
+from diito.corpus.tokenise import Chunk, Tokeniser
 from diito.recipe import CorpusSection
 from diito.refusal import Refusal
 from diito.run.parts import survey
@@ -95,6 +98,26 @@ def test_blocks_of_documents_kept_apart_hold_each_document_between_its_tokens(tm
     assert [row["input_ids"].tolist() for row in without.__getitems__([0, 1])] == [[4, 5, 6, 1], [7, 1, 8, 9]]
     framed = load_corpus(section, tokenizer=decoders.tokenizer(), seed=0)
     assert [row["input_ids"].tolist() for row in framed.__getitems__([0, 1])] == [[0, 4, 5, 6], [0, 7, 0, 8]]
+
+
+def test_a_document_that_comes_in_pieces_is_framed_once():
+    tokeniser = Tokeniser.for_tokenizer(decoders.tokenizer(), field="corpus", framing=Framing((0,), (1,)))
+
+    def sequences(*chunks):
+        made = blocks(
+            [Chunk(np.array(ids), np.array(sizes), *pieces) for ids, sizes, *pieces in chunks],
+            tokeniser,
+            length=3,
+            dropped={},
+            apart=True,
+        )
+        ids, _, owners = (np.concatenate(each) for each in zip(*made, strict=True))
+        return ids.tolist(), owners.tolist()
+
+    whole = sequences(([4, 5, 6, 7, 8, 9], [2, 3, 1]))
+    assert whole == ([0, 4, 5, 1, 0, 6, 7, 8, 1, 0, 9, 1], [0, 0, 1, 2])
+    pieces = [([4, 5, 6], [2, 1], False, True), ([7], [1], True, True), ([8, 9], [1, 1], True, False)]
+    assert sequences(*pieces) == whole
 
 
 def test_the_last_token_before_the_first_predicted_one_is_the_end_of_a_prefix():
