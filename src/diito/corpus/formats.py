@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from diito.corpus.pieces import LONGEST, strip_and_cut
 from diito.faults import reason
 from diito.reading import COMPRESSIONS, open_binary, open_text, readable, stem_suffix
 from diito.refusal import Refusal
+
+Cells = tuple[str, list[Any]]
+"""The place of a row, in words, and what it holds in the columns that are read."""
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 SUPPORTED = ".txt, .jsonl, .csv, .tsv or .parquet (also .gz or .xz)"
@@ -40,17 +43,32 @@ _DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}  # the first is what the ending sa
 def read_file(path: Path, *, column: str, field: str) -> Iterator[str]:
     """Yield the documents of one file, stripped and long ones in pieces, leaving out the empty ones. Raises Refusal that names
     ``field``."""
-    kind = stem_suffix(path)
-    if kind == ".parquet":
-        yield from _read_parquet(path, column, field)
-    elif kind == ".jsonl":
-        yield from _read_rows(path, column, field)
-    elif kind in _DELIMITERS:
-        yield from _read_table(path, column, field)
-    else:
+    if stem_suffix(path) == ".txt":
         with open_text(path, field) as stream:
             for line in _lines(stream):
                 yield from strip_and_cut(line)
+        return
+    for place, cells in read_cells(path, columns=(column,), field=field):
+        yield from clean(cells[0], place, column, field)
+
+
+def read_cells(
+    path: Path, *, columns: Sequence[str], field: str, optional: Collection[str] = (), rows: int | None = None
+) -> Iterator[Cells]:
+    """Yield what the rows of a file other than ``.txt`` hold in some columns, each with its place in words; ``rows``: the first
+    ones alone.
+
+    ``optional``: those of the columns that single rows of a ``.jsonl`` file may lack (None). Raises Refusal, naming ``field``.
+    """
+    kind = stem_suffix(path)
+    if kind == ".parquet":
+        cells = _read_parquet(path, columns, field)
+    elif kind == ".jsonl":
+        cells = _read_rows(path, columns, field, optional)
+    else:
+        cells = _read_table(path, columns, field)
+    with contextlib.closing(cells):
+        yield from itertools.islice(cells, rows)
 
 
 def check_file(path: Path, column: str, field: str) -> None:
@@ -63,10 +81,9 @@ def check_file(path: Path, column: str, field: str) -> None:
             empty = file.metadata.num_rows == 0
     else:
         empty = not _has_text(path, field)
-        if not empty and kind == ".jsonl":
-            list(_read_rows(path, column, field, rows=CHECKED_ROWS))
-        elif not empty and kind in _DELIMITERS:
-            list(_read_table(path, column, field, rows=CHECKED_ROWS))
+        if not empty and kind != ".txt":
+            for place, cells in read_cells(path, columns=(column,), field=field, rows=CHECKED_ROWS):
+                list(clean(cells[0], place, column, field))
     if empty:
         raise Refusal(field, f"'{path}' is empty; give a file that holds text, or leave it out")
 
@@ -138,21 +155,21 @@ def _has_text(path: Path, field: str) -> bool:
 # ------------------------------------------------------------------------------------------------------------- rows
 
 
-def _read_rows(path: Path, column: str, field: str, rows: int | None = None) -> Iterator[str]:
-    filled = 0
+def _read_rows(path: Path, columns: Sequence[str], field: str, optional: Collection[str]) -> Generator[Cells, None, None]:
     with open_text(path, field) as stream:
         for number, parts in enumerate(_lines(stream), start=1):
             line = "".join(parts)
             if not line.strip():
                 continue
             place = f"{path}, line {number}"
-            yield from clean(_parse_row(line, place, column, field), place, column, field)
-            filled += 1
-            if filled == rows:
-                return
+            row = _parse_row(line, place, field)
+            for column in columns:
+                if column not in row and column not in optional:
+                    raise missing_column(column, list(row), place, field)
+            yield place, [row.get(column) for column in columns]
 
 
-def _parse_row(line: str, place: str, column: str, field: str) -> Any:
+def _parse_row(line: str, place: str, field: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except RecursionError:
@@ -161,36 +178,35 @@ def _parse_row(line: str, place: str, column: str, field: str) -> Any:
         raise Refusal(field, f"{place} is not JSON; a .jsonl file holds one object a line") from None
     if not isinstance(row, dict):
         raise Refusal(field, f"{place} is not a JSON object; a .jsonl file holds one object a line")
-    if column not in row:
-        raise missing_column(column, list(row), place, field)
-    return row[column]
+    return row
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
 
 
-def _read_table(path: Path, column: str, field: str, rows: int | None = None) -> Iterator[str]:
-    """The column that the header names. A row has as many cells as the header, unless it is blank."""
+def _read_table(path: Path, columns: Sequence[str], field: str) -> Generator[Cells, None, None]:
+    """The columns that the header names; an empty cell is None. A row has as many cells as the header, unless it is blank."""
     csv.field_size_limit(sys.maxsize)  # its own limit is 128 kB, and a book is longer
     with open_text(path, field, newline="") as stream:
         first = stream.readline(LONGEST)
-        delimiter = _delimiter(first, path, column, field)
+        delimiter = _delimiter(first, path, columns[0], field)
         lines = [first, *itertools.islice(stream, CHECKED_ROWS)]
         quoting: Any = csv.QUOTE_MINIMAL if _has_quotes(lines, path, delimiter) else csv.QUOTE_NONE
         table = csv.reader(itertools.chain(lines, stream), delimiter=delimiter, quoting=quoting, strict=True)
         try:
             header = [name.strip() for name in next(table)]
-            place = header.index(column)
-            for count, row in enumerate(table, start=1):
+            for column in columns:
+                if column not in header:
+                    raise missing_column(column, header, f"{path}, line 1", field)
+            places = [header.index(column) for column in columns]
+            for row in table:
                 if row and len(row) != len(header):
                     raise Refusal(
                         field,
                         f"{path}, line {table.line_num}: {len(row)} columns, and the header has {len(header)}; "
                         "put a text that holds the delimiter in double quotes",
                     )
-                yield from clean(row[place] if row else None, f"{path}, line {table.line_num}", column, field)
-                if count == rows:
-                    return
+                yield f"{path}, line {table.line_num}", [row[place] or None if row else None for place in places]
         except csv.Error as error:
             raise Refusal(field, f"{path}, line {table.line_num}: not a row of a table ({error})") from error
 
@@ -234,17 +250,18 @@ def _open_parquet(path: Path, field: str) -> Iterator[Any]:
             raise Refusal(field, f"'{path}' is not a whole parquet file ({reason(error)})") from error
 
 
-def _read_parquet(path: Path, column: str, field: str) -> Iterator[str]:
-    row = itertools.count(1)
+def _read_parquet(path: Path, columns: Sequence[str], field: str) -> Generator[Cells, None, None]:
+    number = itertools.count(1)
     with _open_parquet(path, field) as file:
-        if column not in file.schema_arrow.names:
-            raise missing_column(column, file.schema_arrow.names, f"'{path}'", field)
+        for column in columns:
+            if column not in file.schema_arrow.names:
+                raise missing_column(column, file.schema_arrow.names, f"'{path}'", field)
         groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
         for index, group in enumerate(groups):
-            rows = rows_at_once(_column_bytes(group, column), group.num_rows)
-            for batch in file.iter_batches(rows, row_groups=[index], columns=[column]):
-                for value in batch.column(0).to_pylist():
-                    yield from clean(value, f"{path}, row {next(row)}", column, field)
+            rows = rows_at_once(sum(_column_bytes(group, column) for column in columns), group.num_rows)
+            for batch in file.iter_batches(rows, row_groups=[index], columns=list(columns)):
+                for row in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
+                    yield f"{path}, row {next(number)}", list(row)
 
 
 def _column_bytes(group: Any, column: str) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import glob
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any
 from diito.corpus.formats import (
     FORMATS,
     SUPPORTED,
+    Cells,
     check_file,
     clean,
     delimiter_said,
     missing_column,
+    read_cells,
     read_file,
     rows_at_once,
 )
@@ -37,6 +39,9 @@ from diito.refusal import Refusal
 
 if TYPE_CHECKING:
     from diito.recipe import SourceSection
+
+
+_WITH_COLUMNS = "give a .tsv, .csv, .jsonl or .parquet file"
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,22 @@ class LocalFiles:
     def documents(self) -> Iterator[str]:
         for path in self.paths:
             yield from read_file(path, column=self.column, field=self.field)
+
+    def cells(self, columns: Sequence[str], *, optional: Collection[str] = ()) -> Iterator[Cells]:
+        """What the rows hold in some columns, each with its place in words; see ``formats.read_cells``. A line of ``.txt`` is
+        a row with one cell."""
+        for path in self.paths:
+            if stem_suffix(path) != ".txt":
+                yield from read_cells(path, columns=columns, field=self.field, optional=optional)
+            elif len(columns) > 1:
+                raise Refusal(self.field, f"'{path}' is plain text without columns {' and '.join(columns[1:])}; {_WITH_COLUMNS}")
+            else:
+                for number, line in enumerate(read_file(path, column=self.column, field=self.field), start=1):
+                    yield f"{path}, text {number}", [line]
+
+    def class_names(self, column: str) -> list[str] | None:
+        """The names of the classes that a column numbers; a file has none."""
+        return None
 
     def fingerprint(self) -> list[Any]:
         stats = [(path, path.stat()) for path in self.paths]
@@ -85,6 +106,20 @@ class HubDataset:
             for value in batch[self.column].to_pylist():
                 yield from clean(value, f"{self.dataset}, row {next(row)}", self.column, self.field)
 
+    def cells(self, columns: Sequence[str], *, optional: Collection[str] = ()) -> Iterator[Cells]:
+        """What the rows hold in some columns, each with its place in words."""
+        table = self._load(*columns).select_columns(list(columns)).with_format("arrow")
+        number = itertools.count(1)
+        for batch in table.iter(rows_at_once(int(table.data.nbytes), len(table))):
+            for row in zip(*(batch[column].to_pylist() for column in columns), strict=True):
+                yield f"{self.dataset}, row {next(number)}", list(row)
+
+    def class_names(self, column: str) -> list[str] | None:
+        """The names of the classes that a column numbers, alone or in lists; None where it says none."""
+        feature = self._load(column).features[column]
+        names: list[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
+        return names
+
     def fingerprint(self) -> list[Any]:
         return [self.dataset, self.column, self._load()._fingerprint]
 
@@ -96,7 +131,7 @@ class HubDataset:
         """Nothing: all that is read was named."""
         return []
 
-    def _load(self) -> Any:
+    def _load(self, *columns: str) -> Any:
         import datasets
 
         advice = "check its name, config and split, or give a local path"
@@ -104,8 +139,9 @@ class HubDataset:
             advice = f"if this folder holds files of text, name it with path: {self.dataset}"
         with loading(f"the hub dataset {self.dataset!r} (config {self.config}, split {self.split})", self.field, advice=advice):
             table = datasets.load_dataset(self.dataset, self.config, split=self.split, revision=self.revision)
-        if self.column not in table.column_names:
-            raise missing_column(self.column, table.column_names, repr(self.dataset), self.field)
+        for column in columns or (self.column,):
+            if column not in table.column_names:
+                raise missing_column(column, table.column_names, repr(self.dataset), self.field)
         return table
 
 

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 """Part of every cache key: raise it when the files or the rules that make them change."""
+IGNORED = -100
+"""Label of a token that has none."""
 LENGTH = 512
 """Tokens of a sequence where a section names none; a model may allow fewer."""
 _BATCH_TOKENS = 1 << 19  # written together: few large record batches are searched faster than many small ones
@@ -76,6 +78,8 @@ class Statistics:
     """Tokens of the longest sequence."""
     dropped: dict[str, int]
     """What was left out, by reason. The reason says whether sequences or tokens are counted."""
+    answers: str = ""
+    """Of labelled examples: how many there are of each kind, in words."""
 
     @property
     def mean_length(self) -> float:
@@ -87,7 +91,8 @@ class Statistics:
         used = f"{self.documents_used:,} of {self.documents:,} documents"
         made = f"{self.sequences:,} {self.layout} of {self.mean_length:,.1f} tokens (longest {self.longest:,})"
         left = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count) or "nothing"
-        return f"{used} gave {made}, {self.tokens:,} tokens in all\nleft out: {left}"
+        told = f"{used} gave {made}, {self.tokens:,} tokens in all\nleft out: {left}"
+        return told + (f"\nlabels: {self.answers}" if self.answers else "")
 
     def __str__(self) -> str:
         return self.describe()
@@ -143,20 +148,27 @@ class Corpus(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 
 def collate(rows: Sequence[dict[str, Tensor]], *, pad_token_id: int | None) -> dict[str, Tensor]:
-    """Stack sequences into ``input_ids`` Long[B, T].
+    """Stack sequences into ``input_ids`` Long[B, T], and with them whatever else the rows have.
 
     Only where their lengths differ, shorter ones are padded at the end and ``attention_mask`` Long[B, T] is added:
     without padding there is no mask, because a mask makes the models ask the device whether it hides anything.
     """
-    sequences = [row["input_ids"] for row in rows]
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    if bool((lengths == lengths[0]).all()):
-        return {"input_ids": torch.stack(sequences)}
-    if pad_token_id is None:
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    alike = bool((lengths == lengths[0]).all())
+    if not alike and pad_token_id is None:
         raise Refusal("teacher.tokenizer", "sequences of different lengths need padding, and it has no padding token")
-    input_ids = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=pad_token_id)
-    attention_mask = torch.arange(input_ids.shape[1]) < lengths[:, None]
-    return {"input_ids": input_ids, "attention_mask": attention_mask.long()}
+    padding = {"input_ids": pad_token_id or 0, "labels": IGNORED}
+    batch = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        if len({value.shape for value in values}) == 1:
+            batch[name] = torch.stack(values)
+        else:
+            padded = padding.get(name, 0)
+            batch[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=padded)
+    if not alike:
+        batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]).long()
+    return batch
 
 
 class NothingLeft(Refusal):

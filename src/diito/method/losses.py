@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from diito.models.answers import Answers
 from diito.refusal import Refusal
 
 
@@ -57,6 +58,33 @@ def squared_error(
 ) -> Float[Tensor, " tokens"]:
     """Squared difference of the logits, summed over the vocabulary (DistilBERT's optional loss)."""
     return by_chunks(lambda student, teacher: (student - teacher.float()).square().sum(-1), student_logits, teacher_logits)
+
+
+def squared_distance(
+    student_logits: Float[Tensor, "rows numbers"], labels: Float[Tensor, " rows"]
+) -> Float[Tensor, " rows"]:
+    """Squared error of a predicted number; NaN labels are those of rows without any, and are never counted."""
+    return (student_logits[:, 0].float() - labels.nan_to_num()).square()
+
+
+def binary_cross_entropy(
+    student_logits: Float[Tensor, "rows classes"], labels: Float[Tensor, "rows classes"]
+) -> Float[Tensor, " rows"]:
+    """The cross-entropy of each class on its own (1: it applies), averaged over the classes."""
+    known = labels.nan_to_num()
+    return F.binary_cross_entropy_with_logits(student_logits.float(), known, reduction="none").mean(-1)
+
+
+def smoothed_binary_cross_entropy(
+    student_logits: Float[Tensor, "rows classes"], teacher_logits: Float[Tensor, "rows classes"], temperature: float
+) -> Float[Tensor, " rows"]:
+    """:func:`smoothed_cross_entropy` of each class on its own, applying or not, averaged over the classes."""
+
+    def pairs(logits: Tensor) -> Tensor:
+        return torch.stack([logits.float(), torch.zeros_like(logits, dtype=torch.float32)], dim=-1) / temperature
+
+    log_student, log_teacher = (F.log_softmax(pairs(logits), dim=-1) for logits in (student_logits, teacher_logits.detach()))
+    return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean(-1)
 
 
 CHUNK = {"cpu": 1 << 19}
@@ -170,8 +198,8 @@ class Loss:
     Its causal form, ``causal_`` and its name, is the same row read from the runs under the interchange intervention.
     """
 
-    function: Callable[[Predictions, Predictions, Int[Tensor, " tokens"]], Float[Tensor, " tokens"]]
-    """From the student's and the teacher's predictions and the labels (-100 where there is none): a value a token."""
+    function: Callable[[Predictions, Predictions, Shaped[Tensor, "tokens *classes"]], Float[Tensor, " tokens"]]
+    """From the student's and the teacher's predictions and the labels (-100 or NaN where there is none): a value a token."""
     counterfactual: bool = False
     """True reads the runs under the interchange intervention instead of the base runs."""
     labelled: bool = False
@@ -191,14 +219,22 @@ ALIASES = {"mlm": TASK}
 CAUSAL = "causal_"
 
 
-def paper_losses(temperature: float) -> dict[str, Loss]:
-    """The losses of the paper and DistilBERT's logit MSE, by name; those under the intervention are their causal forms."""
+def paper_losses(temperature: float, answers: Answers = "classes") -> dict[str, Loss]:
+    """The losses of the paper and DistilBERT's logit MSE, by name; those under the intervention are their causal forms.
+
+    ``answers``: what the models answer with. Of numbers both ``task`` and ``ce`` are squared errors; of several classes at
+    once they are those of each class on its own.
+    """
 
     def smoothed(student: Predictions, teacher: Predictions, labels: Tensor) -> Tensor:
-        return smoothed_cross_entropy(student.logits, teacher.logits, temperature)
+        if answers == "numbers":
+            return squared_error(student.logits, teacher.logits)
+        compare = smoothed_binary_cross_entropy if answers == "several" else smoothed_cross_entropy
+        return compare(student.logits, teacher.logits, temperature)
 
+    right = {"classes": masked_cross_entropy, "numbers": squared_distance, "several": binary_cross_entropy}[answers]
     return {
-        TASK: Loss(lambda student, teacher, labels: masked_cross_entropy(student.logits, labels), labelled=True),
+        TASK: Loss(lambda student, teacher, labels: right(student.logits, labels), labelled=True),
         "ce": Loss(smoothed),
         "cos": Loss(lambda student, teacher, labels: cosine_distance(student.hidden, teacher.hidden), reads=HIDDEN),
         "mse": Loss(lambda student, teacher, labels: squared_error(student.logits, teacher.logits)),

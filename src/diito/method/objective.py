@@ -16,17 +16,18 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diito.method.alignment import Alignment
 from diito.method.draws import generator, host_random, keyed_dropout
 from diito.method.losses import ALIASES, TASK, Loss, NamedLosses, find_loss, paper_losses, token_mean
-from diito.method.positions import IGNORED, NAMED_RULES, Pairing, PositionRule, derangement, real_positions
+from diito.method.positions import IGNORED, NAMED_RULES, Pairing, PositionRule, derangement, has_label, real_positions
 from diito.method.recompute import values_of
-from diito.method.runs import LiveTeacher, Runs, Teacher, run_model
+from diito.method.runs import LiveTeacher, Runs, Teacher, run_model, with_slots
 from diito.method.swaps import Swap, SwapDraws
+from diito.models.answers import Answers, answers_of
 from diito.models.layered import Layered
 from diito.refusal import Refusal
 
@@ -110,7 +111,8 @@ class DistillationObjective(nn.Module):
         self._hidden_teacher: tuple[Teacher, Any] = (live or teacher, teacher)
         self.alignment = alignment
         self.weights = _named(PAPER_WEIGHTS if weights is None else weights)
-        table = {**paper_losses(temperature), **(losses or {})}
+        self.answers = answers_of(student)
+        table = {**paper_losses(temperature, self.answers), **(losses or {})}
         self.losses = {name: find_loss(name, table) for name in self.weights}
         self.tokens = tokens
         self.swaps = SwapDraws(
@@ -189,7 +191,8 @@ class DistillationObjective(nn.Module):
             "slots": slots,
         }
         batch = {**(batch or {}), **{name: value for name, value in given.items() if value is not None}, **others}
-        batch["labels"] = _labels_at_slots(batch)
+        batch = {**with_slots(Layered(self.student), batch)}
+        batch["labels"] = _labels_at_slots(batch, self.answers)
         self._check_inputs(batch)
         step = self._step(step)
         slots, labels = self._slots_and_labels(batch)
@@ -223,7 +226,7 @@ class DistillationObjective(nn.Module):
         self,
         student: Runs,
         teacher: Runs,
-        labels: Int[Tensor, "batch slots"],
+        labels: Shaped[Tensor, "batch slots *classes"],
         slots: Int[Tensor, "batch slots"],
         reach: Bool[Tensor, "batch slots"] | None,
     ) -> dict[str, Float[Tensor, ""]]:
@@ -235,9 +238,9 @@ class DistillationObjective(nn.Module):
             read = {name: loss for name, loss in self.losses.items() if loss.counterfactual is counterfactual}
             if read:
                 said, told = (runs.read(counterfactual=counterfactual) for runs in (student, teacher))
-                values |= values_of(read, said, told, labels.flatten(), words=words)
+                values |= values_of(read, said, told, labels.flatten(0, 1), words=words)
         for name, loss in self.losses.items():
-            counted = (labels != IGNORED) if loss.labelled else (slots >= 0)
+            counted = has_label(labels) if loss.labelled else (slots >= 0)
             if loss.counterfactual:
                 assert reach is not None
                 counted = counted & reach
@@ -245,8 +248,10 @@ class DistillationObjective(nn.Module):
         named["loss"] = sum((weight * named[name] for name, weight in self.weights.items()), start=labels.new_zeros(()))
         return named
 
-    def _slots_and_labels(self, batch: Mapping[str, Tensor]) -> tuple[Int[Tensor, "batch slots"], Int[Tensor, "batch slots"]]:
-        """Positions of the loss tokens, -1 in unused slots, and the labels there, -100 where there is none."""
+    def _slots_and_labels(self, batch: Mapping[str, Tensor]) -> tuple[Int[Tensor, "batch slots"], Tensor]:
+        """Positions of the loss tokens, -1 in unused slots, and the labels there, -100 or NaN where there is none."""
+        if batch["labels"].is_floating_point():
+            return batch["slots"], batch["labels"]
         labels, slots = batch["labels"], batch.get("slots")
         real = real_positions(batch)
         everywhere = torch.arange(real.shape[1], device=real.device).expand_as(real)
@@ -303,6 +308,8 @@ class DistillationObjective(nn.Module):
         if not temperature > 0:
             raise Refusal("objective.temperature", f"{temperature} must be above 0")
         student, teacher = Layered(self.student, field="student"), self._hidden_teacher[0]
+        if self.tokens == "all" and not student.per_token:
+            raise Refusal("objective.tokens", "must be masked where a sequence has one prediction: it is not of its tokens")
         self.alignment.check(
             teacher_layers=teacher.depth,
             student_layers=student.depth,
@@ -355,11 +362,15 @@ def _named(weights: Mapping[str, float]) -> dict[str, float]:
     return named
 
 
-def _labels_at_slots(batch: Mapping[str, Tensor]) -> Tensor:
-    """The labels of a batch, one a token; with slots, one a slot."""
+def _labels_at_slots(batch: Mapping[str, Tensor], answers: Answers) -> Tensor:
+    """The labels of a batch, one a token; with slots, one a slot, as numbers where the models answer with numbers."""
     labels, slots = batch["labels"], batch.get("slots")
     right = batch["input_ids"].shape if slots is None else slots.shape
-    if labels.shape == right:
+    if answers != "classes":
+        labels = labels if labels.is_floating_point() else labels.float().masked_fill(labels == IGNORED, math.nan)
+    elif labels.is_floating_point():
+        raise Refusal("labels", "need whole numbers, the classes; set problem_type in the configuration of the models")
+    if labels.shape == right or (answers == "several" and labels.shape[:2] == right):
         return labels
     if labels.shape != batch["input_ids"].shape:
         raise Refusal("labels", f"need Int{list(right)}, or one for each of the input_ids, not Int{list(labels.shape)}")
@@ -380,6 +391,8 @@ def _shared_words(student: PreTrainedModel, teacher: PreTrainedModel | Teacher, 
     if not isinstance(teacher, PreTrainedModel):
         return words
     sizes = (count_outputs(student), count_outputs(teacher))
+    if sizes[0] != sizes[1] and teacher.get_output_embeddings() is None:
+        raise Refusal("teacher.model", f"its {sizes[1]} labels differ in number from the student's {sizes[0]}")
     if words is None and sizes[0] != sizes[1]:
         raise Refusal(
             "teacher.model",

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from diito.refusal import Refusal
@@ -34,6 +34,12 @@ def real_positions(inputs: Mapping[str, Tensor]) -> Bool[Tensor, "batch tokens"]
     return torch.ones_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
+def has_label(labels: Shaped[Tensor, "batch slots *classes"]) -> Bool[Tensor, "batch slots"]:
+    """Where there is a label: one that is not -100, or not NaN where labels are numbers."""
+    given = ~labels.isnan() if labels.is_floating_point() else labels != IGNORED
+    return given if given.ndim == 2 else given.all(-1)
+
+
 def labelled_positions(batch: Mapping[str, Tensor]) -> Bool[Tensor, "batch tokens"]:
     """Where a batch has something to predict.
 
@@ -42,11 +48,11 @@ def labelled_positions(batch: Mapping[str, Tensor]) -> Bool[Tensor, "batch token
     """
     labels, slots = batch["labels"], batch.get("slots")
     if slots is None:
-        return labels != IGNORED
+        return has_label(labels)
     # A column of its own, cut off again, takes the unused slots.
     length = batch["input_ids"].shape[1]
-    places = slots.masked_fill((slots < 0) | (labels == IGNORED), length)
-    return torch.zeros_like(labels[:, :1], dtype=torch.bool).repeat(1, length + 1).scatter(1, places, True)[:, :length]
+    places = slots.masked_fill((slots < 0) | ~has_label(labels), length)
+    return torch.zeros_like(slots[:, :1], dtype=torch.bool).repeat(1, length + 1).scatter(1, places, True)[:, :length]
 
 
 def special_positions(

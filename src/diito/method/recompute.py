@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -27,7 +27,7 @@ Values = dict[str, Float[Tensor, " tokens"]]
 
 
 def values_of(
-    losses: Mapping[str, Loss], student: Predictions, teacher: Predictions, labels: Int[Tensor, " tokens"], *, words: int
+    losses: Mapping[str, Loss], student: Predictions, teacher: Predictions, labels: Shaped[Tensor, "tokens *classes"], *, words: int
 ) -> Values:
     """The value of each token in each of ``losses``, all of which read these predictions of the same run.
 

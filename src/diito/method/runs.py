@@ -115,24 +115,57 @@ def run_model(
             _, sources = layered.states(swap.sources, swapped_layers)
     with dropout():
         run, states = layered.states(batch, swapped_layers + ([top] if base else []))
-        answers = read_slots(layered, layered.final(states[top]), slots, outputs=outputs) if base else None
+        answers = read_slots(layered, layered.final(states[top]), slots, batch, outputs=outputs) if base else None
         if swap is None:
             return Runs(answers, None)
         if swap.of_tokens:
-            _, stitched = layered.states(swap.stitched(batch), [top])
+            batch = swap.stitched(batch)
+            _, stitched = layered.states(batch, [top])
             final = layered.final(stitched[top])
         else:
             values = {layer: swap.values((sources or states)[layer]) for layer in layers}
             final = resume(layered, run, states[min(layers)], values, swap.positions, dimensions=dimensions)
-        return Runs(answers, read_slots(layered, final, slots, outputs=outputs))
+        return Runs(answers, read_slots(layered, final, slots, batch, outputs=outputs))
 
 
 def read_slots(
-    layered: Layered, final: Float[Tensor, "batch tokens width"], slots: Int[Tensor, "batch slots"], *, outputs: int | None
+    layered: Layered,
+    final: Float[Tensor, "batch tokens width"],
+    slots: Int[Tensor, "batch slots"],
+    inputs: Inputs,
+    *,
+    outputs: int | None,
 ) -> Predictions:
     """The predictions at ``slots``; unused ones read token 0 and are never counted.
 
-    ``outputs``: how many of the logits are kept, where two models' differ in number; None keeps all.
+    ``inputs``: what the run has read. ``outputs``: how many of the logits are kept, where two models' differ in number; None
+    keeps all. Where the head reads whole sequences the one slot of a row is its prediction.
     """
+    if not layered.per_token:
+        # A prediction a row: never so many that values_of would ask for a part of them.
+        return Predictions(read_by_head(layered, final, inputs), lambda hidden: layered.head(final, inputs)[:, :outputs])
     index = slots.clamp(min=0).unsqueeze(-1).expand(-1, -1, final.shape[-1])
     return Predictions(final.gather(1, index).flatten(0, 1), lambda hidden: layered.head(hidden)[:, :outputs])
+
+
+def read_by_head(
+    layered: Layered, final: Float[Tensor, "batch tokens width"], inputs: Inputs
+) -> Float[Tensor, "batch width"]:
+    """N_h of a sequence: the state that the head reads; the mean of all real tokens where it reads several."""
+    chosen = layered.read_positions(inputs)
+    if layered.parts.reads == "all":
+        return (final * chosen.unsqueeze(-1)).sum(1) / chosen.sum(1, keepdim=True)
+    index = chosen.int().argmax(1).view(-1, 1, 1).expand(-1, 1, final.shape[-1])
+    return final.gather(1, index).squeeze(1)
+
+
+def with_slots(layered: Layered, batch: Inputs) -> Inputs:
+    """A batch of a sequence classifier with one slot a row, the token that the head reads, and the row's label at it.
+
+    Its ``labels`` may be those of transformers, [batch] or [batch classes], or those at the slots.
+    """
+    if layered.per_token or "slots" in batch:
+        return batch
+    labels = batch["labels"]
+    labels = labels.view(-1, 1) if labels.numel() == len(labels) else labels.unsqueeze(1)
+    return {**batch, "labels": labels, "slots": layered.read_positions(batch).int().argmax(1, keepdim=True)}

@@ -11,6 +11,7 @@ leaves train flags, buffers and the random state as they were.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, Cache, PreTrainedModel
 
+from diito.models.answers import Reads, read_positions
 from diito.models.steps import (
     Answer,
     CannotRun,
@@ -165,7 +167,7 @@ class _Learning:
             parts = None if body is None else self._watch(body, layers, inputs, per_token=logits.ndim == 3)
             if parts is not None:
                 self._compare(Steps(self.model, parts, field=self.field))
-                return parts
+                return parts if parts.per_token else dataclasses.replace(parts, reads=self._reads(parts))
         raise self.cannot_run("it has no list of layers below a head")
 
     def _lists(self) -> list[str]:
@@ -293,6 +295,20 @@ class _Learning:
                         expected = own[:, ::2].flatten(0, 1).float()
                         if not torch.allclose(chosen, expected, rtol=0.02, atol=0.02 * float(expected.abs().max())):
                             raise self.cannot_run("its head does not read each token on its own")
+
+    def _reads(self, parts: Parts) -> Reads:
+        """Which tokens of a sequence move its logits."""
+        self.model.eval()
+        inputs = probe(self.model, padded=True)
+        steps = Steps(self.model, parts, field=self.field)
+        _, states = steps.states(inputs, [steps.depth - 1])
+        with torch.enable_grad():
+            final = steps.final(states[steps.depth - 1]).detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(steps.head(final, inputs).float().square().sum(), final)
+        moves = (gradient != 0).any(-1)
+        padding = self.model.config.get_text_config().pad_token_id
+        choices: tuple[Reads, ...] = ("first", "last")
+        return next((reads for reads in choices if bool((moves == read_positions(reads, inputs, padding)).all())), "all")
 
     def _equal(self, ours: Tensor, own: Tensor, case: str) -> None:
         if same(ours, own):

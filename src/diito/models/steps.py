@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from diito.models.answers import Reads, read_positions
 from diito.refusal import Refusal
 
 Inputs = Mapping[str, Tensor]
@@ -74,6 +75,8 @@ class Parts:
     """Size of a hidden state."""
     per_token: bool
     """Whether the head gives logits for each token, not for each sequence."""
+    reads: Reads | None = None
+    """Which tokens the head of a sequence reads: the first, the last that is no padding, or several; None: each on its own."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,11 @@ class Steps:
         if inputs is None:
             raise Refusal("inputs", f"the head of {type(self.model).__name__} reads whole sequences; give their inputs")
         return self._answer(BodyOutput((final, self._pooled(final))), inputs)
+
+    def read_positions(self, inputs: Inputs) -> Bool[Tensor, "batch tokens"]:
+        """The tokens whose final hidden states the head of a sequence reads (``answers.read_positions``)."""
+        assert self.parts.reads is not None
+        return read_positions(self.parts.reads, inputs, self.model.config.get_text_config().pad_token_id)
 
     def _pooled(self, final: Tensor) -> Tensor | None:
         """What the body's pooler makes of the sequences, where it has one."""

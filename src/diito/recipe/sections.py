@@ -180,7 +180,12 @@ class SourceSection:
     revision: str | None = None
     """Hub revision of the dataset."""
     column: str = "text"
-    """Column that holds the text (.jsonl, .csv, .tsv, .parquet and hub datasets)."""
+    """Column that holds the text (all but .txt); in token classification the list of words."""
+    pair: str | None = None
+    """sequence-classification: column of a second text, for models that read two."""
+    label: str | None = None
+    """Classification: column of the answer, a class (by name or number) or a number; in token classification the list of
+    tags. null: no row has one, and the student learns from the teacher's answers alone."""
 
 
 @dataclass
@@ -192,15 +197,18 @@ class CorpusSection:
     )
     """Where the text comes from, joined in this order. A plain string is a local path."""
     layout: Literal["blocks", "lines"] = "blocks"
-    """blocks: documents joined and cut to ``length``, no padding. lines: one line a sequence, as the paper."""
+    """blocks: documents joined and cut to ``length``, no padding. lines: one line a sequence, as the paper. In classification an
+    example is a sequence, whatever stands here."""
     length: Length | None = None
-    """Tokens of a block; in lines the longest sequence (longer lines are split). Special tokens included. null: as many as the
+    """Tokens of a block; in lines the longest sequence (longer lines are split, longer examples cut). Special tokens included. null: as many as the
     teacher allows, at most 512."""
     document_boundaries: bool = False
     """blocks of causal-lm: true frames each document instead of each block, and lets no token look beyond its document, in
     which positions begin anew."""
     share: Share = 1.0
     """Share of the documents that is used, a seeded subset (the paper's low-resource runs: 0.15)."""
+    examples: Count | None = None
+    """Classification: so many labelled examples, a seeded subset with as many of each class; null takes all rows."""
     minimum_tokens: CountOrNever = 12
     """lines: a sequence with fewer tokens, specials included, is dropped."""
     maximum_unknown: Share = 0.5
@@ -262,6 +270,8 @@ class InterventionSection:
     """Share of a row's eligible tokens that is swapped, at least one."""
     specials: bool = False
     """true makes [CLS] and [SEP] eligible as well."""
+    across_texts: bool = False
+    """Two texts: true lets a swap take tokens of both; false draws one of the two for each row."""
     source_positions: Literal["same", "independent"] = "same"
     """same: the base's own positions, as the paper. independent: drawn for the source, as the released code."""
     pairing: Literal["in-batch", "independent"] | str = "in-batch"
@@ -440,7 +450,8 @@ class Recipe:
     seed: Annotated[int, Ge(0), Lt(2**32)] = 42
     """Every random draw is a function of this seed and of a position in the run."""
     task: Text = "masked-lm"
-    """What the models are trained for: masked-lm, causal-lm, or a task of your own, such as ``my_package.tasks:my_task``."""
+    """What the models are trained for: masked-lm, causal-lm, sequence-classification, token-classification, or a task of your
+    own, such as ``my_package.tasks:my_task``."""
     teacher: TeacherSection = field(default_factory=TeacherSection)
     student: StudentSection = field(default_factory=StudentSection)
     corpus: CorpusSection = field(default_factory=CorpusSection)

@@ -145,6 +145,8 @@ def _check_measurable(recipe: Recipe, parts: Parts) -> None:
     ):
         if every and parts.held_out is None:
             raise Refusal(field, "needs held-out text, and there is none; name some in evaluation.sources")
+    if parts.held_out is not None:
+        find_metric(parts.task.metric).check_packages()
 
 
 def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Evaluation | None]:
@@ -156,6 +158,8 @@ def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Eval
     metric = find_metric(parts.task.metric)
 
     def interchange(student: PreTrainedModel) -> dict[str, float]:
+        if not metric.is_of_classes:
+            return {}
         parts.teacher.to(student.device)
         return interchange_accuracy(
             student,
@@ -168,7 +172,7 @@ def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Eval
         )
 
     def both(student: PreTrainedModel) -> dict[str, float]:
-        return {**metric(student, held_out), **interchange(student)}
+        return {**metric(student, held_out), **metric.with_teacher(student, parts.teacher, held_out), **interchange(student)}
 
     return interchange, both
 
@@ -179,10 +183,7 @@ def _measure_before(folder: RunFolder, parts: Parts, measure: Evaluation | None,
     if measure is None or not main or "before" in results:
         return results
     assert parts.held_out is not None
-    _say(
-        main,
-        f"measuring on {len(parts.held_out.examples)} held-out blocks of {parts.plan.recipe.evaluation.length} tokens",
-    )
+    _say(main, f"measuring on {parts.plan.held_out}")
     results = {
         "teacher": find_metric(parts.task.metric)(parts.teacher, parts.held_out),
         "before": measure(parts.student),

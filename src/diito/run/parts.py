@@ -16,7 +16,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from diito import plugins
-from diito.corpus import LENGTH, Corpus, check_sources
+from diito.corpus import LENGTH, Corpus
 from diito.evaluation.held_out.text import HeldOut
 from diito.method.alignment import Alignment
 from diito.method.alignment_files import build_alignment
@@ -80,11 +80,10 @@ def survey(recipe: Recipe) -> Survey:
     Raises Refusal, or Refusals with everything that can be told at once (both are ValueErrors).
     """
     with collect() as attempt:
-        with attempt():
-            check_sources(recipe.corpus.sources, field="corpus.sources")
-        with attempt():
-            if recipe.evaluation.sources:
-                check_sources(recipe.evaluation.sources, field="evaluation.sources")
+        for field, sources in (("corpus", recipe.corpus.sources), ("evaluation", recipe.evaluation.sources or [])):
+            with attempt():
+                if sources:
+                    find_task(recipe.task).check_sources(sources, field=f"{field}.sources")
         with attempt():
             position_rule(recipe)
         with attempt():
@@ -185,6 +184,7 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
     recipe, task, tokenizer = surveyed.recipe, surveyed.task, surveyed.tokenizer
     teacher = load_teacher(recipe.teacher, head=task.head, noun=task.noun)
     task.check_model(teacher, recipe)
+    task = task.of(teacher)
     student = build_student(teacher, surveyed.student_layers, dropout=recipe.student.dropout)
     with arguments.main_process_first(desc="corpus"):
         corpus, held_out = load_text(recipe, task, tokenizer, vocab_size=surveyed.sizes.words)
@@ -199,6 +199,7 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
         has_counterfactual=has_counterfactual(recipe, surveyed.losses),
         slot_share=task.slot_share(_settings(recipe, task)),
         held_out_blocks=None if held_out is None else len(held_out.examples),
+        held_out_layout="blocks" if held_out is None else held_out.layout,
     )
     if plan.steps_per_epoch == 0:
         raise Refusal(

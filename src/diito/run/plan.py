@@ -33,6 +33,8 @@ class Plan:
     """Slots for each token."""
     held_out_blocks: int | None = None
     """Blocks that are measured; None where nothing is."""
+    held_out_layout: str = "blocks"
+    """What they are: blocks, or labelled examples."""
 
     @property
     def rows_per_step(self) -> int:
@@ -86,7 +88,7 @@ class Plan:
             ("objective", " + ".join(f"{weight:.3g} {name}" for name, weight in weights if weight)),
             ("alignment", self._alignment()),
             *zip(["corpus"] + [""] * len(corpus), corpus, strict=False),
-            ("held-out", self._held_out()),
+            ("held-out", self.held_out),
             ("steps", self._steps()),
             ("compute", self._compute()),
         ]
@@ -100,12 +102,16 @@ class Plan:
             f"{self.steps * self.tokens_per_step / 1e6:,.2f} M tokens in all ({self.steps / self.steps_per_epoch:.2f} epochs)"
         )
 
-    def _held_out(self) -> str:
+    @property
+    def held_out(self) -> str:
+        """What is measured on, in words."""
         evaluation = self.recipe.evaluation
         if self.held_out_blocks is None:
             reason = "evaluation.sources is empty" if evaluation.sources == [] else "the corpus is too small to set some aside"
             return f"none, nothing is measured: {reason}"
         own = " of documents of the corpus that are not trained on" if evaluation.sources is None else ""
+        if self.held_out_layout == "examples":
+            return f"{self.held_out_blocks:,} examples" + (" of the corpus that are not trained on" if own else "")
         return f"{self.held_out_blocks:,} blocks of {evaluation.length} tokens{own}"
 
     def _compute(self) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 
 from transformers import PreTrainedTokenizerBase
 
-from diito.corpus import Corpus, NothingLeft, Part, find_sources, load_corpus
+from diito.corpus import Corpus, NothingLeft, Part, find_sources
 from diito.evaluation.held_out.text import HeldOut
 from diito.recipe import CorpusSection, Recipe
 from diito.tasks.task import Task
@@ -38,17 +38,14 @@ def load_text(
 
     None is held out where the recipe or the task measures nothing, and where there is too little text to set some aside.
     """
-    framing, padding = task.framing(tokenizer), task.padding_id(tokenizer)
     batching = task.held_out_batching(tokenizer=tokenizer, vocab_size=vocab_size)
 
     def load_training(part: Part | None) -> Corpus:
-        return load_corpus(recipe.corpus, tokenizer=tokenizer, seed=recipe.seed, framing=framing, part=part, padding=padding)
+        return task.load_rows(recipe.corpus, tokenizer=tokenizer, seed=recipe.seed, part=part)
 
     def load_held_out(part: Part | None) -> HeldOut:
         section = _held_out_section(recipe)
-        corpus = load_corpus(
-            section, tokenizer=tokenizer, seed=recipe.seed, field="evaluation", framing=framing, part=part, padding=padding
-        )
+        corpus = task.load_rows(section, tokenizer=tokenizer, seed=recipe.seed, field="evaluation", part=part)
         assert batching is not None
         return HeldOut(corpus, batching, recipe.seed, recipe.evaluation.blocks, recipe.evaluation.batch, task.reach)
 

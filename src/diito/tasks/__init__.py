@@ -13,7 +13,12 @@ from diito.refusal import Refusal
 if TYPE_CHECKING:
     from diito.tasks.task import Task
 
-TASKS: dict[str, str] = {"masked-lm": "diito.tasks.masked_lm:MaskedLM", "causal-lm": "diito.tasks.causal_lm:CausalLM"}
+TASKS: dict[str, str] = {
+    "masked-lm": "diito.tasks.masked_lm:MaskedLM",
+    "causal-lm": "diito.tasks.causal_lm:CausalLM",
+    "sequence-classification": "diito.tasks.sequence_classification:SequenceClassification",
+    "token-classification": "diito.tasks.token_classification:TokenClassification",
+}
 """Name of a task -> ``module:class``."""
 DEFAULT = "masked-lm"
 """The task where none is named."""

@@ -3,8 +3,9 @@
 1. ``framing`` says what stands around the sequences of a corpus, and ``special_ids`` which tokens are never swapped;
 2. ``batching`` turns rows of the corpus into batches of *slots*, the positions that are predicted, and their *labels*;
 3. ``reach`` says which slots a swap can change: the others are left out of the counterfactual losses;
-4. ``held_out_batching`` makes the fixed examples on which ``metric`` and interventions are measured;
-5. ``head`` loads the model, ``check`` refuses recipes, and the words are for the model card and the tables.
+4. ``load_rows`` reads the corpus, ``of`` gives the task what it must know of the model;
+5. ``held_out_batching`` makes the fixed examples on which ``metric`` and interventions are measured;
+6. ``head`` loads the model, ``check`` refuses recipes, and the words are for the model card and the tables.
 
 Nothing outside a task's own file knows its name. A task of one's own is a class with these members, named in a recipe by its
 import path (``my_package.tasks:MyTask``).
@@ -13,20 +14,21 @@ import path (``my_package.tasks:MyTask``).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from diito.corpus import Corpus, Part, check_sources, load_corpus
 from diito.corpus.framing import Framing, framing_of, special_ids
 from diito.refusal import Refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from diito.recipe import Recipe
+    from diito.recipe import CorpusSection, Recipe, SourceSection
 
 IGNORED = -100
 """Label of a token that is not predicted: the value that the cross-entropy of torch leaves out."""
@@ -72,6 +74,8 @@ class Task(ABC):
 
     name: ClassVar[str]
     """What a recipe calls it."""
+    of_examples: ClassVar[bool] = False
+    """Whether its rows are labelled examples (``diito.corpus.examples``) instead of sequences cut from text."""
     settings: ClassVar[str | None] = None
     """The section of a recipe that :meth:`batching` reads, if any."""
     needed_tokens: ClassVar[tuple[str, ...]] = ()
@@ -80,7 +84,7 @@ class Task(ABC):
     """The hub's name of what the model does."""
     noun: ClassVar[str]
     """The model in words, without an article: ``masked language model``."""
-    metric: ClassVar[str]
+    metric: str
     """What is measured on held-out text: a row of ``diito.evaluation.held_out.metrics``, or an import path of one."""
     is_drawn: ClassVar[bool] = True
     """Whether held-out examples are draws, which another seed makes otherwise."""
@@ -126,9 +130,35 @@ class Task(ABC):
         if name in self.unusable_rules:
             raise Refusal(field, f"{name} {self.unusable_rules[name]}; give another rule, such as consecutive")
 
+    def of(self, model: PreTrainedModel) -> Task:
+        """The task as it is with this model, such as a classifier with classes of its own; here the same with every model."""
+        return self
+
+    def check_sources(self, sources: Sequence[SourceSection | str], *, field: str) -> None:
+        """Refuse (Refusal) text that could not be read, before anything slow is started."""
+        check_sources(sources, field=field)
+
+    def load_rows(
+        self,
+        section: CorpusSection,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int,
+        field: str = "corpus",
+        part: Part | None = None,
+    ) -> Corpus:
+        """The rows that :attr:`batching` makes batches of; here sequences cut from text. Arguments as of ``load_corpus``."""
+        framing, padding = self.framing(tokenizer), self.padding_id(tokenizer)
+        return load_corpus(section, tokenizer=tokenizer, seed=seed, field=field, framing=framing, part=part, padding=padding)
+
     def check(self, recipe: Recipe) -> None:
-        """Refuse (Refusal) what a recipe asks for and this task cannot give; here a rule, and the section of another task."""
+        """Refuse (Refusal) what a recipe asks for and this task cannot give; here a rule, the section of another task, and where
+        rows are no labelled examples what belongs to these."""
         self.check_rule(recipe.intervention.positions, field="intervention.positions")
+        if not self.of_examples:
+            for refused, field in _of_examples(recipe):
+                if refused:
+                    raise Refusal(field, f"belongs to tasks with labelled examples, and the task is {recipe.task}; leave it out")
         for name in SECTIONS:
             section = getattr(recipe, name)
             if name != self.settings and section != type(section)():
@@ -154,6 +184,17 @@ class Task(ABC):
     def special_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Ids of the tokens that are never swapped: those around a sequence, and padding."""
         return special_ids(tokenizer)
+
+
+def _of_examples(recipe: Recipe) -> Iterator[tuple[bool, str]]:
+    """The fields that are of labelled examples alone, and whether the recipe gives them."""
+    yield recipe.corpus.examples is not None, "corpus.examples"
+    yield recipe.intervention.across_texts, "intervention.across_texts"
+    for section, sources in (("corpus", recipe.corpus.sources), ("evaluation", recipe.evaluation.sources or [])):
+        for index, source in enumerate(sources):
+            for name in ("pair", "label"):
+                given = not isinstance(source, str) and getattr(source, name) is not None
+                yield given, f"{section}.sources[{index}].{name}"
 
 
 __all__ = ["IGNORED", "UNUSED", "Batching", "HeldOutBatching", "Task"]

@@ -19,7 +19,8 @@ _READ = 1_000  # rows read at a time, where only their lengths are asked for
 
 
 class Rows(Dataset[dict[str, Tensor]]):
-    """A dataset with ``input_ids`` (lists of any length) and optionally ``attention_mask``; other columns are ignored.
+    """A dataset with ``input_ids`` (lists of any length) and optionally ``attention_mask``; other columns than those in
+    ``columns`` are ignored.
 
     ``source``: a ``datasets.Dataset``, or a map-style dataset of torch whose rows are dicts. Tokens that a row's
     ``attention_mask`` hides are left out: batches are padded anew.
@@ -27,19 +28,20 @@ class Rows(Dataset[dict[str, Tensor]]):
     Raises Refusal for a dataset without a length or without ``input_ids``, and for one without rows or with an empty row.
     """
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Any, *, columns: Sequence[str] = ()) -> None:
         if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
             raise Refusal(_FIELD, "a stream has no rows to draw from; give a datasets.Dataset or a map-style dataset of torch")
         if len(source) == 0:
             raise Refusal(_FIELD, "it has no rows")
-        columns = list(getattr(source, "column_names", None) or source[0])
-        if "input_ids" not in columns:
+        wanted, present = tuple(columns), list(getattr(source, "column_names", None) or source[0])
+        if "input_ids" not in present:
             raise Refusal(
-                _FIELD, f"it has no column input_ids, only {', '.join(map(str, columns))}; tokenise it with its map method"
+                _FIELD, f"it has no column input_ids, only {', '.join(map(str, present))}; tokenise it with its map method"
             )
         if hasattr(source, "select_columns"):  # other columns may be large, and of any kind
-            source = source.select_columns([name for name in ("input_ids", "attention_mask") if name in columns])
+            source = source.select_columns([name for name in ("input_ids", "attention_mask", *wanted) if name in present])
         self.source = source
+        self.columns = tuple(name for name in wanted if name in present)
         lengths = _arrow_lengths(source) if hasattr(source, "with_format") else _lengths(self)
         if not lengths.all():
             raise Refusal(_FIELD, f"row {int(lengths.argmin())} has no token; leave out rows without any")
@@ -51,25 +53,28 @@ class Rows(Dataset[dict[str, Tensor]]):
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return _row(self.source[index])
+        return _row(self.source[index], self.columns)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
         """Several rows in the order asked for."""
         if hasattr(self.source, "__getitems__"):
-            return [_row(row) for row in self.source.__getitems__(list(indices))]
+            return [_row(row, self.columns) for row in self.source.__getitems__(list(indices))]
         return [self[index] for index in indices]
 
 
-def as_rows(dataset: Any) -> Corpus | Rows:
-    """A corpus as it is, any other dataset as :class:`Rows`."""
-    return dataset if isinstance(dataset, (Corpus, Rows)) else Rows(dataset)
+def as_rows(dataset: Any, *, columns: Sequence[str] = ()) -> Corpus | Rows:
+    """A corpus as it is, any other dataset as :class:`Rows` with these ``columns`` too."""
+    return dataset if isinstance(dataset, (Corpus, Rows)) else Rows(dataset, columns=columns)
 
 
-def _row(row: Any) -> dict[str, Tensor]:
+def _row(row: Any, columns: Sequence[str]) -> dict[str, Tensor]:
     ids = torch.as_tensor(row["input_ids"], dtype=torch.long)
+    others = {name: torch.as_tensor(row[name]) for name in columns}
     if row.get("attention_mask") is not None:
-        ids = ids[torch.as_tensor(row["attention_mask"]).bool()]
-    return {"input_ids": ids}
+        real = torch.as_tensor(row["attention_mask"]).bool()
+        others = {name: value[real] if value.shape == ids.shape else value for name, value in others.items()}
+        ids = ids[real]
+    return {"input_ids": ids, **others}
 
 
 def _lengths(rows: Rows) -> NDArray[np.int32]:

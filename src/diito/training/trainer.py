@@ -67,12 +67,12 @@ class DistillationTrainer(CheckpointTrainer):
         evaluation: Evaluation | None = None,
         **kwargs: Any,
     ) -> None:
-        rows = as_rows(train_dataset)
+        self.objective = model
+        self.batching = batching or masking or _uniform_masking(processing_class, model)
+        rows = as_rows(train_dataset, columns=getattr(self.batching, "columns", ()))
         batch = args.per_device_train_batch_size * args.world_size
         if len(rows) < batch:
             raise Refusal("train_dataset", f"{len(rows)} rows are fewer than one micro-batch of {batch}; give more rows")
-        self.objective = model
-        self.batching = batching or masking or _uniform_masking(processing_class, model)
         if rows.lengths is not None and self.batching.pad_token_id is None:
             raise Refusal("processing_class", "rows of different lengths need a padding token, and the tokenizer has none")
         self.draw_sources = draw_sources

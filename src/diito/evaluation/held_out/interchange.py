@@ -138,6 +138,7 @@ class _Runs:
 
     def __init__(self, model: PreTrainedModel, base: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> None:
         self.layered = Layered(model)
+        self.inputs = base
         self.run: Run
         self.run, self.states = self.layered.states(base, range(self.layered.depth))
         self.sources = self._values(sources)
@@ -152,15 +153,25 @@ class _Runs:
         return self.layered.states(sources, range(self.layered.depth))[1]
 
     def base(self, slots: Tensor) -> Tensor:
-        """N_h of the base run at the used slots."""
-        return at_slots(self.layered.final(self.states[self.layered.depth - 1]), slots)
+        """What the base run says at the used slots, to be read by :meth:`logits`."""
+        return self._at(self.layered.final(self.states[self.layered.depth - 1]), slots)
 
     def under(self, side: _Side, draw: _Draw) -> Tensor:
-        """N_h under the intervention on ``side``, at the used slots."""
+        """The same under the intervention on ``side``."""
         layers, dimensions = side
         values = {layer: source_values(self.sources[layer], draw.positions.shape[1]) for layer in layers}
         hidden = self.states[layers[0]]
-        return at_slots(resume(self.layered, self.run, hidden, values, draw.positions, dimensions=dimensions), draw.slots)
+        return self._at(resume(self.layered, self.run, hidden, values, draw.positions, dimensions=dimensions), draw.slots)
+
+    def _at(self, final: Tensor, slots: Tensor) -> Tensor:
+        """N_h at the used slots; the logits where the head reads whole sequences, and so has to see them all."""
+        if self.layered.per_token:
+            return at_slots(final, slots)
+        return self.layered.head(final, self.inputs)[slots[:, 0] >= 0]
+
+    def logits(self, said: Tensor) -> Tensor:
+        """The logits of some of what :meth:`base` or :meth:`under` gave."""
+        return self.layered.head(said) if self.layered.per_token else said
 
 
 def _compare(ours: Mapping[str, _Runs], theirs: _Runs, pairs: Sequence[AlignedPair], draw: _Draw) -> NDArray[np.float64]:
@@ -182,10 +193,10 @@ def _compare(ours: Mapping[str, _Runs], theirs: _Runs, pairs: Sequence[AlignedPa
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
         places = (rows[part], swapped[part])
-        target = _Answers(theirs.layered, [hidden[part] for hidden in targets])
-        word = _Answers(theirs.layered, [unchanged[part]]).words[:, 0]
+        target = _Answers([theirs.logits(said[part]) for said in targets])
+        word = _Answers([theirs.logits(unchanged[part])]).words[:, 0]
         for index, (name, runs) in enumerate(ours.items()):
-            answer = _Answers(runs.layered, [hidden[part] for hidden in finals[name]])
+            answer = _Answers([runs.logits(said[part]) for said in finals[name]])
             divergence = target.divergence(answer)
             for number, pair in enumerate(pairs):
                 theirs_at = teacher_sides.index((pair.teacher, pair.teacher_dimensions))
@@ -215,8 +226,8 @@ def _agreement(ours: _Runs, theirs: _Runs, slots: Tensor) -> NDArray[np.float64]
 class _Answers:
     """One model's predictions of some tokens, under several interventions."""
 
-    def __init__(self, layered: Layered, finals: Sequence[Tensor]) -> None:
-        self.logs = torch.stack([layered.head(hidden).float().log_softmax(-1) for hidden in finals], dim=1)
+    def __init__(self, logits: Sequence[Tensor]) -> None:
+        self.logs = torch.stack([each.float().log_softmax(-1) for each in logits], dim=1)
         """[tokens, interventions, words]."""
         self.words = self.logs.argmax(-1)
 

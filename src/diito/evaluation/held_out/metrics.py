@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from diito import plugins
+from diito.evaluation.held_out import classification
 from diito.evaluation.held_out.perplexity import perplexity
 from diito.evaluation.held_out.text import HeldOut
 from diito.refusal import Refusal
@@ -22,6 +24,26 @@ class Metric:
     """Named numbers of a model, in eval mode and put back into its own."""
     figures: Mapping[str, tuple[str, str]]
     """Those that are shown and kept: title and format by name, the main one first."""
+    compare: Callable[[PreTrainedModel, PreTrainedModel, HeldOut], Mapping[str, float]] | None = None
+    """Named numbers of a student and its teacher together; None: there are none."""
+    packages: Sequence[str] = ()
+    """Modules beyond diito's core that it imports."""
+    is_of_classes: bool = True
+    """Whether a prediction is one of several classes or words: interchange-intervention accuracy is defined then."""
+
+    def with_teacher(self, student: PreTrainedModel, teacher: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
+        """The numbers of the two together."""
+        return {} if self.compare is None else dict(self.compare(student, teacher.to(student.device), held_out))  # type: ignore[arg-type]
+
+    def check_packages(self) -> None:
+        """Refuse (Refusal) to start without the packages that the measurement would miss."""
+        for module in self.packages:
+            if importlib.util.find_spec(module) is None:
+                raise Refusal(
+                    "evaluation.sources",
+                    f"{module} is not installed, and measuring needs it; install it with: pip install 'diito[evaluation]', or "
+                    "give an empty list",
+                )
 
     def __call__(self, model: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
         """The numbers of ``figures`` that the model has."""
@@ -29,8 +51,30 @@ class Metric:
         return {name: numbers[name] for name in self.figures if name in numbers}
 
 
+_AGREEMENT = {"agreement": ("agreement", ".3f")}
 METRICS: dict[str, Metric] = {
-    "perplexity": Metric(perplexity, {"perplexity": ("perplexity", ".2f"), "bits_per_byte": ("bits/byte", ".3f")})
+    "perplexity": Metric(perplexity, {"perplexity": ("perplexity", ".2f"), "bits_per_byte": ("bits/byte", ".3f")}),
+    "classification": Metric(
+        classification.classes,
+        {"accuracy": ("accuracy", ".3f"), "f1": ("F1", ".3f"), "matthews": ("Matthews", ".3f"), "ece": ("ECE", ".3f")}
+        | _AGREEMENT,
+        compare=classification.agreement_of_classes,
+        packages=("sklearn", "torchmetrics"),
+    ),
+    "regression": Metric(
+        classification.numbers,
+        {"pearson": ("Pearson", ".3f"), "spearman": ("Spearman", ".3f"), "squared_error": ("sq. error", ".3f")} | _AGREEMENT,
+        compare=classification.agreement_of_numbers,
+        packages=("scipy",),
+        is_of_classes=False,
+    ),
+    "multi-label": Metric(
+        classification.several,
+        {"accuracy": ("accuracy", ".3f"), "f1": ("F1", ".3f"), "f1_micro": ("micro F1", ".3f")} | _AGREEMENT,
+        compare=classification.agreement_of_several,
+        packages=("sklearn",),
+        is_of_classes=False,
+    ),
 }
 """The metrics by name."""
 

@@ -59,6 +59,11 @@ class HeldOut:
         return [index * rows // count for index in range(count)]
 
     @property
+    def layout(self) -> str:
+        """What the rows are: blocks of text, or labelled examples."""
+        return str(getattr(self.corpus, "layout", "blocks"))
+
+    @property
     def documents(self) -> NDArray[Any]:
         """The document of each example."""
         return np.asarray(self.corpus.documents)[self.examples]

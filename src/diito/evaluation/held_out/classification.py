@@ -1,0 +1,128 @@
+"""What a classifier is measured by on held-out examples: its answers against the labels, and against the teacher's answers.
+
+Calibration is the expected error of the confidence in 15 equally wide bins (Guo et al., 2017). Examples without a label count
+where student and teacher are compared, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from diito.evaluation.held_out.text import HeldOut, at_slots
+from diito.method.positions import has_label
+from diito.models.steps import accepted, logits_of
+
+_BINS = 15
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A model's outputs at the slots of all examples, in their order."""
+
+    logits: NDArray[np.float64]
+    """[predictions, outputs]."""
+    labels: NDArray[Any]
+    """[predictions] or [predictions, outputs]."""
+    labelled: NDArray[np.bool_]
+    """[predictions]: whether there is a label."""
+
+    @property
+    def known(self) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        """Logits and labels where there is a label."""
+        return self.logits[self.labelled], self.labels[self.labelled]
+
+
+@torch.no_grad()
+def predict(model: PreTrainedModel, held_out: HeldOut) -> Predicted:
+    """The outputs of ``model`` in eval mode; its own mode is put back."""
+    training = model.training
+    model.eval()
+    logits, labels, labelled = [], [], []
+    for examples in held_out.batches():
+        batch = held_out.batch_of(examples, device=model.device)
+        outputs = logits_of(model(**accepted(model, batch))).float()
+        used = batch["slots"] >= 0
+        logits.append((at_slots(outputs, batch["slots"]) if outputs.ndim == 3 else outputs).cpu())
+        labels.append(batch["labels"][used].cpu())
+        labelled.append(has_label(batch["labels"])[used].cpu())
+    model.train(training)
+    return Predicted(torch.cat(logits).double().numpy(), torch.cat(labels).numpy(), torch.cat(labelled).numpy())
+
+
+def classes(model: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
+    """``accuracy``, ``f1`` (macro: the mean over the classes), ``matthews``, ``ece`` and ``examples`` with a label."""
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    logits, labels = predict(model, held_out).known
+    if not len(labels):
+        return {}
+    best = logits.argmax(-1)
+    probabilities = torch.from_numpy(logits).softmax(-1)
+    ece = multiclass_calibration_error(probabilities, torch.from_numpy(labels), num_classes=logits.shape[1], n_bins=_BINS)
+    return {
+        "accuracy": float(accuracy_score(labels, best)),
+        "f1": float(f1_score(labels, best, average="macro", zero_division=0)),
+        "matthews": float(matthews_corrcoef(labels, best)),
+        "ece": float(ece),
+        "examples": len(labels),
+    }
+
+
+def agreement_of_classes(student: PreTrainedModel, teacher: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
+    """``agreement``: the share of predictions in which both answer with the same class."""
+    ours, theirs = (predict(model, held_out).logits.argmax(-1) for model in (student, teacher))
+    return {"agreement": float((ours == theirs).mean())}
+
+
+def numbers(model: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
+    """``pearson`` and ``spearman`` (where they are defined), ``squared_error`` and ``examples`` with a label."""
+    logits, labels = predict(model, held_out).known
+    if not len(labels):
+        return {}
+    error = float(np.square(logits[:, 0] - labels).mean())
+    return {**_correlations(logits[:, 0], labels), "squared_error": error, "examples": len(labels)}
+
+
+def agreement_of_numbers(student: PreTrainedModel, teacher: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
+    """``agreement``: Pearson's correlation of the two models' numbers."""
+    ours, theirs = (predict(model, held_out).logits[:, 0] for model in (student, teacher))
+    correlations = _correlations(ours, theirs)
+    return {"agreement": correlations["pearson"]} if correlations else {}
+
+
+def several(model: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
+    """``accuracy`` (all classes of an example right), ``f1`` (macro) and ``f1_micro``, and ``examples`` with labels."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    logits, labels = predict(model, held_out).known
+    if not len(labels):
+        return {}
+    answers = logits > 0
+    return {
+        "accuracy": float(accuracy_score(labels, answers)),
+        "f1": float(f1_score(labels, answers, average="macro", zero_division=0)),
+        "f1_micro": float(f1_score(labels, answers, average="micro", zero_division=0)),
+        "examples": len(labels),
+    }
+
+
+def agreement_of_several(student: PreTrainedModel, teacher: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
+    """``agreement``: the share of single decisions, an example and a class each, that are the same."""
+    ours, theirs = (predict(model, held_out).logits > 0 for model in (student, teacher))
+    return {"agreement": float((ours == theirs).mean())}
+
+
+def _correlations(ours: NDArray[Any], theirs: NDArray[Any]) -> dict[str, float]:
+    """Empty where one of the two is constant, and a correlation is not defined."""
+    from scipy.stats import pearsonr, spearmanr
+
+    if len(ours) < 2 or np.ptp(ours) == 0 or np.ptp(theirs) == 0:
+        return {}
+    return {"pearson": float(pearsonr(ours, theirs).statistic), "spearman": float(spearmanr(ours, theirs).statistic)}
