@@ -17,7 +17,7 @@ from diito.recipe import Recipe
 from diito.recipe.file import read
 
 ENCODERS = ("bert", "roberta", "deberta-v2", "modernbert")
-DECODERS = ("gpt2", "qwen2")
+DECODERS = ("gpt2", "qwen3")
 FAMILIES = (*ENCODERS, *DECODERS)
 CLASSES = ("negative", "neutral", "positive")
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -25,7 +25,12 @@ VOCABULARY, WIDTH, LONGEST = 64, 16, 64
 _SIZES: dict[str, dict[str, Any]] = {
     "bert": {"intermediate_size": 24, "num_attention_heads": 2},
     "roberta": {"intermediate_size": 24, "num_attention_heads": 2, "bos_token_id": 2, "eos_token_id": 3, "type_vocab_size": 2},
-    "deberta-v2": {"intermediate_size": 24, "num_attention_heads": 2, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
+    "deberta-v2": {
+        "intermediate_size": 24,
+        "num_attention_heads": 2,
+        "relative_attention": True,
+        "pos_att_type": ["c2p", "p2c"],
+    },
     "modernbert": {
         "intermediate_size": 24,
         "num_attention_heads": 2,
@@ -37,7 +42,7 @@ _SIZES: dict[str, dict[str, Any]] = {
         "eos_token_id": 3,
     },
     "gpt2": {"n_embd": WIDTH, "n_head": 2, "n_positions": LONGEST},
-    "qwen2": {"intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2},
+    "qwen3": {"intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "layer_types": None},
 }
 
 

@@ -65,7 +65,9 @@ class LocalFiles:
             if stem_suffix(path) != ".txt":
                 yield from read_cells(path, columns=columns, field=self.field, optional=optional)
             elif len(columns) > 1:
-                raise Refusal(self.field, f"'{path}' is plain text without columns {' and '.join(columns[1:])}; {_WITH_COLUMNS}")
+                raise Refusal(
+                    self.field, f"'{path}' is plain text without columns {' and '.join(columns[1:])}; {_WITH_COLUMNS}"
+                )
             else:
                 for number, line in enumerate(read_file(path, column=self.column, field=self.field), start=1):
                     yield f"{path}, text {number}", [line]

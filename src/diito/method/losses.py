@@ -60,9 +60,7 @@ def squared_error(
     return by_chunks(lambda student, teacher: (student - teacher.float()).square().sum(-1), student_logits, teacher_logits)
 
 
-def squared_distance(
-    student_logits: Float[Tensor, "rows numbers"], labels: Float[Tensor, " rows"]
-) -> Float[Tensor, " rows"]:
+def squared_distance(student_logits: Float[Tensor, "rows numbers"], labels: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
     """Squared error of a predicted number; NaN labels are those of rows without any, and are never counted."""
     return (student_logits[:, 0].float() - labels.nan_to_num()).square()
 
@@ -198,7 +196,7 @@ class Loss:
     Its causal form, ``causal_`` and its name, is the same row read from the runs under the interchange intervention.
     """
 
-    function: Callable[[Predictions, Predictions, Shaped[Tensor, "tokens *classes"]], Float[Tensor, " tokens"]]
+    function: Callable[[Predictions, Predictions, Shaped[Tensor, tokens *classes]], Float[Tensor, " tokens"]]
     """From the student's and the teacher's predictions and the labels (-100 or NaN where there is none): a value a token."""
     counterfactual: bool = False
     """True reads the runs under the interchange intervention instead of the base runs."""

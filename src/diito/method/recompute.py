@@ -27,7 +27,12 @@ Values = dict[str, Float[Tensor, " tokens"]]
 
 
 def values_of(
-    losses: Mapping[str, Loss], student: Predictions, teacher: Predictions, labels: Shaped[Tensor, "tokens *classes"], *, words: int
+    losses: Mapping[str, Loss],
+    student: Predictions,
+    teacher: Predictions,
+    labels: Shaped[Tensor, tokens *classes],
+    *,
+    words: int,
 ) -> Values:
     """The value of each token in each of ``losses``, all of which read these predictions of the same run.
 

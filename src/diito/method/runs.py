@@ -148,9 +148,7 @@ def read_slots(
     return Predictions(final.gather(1, index).flatten(0, 1), lambda hidden: layered.head(hidden)[:, :outputs])
 
 
-def read_by_head(
-    layered: Layered, final: Float[Tensor, "batch tokens width"], inputs: Inputs
-) -> Float[Tensor, "batch width"]:
+def read_by_head(layered: Layered, final: Float[Tensor, "batch tokens width"], inputs: Inputs) -> Float[Tensor, "batch width"]:
     """N_h of a sequence: the state that the head reads; the mean of all real tokens where it reads several."""
     chosen = layered.read_positions(inputs)
     if layered.parts.reads == "all":

@@ -200,8 +200,8 @@ class CorpusSection:
     """blocks: documents joined and cut to ``length``, no padding. lines: one line a sequence, as the paper. In classification an
     example is a sequence, whatever stands here."""
     length: Length | None = None
-    """Tokens of a block; in lines the longest sequence (longer lines are split, longer examples cut). Special tokens included. null: as many as the
-    teacher allows, at most 512."""
+    """Tokens of a block; in lines the longest sequence (longer lines are split, longer examples cut). Special tokens included.
+    null: as many as the teacher allows, at most 512."""
     document_boundaries: bool = False
     """blocks of causal-lm: true frames each document instead of each block, and lets no token look beyond its document, in
     which positions begin anew."""

@@ -23,8 +23,6 @@ from typing import Any
 import datasets
 import numpy as np
 from numpy.typing import NDArray
-from seqeval.metrics import accuracy_score
-from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedTokenizerBase
 
 from diito.refusal import Refusal
@@ -311,6 +309,9 @@ def _measure(true: list[list[str]], predicted: list[list[str]]) -> Metrics:
 
     ``f1_macro`` is the mean over the types that are there or are predicted, and None where there is no such type.
     """
+    from seqeval.metrics import accuracy_score  # of the extra; what reads column files needs none
+    from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
+
     # zero_division: no predicted entity is a precision of 0, as conlleval has it, and not a warning.
     precision, recall, f1, _ = precision_recall_fscore_support(true, predicted, average="micro", zero_division=0)
     by_type = precision_recall_fscore_support(true, predicted, average=None, zero_division=0)[2]

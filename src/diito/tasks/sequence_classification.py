@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -218,7 +218,9 @@ class SequenceClassification(Task):
         vectors = []
         for row in rows:
             if row.label is not None and not isinstance(row.label, list):
-                raise Refusal(field, f"{row.place}: the label {row.label!r} is no list of classes, and the teacher names several")
+                raise Refusal(
+                    field, f"{row.place}: the label {row.label!r} is no list of classes, and the teacher names several"
+                )
             numbers = class_numbers(row.label or [], names, field=field)
             vectors.append([math.nan if row.label is None else float(index in numbers) for index in range(len(names))])
         return vectors
@@ -233,7 +235,7 @@ class SequenceClassification(Task):
         if answers_of_config(model.config) == "numbers" and model.config.num_labels > 1:
             raise Refusal(
                 "teacher.model",
-                f"{recipe.teacher.model!r} predicts {model.config.num_labels} numbers; give a regression of one, or a classifier",
+                f"{recipe.teacher.model!r} predicts {model.config.num_labels} numbers; give a model of one, or a classifier",
             )
 
 
@@ -259,7 +261,9 @@ def encode(
         columns["input_ids"] += made["input_ids"]
         if has_pairs:
             if not tokenizer.is_fast:
-                raise Refusal("teacher.tokenizer", f"{type(tokenizer).__name__} does not say of which text a token is; give a fast one")
+                raise Refusal(
+                    "teacher.tokenizer", f"{type(tokenizer).__name__} does not say of which text a token is; give a fast one"
+                )
             numbers = [made.sequence_ids(index) for index in range(len(part))]
             columns.setdefault(_TEXTS, []).extend([0 if each is None else each + 1 for each in row] for row in numbers)
             if "token_type_ids" in made:
@@ -296,7 +300,11 @@ def _is_in(row: Row, part: Part | None, field: str) -> bool:
 
 
 def _is_missing(label: Any) -> bool:
-    return label == IGNORED or (isinstance(label, float) and math.isnan(label)) or (isinstance(label, list) and math.isnan(label[0]))
+    return (
+        label == IGNORED
+        or (isinstance(label, float) and math.isnan(label))
+        or (isinstance(label, list) and math.isnan(label[0]))
+    )
 
 
 def _counted_numbers(labels: Sequence[Any]) -> str:

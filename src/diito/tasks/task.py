@@ -152,13 +152,15 @@ class Task(ABC):
         return load_corpus(section, tokenizer=tokenizer, seed=seed, field=field, framing=framing, part=part, padding=padding)
 
     def check(self, recipe: Recipe) -> None:
-        """Refuse (Refusal) what a recipe asks for and this task cannot give; here a rule, the section of another task, and where
-        rows are no labelled examples what belongs to these."""
+        """Refuse (Refusal) what a recipe asks for and this task cannot give; here a rule, the section of another task, and
+        where rows are no labelled examples what belongs to these."""
         self.check_rule(recipe.intervention.positions, field="intervention.positions")
         if not self.of_examples:
             for refused, field in _of_examples(recipe):
                 if refused:
-                    raise Refusal(field, f"belongs to tasks with labelled examples, and the task is {recipe.task}; leave it out")
+                    raise Refusal(
+                        field, f"belongs to tasks with labelled examples, and the task is {recipe.task}; leave it out"
+                    )
         for name in SECTIONS:
             section = getattr(recipe, name)
             if name != self.settings and section != type(section)():

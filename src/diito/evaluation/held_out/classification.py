@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from diito.evaluation.held_out.text import HeldOut, at_slots
+from diito.evaluation.held_out.text import HeldOut, at_slots, rows_of_slots
 from diito.method.positions import has_label
+from diito.models.answers import label_names
 from diito.models.steps import accepted, logits_of
 
 _BINS = 15
@@ -31,6 +32,8 @@ class Predicted:
     """[predictions] or [predictions, outputs]."""
     labelled: NDArray[np.bool_]
     """[predictions]: whether there is a label."""
+    rows: NDArray[np.int64]
+    """[predictions]: of which example each is, counted from 0."""
 
     @property
     def known(self) -> tuple[NDArray[np.float64], NDArray[Any]]:
@@ -43,7 +46,7 @@ def predict(model: PreTrainedModel, held_out: HeldOut) -> Predicted:
     """The outputs of ``model`` in eval mode; its own mode is put back."""
     training = model.training
     model.eval()
-    logits, labels, labelled = [], [], []
+    logits, labels, labelled, rows, done = [], [], [], [], 0
     for examples in held_out.batches():
         batch = held_out.batch_of(examples, device=model.device)
         outputs = logits_of(model(**accepted(model, batch))).float()
@@ -51,8 +54,11 @@ def predict(model: PreTrainedModel, held_out: HeldOut) -> Predicted:
         logits.append((at_slots(outputs, batch["slots"]) if outputs.ndim == 3 else outputs).cpu())
         labels.append(batch["labels"][used].cpu())
         labelled.append(has_label(batch["labels"])[used].cpu())
+        rows.append(done + rows_of_slots(batch["slots"]))
+        done += len(examples)
     model.train(training)
-    return Predicted(torch.cat(logits).double().numpy(), torch.cat(labels).numpy(), torch.cat(labelled).numpy())
+    cat = (torch.cat(logits).double().numpy(), torch.cat(labels).numpy(), torch.cat(labelled).numpy())
+    return Predicted(*cat, np.concatenate(rows))
 
 
 def classes(model: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
@@ -73,6 +79,31 @@ def classes(model: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
         "ece": float(ece),
         "examples": len(labels),
     }
+
+
+def tags(model: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
+    """``accuracy`` over words, ``f1`` and ``f1_macro`` over entities, where tags are such (seqeval's default mode, which counts
+    as conlleval does), and ``ece``. A word without a token, as one that was cut off, counts in none of them."""
+    from seqeval.metrics import f1_score
+
+    numbers = classes(model, held_out)
+    if not numbers:
+        return {}
+    predicted, names = predict(model, held_out), label_names(model.config)
+    if not all(name == "O" or name.startswith(("B-", "I-")) for name in names):
+        return {**numbers, "f1_macro": numbers["f1"]}
+    true: list[list[str]] = [[] for _ in held_out.examples]
+    answered: list[list[str]] = [[] for _ in held_out.examples]
+    best = predicted.logits.argmax(-1)
+    for row, label, answer in zip(predicted.rows, predicted.labels, best, strict=True):
+        if label >= 0:
+            true[row].append(names[label])
+            answered[row].append(names[answer])
+    scores = {
+        f"f1{suffix}": float(f1_score(true, answered, average=average, zero_division=0))
+        for suffix, average in (("", "micro"), ("_macro", "macro"))
+    }
+    return {**numbers, **scores}
 
 
 def agreement_of_classes(student: PreTrainedModel, teacher: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:

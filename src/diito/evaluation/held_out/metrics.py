@@ -61,6 +61,13 @@ METRICS: dict[str, Metric] = {
         compare=classification.agreement_of_classes,
         packages=("sklearn", "torchmetrics"),
     ),
+    "tagging": Metric(
+        classification.tags,
+        {"f1": ("F1", ".3f"), "f1_macro": ("macro F1", ".3f"), "accuracy": ("accuracy", ".3f"), "ece": ("ECE", ".3f")}
+        | _AGREEMENT,
+        compare=classification.agreement_of_classes,
+        packages=("sklearn", "seqeval", "torchmetrics"),
+    ),
     "regression": Metric(
         classification.numbers,
         {"pearson": ("Pearson", ".3f"), "spearman": ("Spearman", ".3f"), "squared_error": ("sq. error", ".3f")} | _AGREEMENT,
