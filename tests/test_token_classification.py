@@ -151,7 +151,10 @@ def file_of(tmp_path, *rows):
 
 
 REFUSED = {
-    "tags": ([{"tokens": ["w1"], "ner_tags": ["B-ORG"]}], r"sources\[0\]: the tags of the data \(B-ORG\) are neither the teacher's"),
+    "tags": (
+        [{"tokens": ["w1"], "ner_tags": ["B-ORG"]}],
+        r"sources\[0\]: the tags of the data \(B-ORG\) are neither the teacher's",
+    ),
     "number": ([{"tokens": ["w1"], "ner_tags": [7]}], "nor their numbers, 0 to 4"),
     "count": ([{"tokens": ["w1", "w2"], "ner_tags": ["O"]}], "line 1 holds 2 words and 1 tags; each word needs one"),
     "text": ([{"tokens": "w1 w2", "ner_tags": ["O"]}], "holds no list of words; name its column"),

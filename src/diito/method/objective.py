@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -200,7 +201,11 @@ class DistillationObjective(nn.Module):
         swap = self.draw_swap(batch, step=step) if self.has_counterfactual else None
         base, outputs = self.has_base, self.words
         teacher = self._hidden_teacher[0].runs(batch, pair, swap, slots, step=step, base=base, outputs=outputs)
-        dropout = partial(keyed_dropout, "dropout", self.seed, step, _rank(), device=batch["input_ids"].device)
+        key, device = (self.seed, step, _rank()), batch["input_ids"].device
+        dropout = partial(keyed_dropout, "dropout", *key, device=device)
+        # Heads of language models drop nothing out, and keying costs time.
+        has_words = self.student.get_output_embeddings() is not None
+        head_dropout = nullcontext if has_words else partial(keyed_dropout, "head dropout", *key, device=device)
         student = run_model(
             self.student,
             batch,
@@ -211,6 +216,7 @@ class DistillationObjective(nn.Module):
             base=base,
             outputs=outputs,
             dropout=dropout,
+            head_dropout=head_dropout,
         )
         if swap is not None and swap.of_tokens:
             self.changed = swap.changed(batch)

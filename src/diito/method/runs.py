@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +23,9 @@ from diito.method.intervention import resume
 from diito.method.losses import Predictions
 from diito.method.swaps import Swap
 from diito.models.layered import Inputs, Layered
+
+Dropout = Callable[[], AbstractContextManager[None]]
+"""What keys the dropout inside."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,13 @@ def run_model(
     *,
     base: bool,
     outputs: int | None,
-    dropout: Callable[[], AbstractContextManager[None]] = nullcontext,
+    dropout: Dropout = nullcontext,
+    head_dropout: Dropout = nullcontext,
 ) -> Runs:
     """The runs of a model in the caller's mode and gradient state; ``layers`` and ``dimensions`` are what is swapped in it.
 
     ``dropout``: keys what is dropped out; a source run of its own draws the dropout of the base run, as a source in the batch
-    does. ``base``, ``outputs``: see :meth:`Teacher.runs`.
+    does. ``head_dropout``: the same of the head, which runs when a loss asks for its logits. ``base``, ``outputs``: see :meth:`Teacher.runs`.
     """
     layered = Layered(model)
     top = layered.depth - 1
@@ -115,7 +119,8 @@ def run_model(
             _, sources = layered.states(swap.sources, swapped_layers)
     with dropout():
         run, states = layered.states(batch, swapped_layers + ([top] if base else []))
-        answers = read_slots(layered, layered.final(states[top]), slots, batch, outputs=outputs) if base else None
+        keywords: dict[str, Any] = {"outputs": outputs, "dropout": head_dropout}
+        answers = read_slots(layered, layered.final(states[top]), slots, batch, **keywords) if base else None
         if swap is None:
             return Runs(answers, None)
         if swap.of_tokens:
@@ -125,7 +130,7 @@ def run_model(
         else:
             values = {layer: swap.values((sources or states)[layer]) for layer in layers}
             final = resume(layered, run, states[min(layers)], values, swap.positions, dimensions=dimensions)
-        return Runs(answers, read_slots(layered, final, slots, batch, outputs=outputs))
+        return Runs(answers, read_slots(layered, final, slots, batch, **keywords))
 
 
 def read_slots(
@@ -135,17 +140,25 @@ def read_slots(
     inputs: Inputs,
     *,
     outputs: int | None,
+    dropout: Dropout = nullcontext,
 ) -> Predictions:
     """The predictions at ``slots``; unused ones read token 0 and are never counted.
 
     ``inputs``: what the run has read. ``outputs``: how many of the logits are kept, where two models' differ in number; None
-    keeps all. Where the head reads whole sequences the one slot of a row is its prediction.
+    keeps all. ``dropout``: keys what the head drops out. Where the head reads whole sequences the one slot of a row is its prediction.
     """
     if not layered.per_token:
-        # A prediction a row: never so many that values_of would ask for a part of them.
-        return Predictions(read_by_head(layered, final, inputs), lambda hidden: layered.head(final, inputs)[:, :outputs])
-    index = slots.clamp(min=0).unsqueeze(-1).expand(-1, -1, final.shape[-1])
-    return Predictions(final.gather(1, index).flatten(0, 1), lambda hidden: layered.head(hidden)[:, :outputs])
+        # A prediction a row: never so many that values_of would ask for a part of them, of which the head knows nothing.
+        hidden = read_by_head(layered, final, inputs)
+    else:
+        index = slots.clamp(min=0).unsqueeze(-1).expand(-1, -1, final.shape[-1])
+        hidden = final.gather(1, index).flatten(0, 1)
+
+    def head(hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens words"]:
+        with dropout():
+            return (layered.head(hidden) if layered.per_token else layered.head(final, inputs))[:, :outputs]
+
+    return Predictions(hidden, head)
 
 
 def read_by_head(layered: Layered, final: Float[Tensor, "batch tokens width"], inputs: Inputs) -> Float[Tensor, "batch width"]:

@@ -146,7 +146,9 @@ class TokenClassification(Task):
         rows = [rows[index] for index in kept]
         tags = self._tags(rows, section.sources, field=place)
         if not tokenizer.is_fast:
-            raise Refusal("teacher.tokenizer", f"{type(tokenizer).__name__} does not say which word a piece is of; give a fast one")
+            raise Refusal(
+                "teacher.tokenizer", f"{type(tokenizer).__name__} does not say which word a piece is of; give a fast one"
+            )
         length = section.length or LENGTH
         encoded = encode({"words": [row.text for row in rows], "tags": tags}, tokenizer, length)
         if cut := sum(first < 0 for row in encoded["first_tokens"] for first in row):
@@ -188,9 +190,7 @@ class TokenClassification(Task):
             raise Refusal("intervention.across_texts", "belongs to sequence-classification; leave it out")
 
 
-def _read_sources(
-    sources: Sequence[SourceSection | str], *, field: str, dropped: dict[str, int] | None = None
-) -> list[Row]:
+def _read_sources(sources: Sequence[SourceSection | str], *, field: str, dropped: dict[str, int] | None = None) -> list[Row]:
     """The rows of all sources with their words and tags. Raises Refusal for a row whose tags are not as many as its words."""
     from diito.suites.ner import read_columns
 
@@ -236,9 +236,7 @@ def _is_causal(model: PreTrainedModel) -> bool:
     inputs = probe(model)
     other = inputs["input_ids"].clone()
     other[:, -1] = other[:, 0]
-    answers = [
-        logits_of(model(**accepted(model, {**inputs, "input_ids": ids})))[:, 0] for ids in (inputs["input_ids"], other)
-    ]
+    answers = [logits_of(model(**accepted(model, {**inputs, "input_ids": ids})))[:, 0] for ids in (inputs["input_ids"], other)]
     return torch.allclose(answers[0], answers[1], rtol=0.0, atol=1e-4 * float(answers[0].abs().max()))
 
 
