@@ -81,6 +81,22 @@ class PerplexitySettings(HeldOutSettings):
 
 
 @dataclass
+class ClassificationSettings(HeldOutSettings):
+    """Accuracy, F1, Matthews' correlation and calibration of a classifier, entity F1 of a tagger, correlations of a regression,
+    on labelled examples; with a teacher both, and how often they agree."""
+
+    sources: list[SourceSection | str] = field(default_factory=list)
+    """Labelled examples, as in a recipe's ``corpus.sources``: ``[{path: dev.tsv, column: sentence, label: label}]``, or column
+    files for a tagger."""
+    length: int = 128
+    """Tokens of an example; longer ones are cut."""
+    teacher: str | None = None
+    """The teacher: hub id or folder."""
+    teacher_revision: str | None = None
+    """Hub revision (branch, tag or commit) of the teacher."""
+
+
+@dataclass
 class InterchangeSettings(HeldOutSettings):
     """Interchange-intervention accuracy of a student with its teacher."""
 

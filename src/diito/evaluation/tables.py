@@ -10,7 +10,13 @@ from typing import Any
 
 from diito.evaluation.held_out.maps import SCORES, matrix
 from diito.evaluation.results import Measurement
-from diito.evaluation.settings import FineTuningSettings, GlueSettings, InterchangeSettings, PerplexitySettings
+from diito.evaluation.settings import (
+    ClassificationSettings,
+    FineTuningSettings,
+    GlueSettings,
+    InterchangeSettings,
+    PerplexitySettings,
+)
 from diito.suites.glue import glue_mean, missing_tasks
 from diito.tables import Table, interval, number
 
@@ -50,6 +56,20 @@ def glue_tables(settings: GlueSettings, measurements: Sequence[Measurement]) -> 
     if settings.tasks is None and (missing := missing_tasks(settings.data)):
         notes.append(f"not in the folder: {', '.join(missing)}")
     return [dataclasses.replace(table, note="\n".join(notes))]
+
+
+def classification_tables(settings: ClassificationSettings, measurements: Sequence[Measurement]) -> list[Table]:
+    """A line a model, for each task that was measured."""
+    tables = []
+    for each in measurements:
+        columns = list(dict.fromkeys(name for numbers in each.result["models"].values() for name in numbers))
+        rows = [
+            (model, *(number(numbers.get(name), 3) for name in columns)) for model, numbers in each.result["models"].items()
+        ]
+        note = f"{each.result['examples']:,} examples"
+        header = ("model", *(name.replace("_", " ") for name in columns))
+        tables.append(Table("classification", each.result["task"].capitalize(), note, header, [("", rows)]))
+    return tables
 
 
 def perplexity_tables(settings: PerplexitySettings, measurements: Sequence[Measurement]) -> list[Table]:

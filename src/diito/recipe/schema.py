@@ -25,6 +25,14 @@ _TEXT: dict[str, Any] = {
     "evaluation.length": 128,
     "evaluation.blocks": 60,
 }
+_EXAMPLES: dict[str, Any] = {
+    "corpus.length": 128,
+    "training.num_train_epochs": 3.0,
+    "training.per_device_train_batch_size": 32,
+    "training.gradient_accumulation_steps": 1,
+    "training.learning_rate": 1e-4,
+    "evaluation.length": 128,
+}
 START: dict[str, dict[str, Any]] = {
     "masked-lm": {
         **_TEXT,
@@ -39,11 +47,32 @@ START: dict[str, dict[str, Any]] = {
         "training.per_device_train_batch_size": 8,
         "training.learning_rate": 2e-4,
     },
+    "sequence-classification": {
+        **_EXAMPLES,
+        "teacher.model": "distilbert/distilbert-base-uncased-finetuned-sst-2-english",
+        "student.layers": 3,
+        "corpus.sources": [{"dataset": "stanfordnlp/sst2", "column": "sentence", "label": "label"}],
+        "evaluation.sources": [{"dataset": "stanfordnlp/sst2", "split": "validation", "column": "sentence", "label": "label"}],
+    },
+    "token-classification": {
+        **_EXAMPLES,
+        "teacher.model": "dslim/bert-base-NER",
+        "student.layers": 6,
+        "corpus.sources": [{"dataset": "lhoestq/conll2003", "column": "tokens", "label": "ner_tags"}],
+        "evaluation.sources": [
+            {"dataset": "lhoestq/conll2003", "split": "validation", "column": "tokens", "label": "ner_tags"}
+        ],
+    },
 }
 """What a starting recipe sets, by its task (those of the user's own: as the first): a first run, with no model hub where diito
 has a teacher for the task."""
-_OF_OTHERS = {"causal-lm": ("masking",)}
-"""Sections that a task has no use for."""
+_OF_EXAMPLES = ("masking", "corpus.layout", "corpus.document_boundaries", "corpus.minimum_tokens", "corpus.maximum_unknown")
+_OF_OTHERS: dict[str, tuple[str, ...]] = {
+    "causal-lm": ("masking", "corpus.examples", "intervention.across_texts"),
+    "sequence-classification": _OF_EXAMPLES,
+    "token-classification": (*_OF_EXAMPLES, "intervention.across_texts"),
+}
+"""Sections and fields that a task has no use for."""
 _WIDTH = 100
 
 
@@ -63,10 +92,11 @@ def starting_recipe(task: str, *, name: str) -> str:
     """A commented recipe with every field, which runs as it stands on the text that comes with diito."""
     start = START.get(task, START["masked-lm"]) | {"name": name, "task": task}
     embedded = start["teacher.model"].startswith("embedded:")
+    own = str(start["corpus.sources"][0].get("path", "")).startswith("embedded:")
     on = (
         "the teacher and the text that come with diito"
         if embedded
-        else "a teacher of the hub and the text that comes with diito"
+        else f"a teacher of the hub and {'the text that comes with diito' if own else 'data of the hub'}"
     )
     heading = (
         f"A recipe for: diito distill {name}.yaml. It runs as it stands, on {on}. "

@@ -211,13 +211,13 @@ def _compare(ours: Mapping[str, _Runs], theirs: _Runs, pairs: Sequence[AlignedPa
 
 def _agreement(ours: _Runs, theirs: _Runs, slots: Tensor) -> NDArray[np.float64]:
     """[examples, 2]: used slots, and those at which both base runs have the same most likely word."""
-    rows, finals = rows_of_slots(slots), [runs.base(slots) for runs in (ours, theirs)]
+    rows, bases = rows_of_slots(slots), [runs.base(slots) for runs in (ours, theirs)]
     words = theirs.layered.model.config.get_text_config().vocab_size
     chunk = max(1, LOGITS // (8 * words))
     sums = np.zeros((len(slots), 2))
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
-        said, told = (runs.layered.head(hidden[part]).argmax(-1) for runs, hidden in zip((ours, theirs), finals, strict=True))
+        said, told = (runs.logits(base[part]).argmax(-1) for runs, base in zip((ours, theirs), bases, strict=True))
         alike = (said == told).double()
         np.add.at(sums, rows[part], torch.stack([torch.ones_like(alike), alike], dim=1).cpu().numpy())
     return sums

@@ -14,23 +14,25 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from diito.corpus import Corpus, check_sources, load_corpus
+from diito.corpus import Corpus
 from diito.embedded import resolve
 from diito.evaluation.held_out.agreement import agreement_numbers, interchange_numbers
 from diito.evaluation.held_out.interchange import interchange_counts
 from diito.evaluation.held_out.maps import all_pairs
+from diito.evaluation.held_out.metrics import find_metric
 from diito.evaluation.held_out.model import check_model, load_model, task_of
 from diito.evaluation.held_out.perplexity import TokenLosses, perplexity_difference, perplexity_numbers, token_losses
 from diito.evaluation.held_out.text import HeldOut
 from diito.evaluation.held_out.windows import Windows
 from diito.evaluation.kind import Job, Result
 from diito.evaluation.results import ResultsFile
-from diito.evaluation.settings import HeldOutSettings, InterchangeSettings, PerplexitySettings
+from diito.evaluation.settings import ClassificationSettings, HeldOutSettings, InterchangeSettings, PerplexitySettings
 from diito.files import check_writable
 from diito.method.alignment import AlignedPair
 from diito.method.alignment_files import build_alignment
 from diito.method.positions import NAMED_RULES
 from diito.models import load as models
+from diito.models.answers import label_names
 from diito.models.learn import learn
 from diito.models.load import ModelSource
 from diito.models.student import build_student, student_layers
@@ -74,6 +76,8 @@ def perplexity_identity(settings: PerplexitySettings, source: ModelSource, *, de
 
 
 def _perplexity_identity(settings: PerplexitySettings, source: ModelSource, text: _Text) -> dict[str, Any]:
+    if text.task.of_examples:
+        raise Refusal("MODEL", f"{source.name!r} is a {text.task.noun}; measure it with: diito evaluate classification")
     if settings.draws < 1:
         raise Refusal("draws", f"{settings.draws} must be at least 1")
     if settings.stride is not None and (text.task.is_drawn or settings.layout == "lines"):
@@ -141,6 +145,54 @@ def interchange_identity(settings: InterchangeSettings, source: ModelSource, *, 
     return identity if settings.student_layers is None else {**identity, "undistilled": settings.student_layers}
 
 
+def classification_jobs(
+    settings: ClassificationSettings, source: ModelSource, *, device: str, results: ResultsFile | None = None
+) -> list[Job]:
+    """The job of one classifier or tagger; with ``teacher`` both are measured, and how often they agree."""
+    text, identity = _planned_classification(settings, source)
+    metric = find_metric(text.task.metric)
+
+    def run() -> Result:
+        model = load_model(source, text.task).to(_device(device))
+        result: dict[str, Any] = {"task": text.task.name, "examples": len(text.examples.examples)}
+        if settings.teacher is None:
+            return {**result, "models": {source.name: metric(model, text.examples)}}, {}
+        teacher = load_model(_teacher_of(settings), text.task).to(_device(device))
+        ours = {**metric(model, text.examples), **metric.with_teacher(model, teacher, text.examples)}
+        return {**result, "models": {source.name: ours, settings.teacher: metric(teacher, text.examples)}}, {}
+
+    return [Job(identity, dataclasses.asdict(settings), f"classification of {source.name}", source.name, run)]
+
+
+def classification_identity(
+    settings: ClassificationSettings, source: ModelSource, *, depth: int | None = None
+) -> dict[str, Any]:
+    """What decides the result."""
+    return _planned_classification(settings, source)[1]
+
+
+def _planned_classification(settings: ClassificationSettings, source: ModelSource) -> tuple[_Text, dict[str, Any]]:
+    if not settings.sources:
+        raise Refusal("sources", "name labelled examples, such as '[{path: dev.tsv, column: sentence, label: label}]'")
+    text = _held_out(settings, source)
+    if not text.task.of_examples:
+        raise Refusal("MODEL", f"{source.name!r} is a {text.task.noun}; give a sequence or token classifier")
+    identity = {"kind": "classification", "model": models.digest(source), **text.identity}
+    if settings.teacher is not None:
+        teacher = _teacher_of(settings)
+        _check_teacher(settings, source, text, teacher)
+        ours, theirs = (label_names(models.load_configuration(each)) for each in (source, teacher))
+        if ours != theirs:
+            raise Refusal("teacher", f"its classes ({', '.join(theirs)}) are not those of {source.name!r} ({', '.join(ours)})")
+        identity["teacher"] = models.digest(teacher)
+    return text, identity
+
+
+def _teacher_of(settings: ClassificationSettings) -> ModelSource:
+    assert settings.teacher is not None
+    return ModelSource(settings.teacher, "teacher", settings.teacher_revision)
+
+
 @dataclass(frozen=True)
 class _Text:
     """Held-out text as one model reads it."""
@@ -193,6 +245,10 @@ def _interchange_text(settings: InterchangeSettings, source: ModelSource) -> _Te
         raise Refusal("share", f"{settings.share} must be above 0 and at most 1")
     text = _held_out(settings, source)
     text.task.check_rule(settings.positions, field="positions")
+    if not find_metric(text.task.metric).is_of_classes:
+        raise Refusal(
+            "MODEL", f"{source.name!r} answers with no single class, and agreement is counted in classes; give another"
+        )
     if len(text.examples.examples) < 3:
         raise Refusal("limit", "interchange needs at least 3, to swap between and for a random donor")
     return text
@@ -256,10 +312,12 @@ def _held_out(settings: HeldOutSettings, source: ModelSource) -> _Text:
             raise Refusal(name, f"{value} must be at least {least}")
     if not settings.sources:
         raise Refusal("sources", "the list is empty; name held-out text, such as '[my-text.txt]'")
-    check_sources(settings.sources, field="sources")
     task = task_of(source, settings.task)
+    task.check_sources(settings.sources, field="sources")
     check_model(source, task)
     _check_length(settings, source)
+    if task.of_examples:  # labels are found among the model's classes, and slots where its head reads
+        task = task.of(load_model(source, task))
     vocabulary = models.sizes_of(models.load_configuration(source), field=source.field).words
     tokenizer = models.load_tokenizer(source)
     check_tokenizer(tokenizer, source, vocabulary=vocabulary, field=source.field, needed=task.needed_tokens)
@@ -275,14 +333,7 @@ def _held_out(settings: HeldOutSettings, source: ModelSource) -> _Text:
         cache=settings.cache,
     )
     try:
-        corpus = load_corpus(
-            section,
-            tokenizer=tokenizer,
-            seed=0,
-            field="evaluation",
-            framing=task.framing(tokenizer),
-            padding=task.padding_id(tokenizer),
-        )
+        corpus = task.load_rows(section, tokenizer=tokenizer, seed=0, field="evaluation")
     except Refusal as refusal:  # which names the fields of a recipe's section
         raise refusal.at(refusal.field.removeprefix("evaluation.")) from refusal
     for remark in corpus.remarks:
@@ -317,7 +368,7 @@ def _check_length(settings: HeldOutSettings, source: ModelSource) -> None:
         raise Refusal("length", f"{settings.length} tokens, but {source.name} has positions for {longest}; give fewer")
 
 
-def _check_teacher(settings: InterchangeSettings, source: ModelSource, text: _Text, teacher: ModelSource) -> None:
+def _check_teacher(settings: HeldOutSettings, source: ModelSource, text: _Text, teacher: ModelSource) -> None:
     check_model(teacher, text.task)
     _check_length(settings, teacher)
     ours, theirs = (models.sizes_of(models.load_configuration(each), field=each.field).words for each in (source, teacher))

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from diito.evaluation.kind import Figure, Kind, later
-from diito.evaluation.settings import InterchangeSettings, MapSettings, PerplexitySettings
+from diito.evaluation.settings import ClassificationSettings, InterchangeSettings, MapSettings, PerplexitySettings
 from diito.refusal import Refusal
 
 
@@ -55,6 +55,15 @@ _PERPLEXITY = Kind(
     check_in_grid=_check_perplexity,
 )
 
+_CLASSIFICATION = Kind(
+    "classification",
+    ClassificationSettings,
+    jobs=later("evaluation.held_out.jobs:classification_jobs"),
+    identity=later("evaluation.held_out.jobs:classification_identity"),
+    tables=later("evaluation.tables:classification_tables"),
+    packages=lambda settings: ("sklearn", "scipy", "seqeval", "torchmetrics"),
+)
+
 _INTERCHANGE = Kind(
     "interchange",
     InterchangeSettings,
@@ -82,4 +91,4 @@ _MAP = dataclasses.replace(
     section=_INTERCHANGE.name,
 )
 
-HELD_OUT = (_PERPLEXITY, _INTERCHANGE, _MAP)
+HELD_OUT = (_PERPLEXITY, _CLASSIFICATION, _INTERCHANGE, _MAP)
