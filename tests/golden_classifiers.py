@@ -1,4 +1,4 @@
-"""Golden trajectories of classifiers and taggers, as ``golden.py`` has those of language models, in ``golden/classifiers.json``.
+"""Golden trajectories of classifiers and taggers, in ``golden/classifiers.json``, as ``golden.py`` has those of others.
 
 ``python tests/golden_classifiers.py`` writes them anew, under the same rule: other numbers need another version.
 """

@@ -196,7 +196,7 @@ class Loss:
     Its causal form, ``causal_`` and its name, is the same row read from the runs under the interchange intervention.
     """
 
-    function: Callable[[Predictions, Predictions, Shaped[Tensor, tokens * classes]], Float[Tensor, " tokens"]]
+    function: Callable[[Predictions, Predictions, Shaped[Tensor, "tokens ..."]], Float[Tensor, " tokens"]]
     """From the student's and the teacher's predictions and the labels (-100 or NaN where there is none): a value a token."""
     counterfactual: bool = False
     """True reads the runs under the interchange intervention instead of the base runs."""

@@ -30,7 +30,7 @@ def values_of(
     losses: Mapping[str, Loss],
     student: Predictions,
     teacher: Predictions,
-    labels: Shaped[Tensor, tokens * classes],
+    labels: Shaped[Tensor, "tokens ..."],
     *,
     words: int,
 ) -> Values:

@@ -108,7 +108,8 @@ def run_model(
     """The runs of a model in the caller's mode and gradient state; ``layers`` and ``dimensions`` are what is swapped in it.
 
     ``dropout``: keys what is dropped out; a source run of its own draws the dropout of the base run, as a source in the batch
-    does. ``head_dropout``: the same of the head, which runs when a loss asks for its logits. ``base``, ``outputs``: see :meth:`Teacher.runs`.
+    does. ``head_dropout``: the same of the head, which runs when a loss asks for its logits. ``base``, ``outputs``: see
+    :meth:`Teacher.runs`.
     """
     layered = Layered(model)
     top = layered.depth - 1
@@ -145,7 +146,8 @@ def read_slots(
     """The predictions at ``slots``; unused ones read token 0 and are never counted.
 
     ``inputs``: what the run has read. ``outputs``: how many of the logits are kept, where two models' differ in number; None
-    keeps all. ``dropout``: keys what the head drops out. Where the head reads whole sequences the one slot of a row is its prediction.
+    keeps all. ``dropout``: keys what the head drops out. Where the head reads whole sequences the one slot of a row is its
+    prediction.
     """
     if not layered.per_token:
         # A prediction a row: never so many that values_of would ask for a part of them, of which the head knows nothing.

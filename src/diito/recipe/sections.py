@@ -197,8 +197,8 @@ class CorpusSection:
     )
     """Where the text comes from, joined in this order. A plain string is a local path."""
     layout: Literal["blocks", "lines"] = "blocks"
-    """blocks: documents joined and cut to ``length``, no padding. lines: one line a sequence, as the paper. In classification an
-    example is a sequence, whatever stands here."""
+    """blocks: documents joined and cut to ``length``, no padding. lines: one line a sequence, as the paper. In classification
+    an example is a sequence, whatever stands here."""
     length: Length | None = None
     """Tokens of a block; in lines the longest sequence (longer lines are split, longer examples cut). Special tokens included.
     null: as many as the teacher allows, at most 512."""
