@@ -125,7 +125,8 @@ class Examples(Corpus):
 
     ``columns``: what each row has, by name: ``input_ids``, a list of ids; other lists of that length, such as
     ``token_type_ids`` and the labels of tokens; or one value, such as a class. ``documents``: how many rows there were.
-    ``dropped``: what was left out, by reason; ``answers``: the labels in words.
+    ``dropped``: what was left out, by reason; ``answers``: the labels in words. ``remarks``: what
+    the user should know of the sources.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Examples(Corpus):
         dropped: Mapping[str, int],
         answers: str,
         vocabulary: int,
+        remarks: Sequence[str] = (),
     ) -> None:
         self.columns = {name: _Column(values) for name, values in columns.items()}
         ids = self.columns["input_ids"]
@@ -143,6 +145,7 @@ class Examples(Corpus):
         self.documents = np.arange(len(ids.sizes), dtype=np.int32)
         self.token_counts = torch.from_numpy(np.bincount(ids.values, minlength=vocabulary))
         self.layout = "examples"
+        self.remarks = list(remarks)
         self.statistics = Statistics(
             layout=self.layout,
             documents=documents,

@@ -63,7 +63,7 @@ def classification_tables(settings: ClassificationSettings, measurements: Sequen
     tables = []
     for each in measurements:
         columns = list(dict.fromkeys(name for numbers in each.result["models"].values() for name in numbers))
-        rows = [
+        rows: list[Sequence[str]] = [
             (model, *(number(numbers.get(name), 3) for name in columns)) for model, numbers in each.result["models"].items()
         ]
         note = f"{each.result['examples']:,} examples"

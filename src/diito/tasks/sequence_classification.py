@@ -186,6 +186,9 @@ class SequenceClassification(Task):
             dropped=dropped,
             answers=answers,
             vocabulary=max(tokenizer.get_vocab().values()) + 1,
+            remarks=[
+                remark for source in find_sources(section.sources, field=f"{field}.sources") for remark in source.remarks()
+            ],
         )
 
     def _labels(self, rows: Sequence[Row], sources: Sequence[SourceSection | str], field: str) -> list[Any]:

@@ -164,6 +164,9 @@ class TokenClassification(Task):
             dropped=dropped,
             answers=counted(list(itertools.chain.from_iterable(tags)), label_names(self.config)),
             vocabulary=max(tokenizer.get_vocab().values()) + 1,
+            remarks=[
+                remark for source in find_sources(section.sources, field=f"{field}.sources") for remark in source.remarks()
+            ],
         )
 
     def _tags(self, rows: Sequence[Row], sources: Sequence[SourceSection | str], *, field: str) -> list[list[int]]:
