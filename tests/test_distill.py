@@ -369,7 +369,7 @@ def test_everything_that_names_and_configurations_can_tell_is_refused_at_once(tm
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["gradient_checkpointing", "neftune_noise_alpha", "use_liger_kernel"])
+@pytest.mark.parametrize("name", ["neftune_noise_alpha", "use_liger_kernel"])
 def test_an_argument_that_cannot_work_is_refused_at_the_start_by_name(name, tmp_path, capsys):
     assert command(tmp_path / "runs", "--training.arguments", f"{{{name}: {5.0 if name[0] == 'n' else 'true'}}}") == 2
     assert f"training.{name}: does not work with distillation" in capsys.readouterr().err

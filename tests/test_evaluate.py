@@ -190,13 +190,31 @@ def test_a_map_becomes_a_figure_and_an_alignment_that_distill_takes(student, tmp
     assert "T3" in capsys.readouterr().out
     argv = ["align", tiny.teacher(), student, *flags, "--file", str(alignment), "--figure", str(tmp_path / "map.svg")]
     assert cli.main(argv) == 0
-    assert len(measurements(output)) == 1, "the map is there already"
+    kinds = [each["identity"]["kind"] for each in measurements(output)]
+    assert kinds == ["interchange", "interchange", "alignment choice"], "the map is there already"
     assert (tmp_path / "map.svg").read_text().count("<svg") == 1
     section = read_section(AlignmentSection, alignment)
     teachers = [pair.teacher[0] for pair in section.pairs]
     assert [pair.student for pair in section.pairs] == [[0], [1]] and teachers == sorted(set(teachers))
+    choice = measurements(output)[-1]["result"]
+    assert choice["better"] == "chosen" and 0 < choice["interval"][0] < choice["difference"] < choice["interval"][1]
+    assert teachers == choice["chosen"] and "undecided" not in capsys.readouterr().out
     overrides = {"alignment.kind": "custom", "alignment.file": str(alignment), "training.steps": "1"}
     assert tiny.run(tmp_path, overrides) and json.loads((tmp_path / "tiny" / "results.json").read_text())["after"]["iia"] >= 0
+
+
+def test_an_alignment_that_is_not_seen_to_be_better_is_not_taken(tmp_path, capsys):
+    lower = build_student(AutoModelForMaskedLM.from_pretrained(tiny.teacher()), [0, 1])
+    lower.save_pretrained(tmp_path / "lower")
+    tiny.tokenizer().save_pretrained(tmp_path / "lower")
+    default = "{kind: custom, pairs: [{student: [0], teacher: [3]}, {student: [1], teacher: [0]}]}"
+    file, output = tmp_path / "alignment.yaml", tmp_path / "r.json"
+    argv = ["align", tiny.teacher(), str(tmp_path / "lower"), *text_flags(), "--file", str(file), "--output", str(output)]
+    assert cli.main([*argv, "--alignment", default, "--score", "iia"]) == 0
+    assert "undecided, the default is kept" in capsys.readouterr().out
+    choice = measurements(output)[-1]["result"]
+    assert choice["better"] == "undecided" and choice["interval"][0] <= 0 <= choice["interval"][1]
+    assert [(pair.student, pair.teacher) for pair in read_section(AlignmentSection, file).pairs] == [([0], [3]), ([1], [0])]
 
 
 def test_an_alignment_by_name_is_the_one_of_the_python_interface(student):

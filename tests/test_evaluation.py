@@ -17,6 +17,7 @@ from models import CLS, MASK, SEP, SPECIAL_IDS, VOCABULARY, build, counted, fami
 
 from diito import AlignedPair, Alignment
 from diito.evaluation.held_out.agreement import QUANTITIES, interchange_numbers, means
+from diito.evaluation.held_out.choice import compare_alignments
 from diito.evaluation.held_out.interchange import _other, interchange_accuracy, interchange_counts
 from diito.evaluation.held_out.intervals import bootstrap_interval, by_document
 from diito.evaluation.held_out.maps import all_pairs, best_monotone, matrix
@@ -486,3 +487,33 @@ def test_the_best_monotone_alignment_is_the_best_of_all(students, teachers, seed
 def test_an_undefined_score_cannot_choose():
     with pytest.raises(ValueError, match=r"^score: undefined for so many pairs"):
         best_monotone(np.array([[math.nan, math.nan]]))
+
+
+# ------------------------------------------------------------------------------------------------- choosing an alignment
+
+
+def counts_of(pairs, agree, tokens=20):
+    """Counts as JSON has them, of a student alone: ``agree`` [pairs, documents] of so many tokens each."""
+    sums = np.zeros((1, len(pairs), len(agree[0]), 2, len(QUANTITIES)))
+    sums[0, :, :, 0, QUANTITIES.index("tokens")] = tokens
+    sums[0, :, :, 0, QUANTITIES.index("agree")] = agree
+    names = [{"student": [ours], "teacher": [theirs]} for ours, theirs in pairs]
+    return {"names": ["student"], "pairs": names, "sums": sums.tolist(), "documents": list(range(len(agree[0])))}
+
+
+@pytest.mark.parametrize(
+    ("shift", "documents", "better"), [(3, 40, "chosen"), (-3, 40, "default"), (0, 40, "undecided"), (3, 1, "undecided")]
+)
+def test_an_alignment_is_held_against_the_default_on_the_same_documents(shift, documents, better):
+    draws = np.random.default_rng(0)
+    common = draws.integers(5, 15, size=(2, documents))
+    noise = draws.integers(-2, 3, size=(2, documents))
+    whole = counts_of([(0, 0), (0, 1), (1, 0), (1, 1)], [common[0] + shift + noise[0], common[0], common[1], common[1] + shift])
+    said = compare_alignments(whole, counts_of([(0, 0), (1, 1)], common), [0, 1], "iia")
+    assert said["better"] == better
+    assert said["difference"] == pytest.approx((2 * shift + noise[0].mean()) / 2 / 20)
+    if documents > 1:
+        assert said["interval"][0] <= said["difference"] <= said["interval"][1]
+        assert said["interval"][1] - said["interval"][0] < 0.05, "what documents have in common is not in the interval"
+    else:
+        assert said["interval"] is None

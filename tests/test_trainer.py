@@ -17,6 +17,8 @@ from transformers.trainer_pt_utils import safe_globals
 
 from diito.corpus import collate
 from diito.method.draws import generator
+from diito.run.parts import build_trainer, prepare
+from diito.training.arguments import training_arguments
 from diito.training.callbacks import MetricsFile
 from diito.training.checkpoints import STAGING
 
@@ -177,8 +179,7 @@ def test_a_checkpoint_has_its_name_only_when_it_is_complete_and_old_ones_go(tmp_
 
 def test_the_best_checkpoint_is_kept_and_loaded_at_the_end(tmp_path):
     recipe = tiny.recipe(tmp_path, {"training.save_every": "1", "training.keep": "1", "training.evaluate_every": "1"})
-    recipe.training.arguments = {"load_best_model_at_end": True, "metric_for_best_model": "perplexity"}
-    recipe.training.arguments["greater_is_better"] = False
+    recipe.training.arguments = {"metric_for_best_model": "perplexity"}
     numbers = iter([5.0, 3.0, 4.0, 6.0, 7.0, 8.0])
     seen = []
 
@@ -186,7 +187,9 @@ def test_the_best_checkpoint_is_kept_and_loaded_at_the_end(tmp_path):
         seen.append({name: value.clone() for name, value in student.state_dict().items()})
         return {"perplexity": next(numbers)}
 
-    _, trainer = tiny.parts_and_trainer(recipe, evaluation=evaluation)
+    arguments = training_arguments(recipe, output_dir=str(tmp_path / "tiny" / "checkpoints"))
+    arguments.load_best_model_at_end = True
+    trainer = build_trainer(recipe, prepare(recipe, arguments), arguments, evaluation)
     trainer.train()
     assert trainer.state.best_metric == 3.0 and trainer.state.best_global_step == 2
     assert trainer.state.best_model_checkpoint == str(tmp_path / "tiny" / "checkpoints" / "checkpoint-2")

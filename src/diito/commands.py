@@ -184,7 +184,7 @@ def add_check(parser: Parser) -> None:
 
 def add_align(parser: Parser) -> None:
     """The flags of ``align``."""
-    parser.add_section(AlignSettings, "what is measured", without=("teacher", "map", "alignment"))
+    parser.add_section(AlignSettings, "what is measured", without=("teacher", "map"))
     parser.add_settings(EvaluateSettings)
 
 

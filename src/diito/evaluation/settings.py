@@ -134,6 +134,8 @@ class MapSettings(InterchangeSettings):
 class AlignSettings(InterchangeSettings):
     """The map of all pairs of layers, and the alignment that is chosen from it."""
 
+    alignment: AlignmentSection = field(default_factory=AlignmentSection)
+    """The alignment that the best one is held against, and that is kept where it is undecided which is better."""
     score: Literal["counterfactual_kl", "iia", "effective_iia"] = "counterfactual_kl"
     """What the alignment is chosen by, summed over its pairs, at unswapped tokens. The divergence uses all of a prediction and
     is the least noisy; the accuracies see only the most likely word."""

@@ -131,6 +131,7 @@ class DistillationObjective(nn.Module):
         self.changed: Tensor | None = None
         """Of the last micro-batch under the token-swap control: the share of the swapped tokens that the swap made others.
         Where it is 0, swapping was plain distillation."""
+        self.recompute = False
         self.words = _shared_words(student, teacher, words)
         self._check(temperature)
         # safetensors, and so the stock Trainer, refuses a weight that stands under two names.
@@ -217,6 +218,7 @@ class DistillationObjective(nn.Module):
             outputs=outputs,
             dropout=dropout,
             head_dropout=head_dropout,
+            recompute=self.recompute and self.training,
         )
         if swap is not None and swap.of_tokens:
             self.changed = swap.changed(batch)
@@ -285,6 +287,14 @@ class DistillationObjective(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Put back what :meth:`get_extra_state` gave."""
         self.micro_batches = int(state)
+
+    def activation_checkpointing_enable(self, *arguments: Any, **keywords: Any) -> None:
+        """In training the student's layers keep their inputs alone and are run again, with the same dropout, for the backward
+        pass. Trainer calls this where ``gradient_checkpointing`` is set; how it is done is not its to say.
+        """
+        self.recompute = True
+
+    gradient_checkpointing_enable = activation_checkpointing_enable  # what Trainer calls before transformers had the other name
 
     def train(self, mode: bool = True) -> DistillationObjective:
         """Train or eval mode of the student; the teacher stays in eval mode."""

@@ -104,14 +104,15 @@ def run_model(
     outputs: int | None,
     dropout: Dropout = nullcontext,
     head_dropout: Dropout = nullcontext,
+    recompute: bool = False,
 ) -> Runs:
     """The runs of a model in the caller's mode and gradient state; ``layers`` and ``dimensions`` are what is swapped in it.
 
     ``dropout``: keys what is dropped out; a source run of its own draws the dropout of the base run, as a source in the batch
     does. ``head_dropout``: the same of the head, which runs when a loss asks for its logits. ``base``, ``outputs``: see
-    :meth:`Teacher.runs`.
+    :meth:`Teacher.runs`. ``recompute``: whether layers are run again for the backward pass, instead of keeping what they computed.
     """
-    layered = Layered(model)
+    layered = Layered(model, recompute=recompute)
     top = layered.depth - 1
     swapped_layers = [] if swap is None or swap.of_tokens else list(layers)
     sources: dict[int, Tensor] = {}

@@ -19,8 +19,8 @@ class Layered(Steps):
     """A model as ``embed``, ``advance``, ``final`` and ``head``. Holds no weights of its own.
 
     The first view of a model learns its parts, in some ten short runs; later ones only look them up. Raises ValueError, one
-    sentence that begins with ``field``, for a model that cannot be run layer by layer.
+    sentence that begins with ``field``, for a model that cannot be run layer by layer. ``recompute``: see ``advance``.
     """
 
-    def __init__(self, model: PreTrainedModel, *, field: str = "teacher.model") -> None:
-        super().__init__(model, learn(model, field=field), field=field)
+    def __init__(self, model: PreTrainedModel, *, field: str = "teacher.model", recompute: bool = False) -> None:
+        super().__init__(model, learn(model, field=field), field=field, recompute=recompute)

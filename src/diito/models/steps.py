@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from diito.models.answers import Reads, read_positions
@@ -90,6 +91,12 @@ class Call:
     by_name: bool
     """Whether the hidden states go by their name."""
 
+    def __call__(self, hidden: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        """The layer's output when it reads ``hidden``."""
+        if self.by_name:
+            return first(self.layer(hidden_states=hidden, **self.keywords))
+        return first(self.layer(hidden, *self.arguments, **self.keywords))
+
 
 @dataclass(frozen=True)
 class Run:
@@ -102,10 +109,11 @@ class Run:
 class Steps:
     """A model with known parts as ``embed``, ``advance``, ``final`` and ``head``. Holds no weights of its own."""
 
-    def __init__(self, model: PreTrainedModel, parts: Parts, *, field: str = "teacher.model") -> None:
+    def __init__(self, model: PreTrainedModel, parts: Parts, *, field: str = "teacher.model", recompute: bool = False) -> None:
         self.model = model
         self.parts = parts
         self.field = field
+        self.recompute = recompute
 
     @property
     def depth(self) -> int:
@@ -174,11 +182,14 @@ class Steps:
         return Run(embedded[0], tuple(calls))
 
     def advance(self, run: Run, hidden: Float[Tensor, "batch tokens width"], layer: int) -> Float[Tensor, "batch tokens width"]:
-        """Output of ``layer`` when it reads ``hidden``."""
-        call = run.calls[layer]
-        if call.by_name:
-            return first(call.layer(hidden_states=hidden, **call.keywords))
-        return first(call.layer(hidden, *call.arguments, **call.keywords))
+        """Output of ``layer`` when it reads ``hidden``.
+
+        Where the view was made to ``recompute``, the layer keeps its input alone and is run again, with the same dropout, for
+        the backward pass.
+        """
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(run.calls[layer], hidden, use_reentrant=False, preserve_rng_state=True)
+        return run.calls[layer](hidden)
 
     def states(self, inputs: Inputs, layers: Collection[int]) -> tuple[Run, dict[int, Float[Tensor, "batch tokens width"]]]:
         """Run ``inputs`` up to the highest of ``layers``: the run, and the outputs of these layers (others are let go).

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import get_args
 
 from diito.plugins import check_reference, installed
+from diito.recipe.arguments import argument_refusals
 from diito.recipe.file import read_again
 from diito.recipe.keys import bare, hints, members
 from diito.recipe.sections import (
@@ -24,34 +25,8 @@ from diito.recipe.sections import (
     InterventionSection,
     Recipe,
     SourceSection,
-    TrainingSection,
 )
 from diito.refusal import Refusal, refuse
-
-_ELSEWHERE = {
-    "name and output": ("output_dir",),
-    "seed": ("seed", "data_seed"),
-    "speed.precision": ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval"),
-    "speed.compile": ("torch_compile", "torch_compile_backend", "torch_compile_mode"),
-    "training.save_steps": ("save_strategy",),
-    "training.eval_steps": ("eval_strategy",),
-    "evaluation.batch": ("per_device_eval_batch_size",),
-    "corpus.layout": ("dataloader_drop_last", "train_sampling_strategy"),
-    "the flag --resume": ("resume_from_checkpoint", "ignore_data_skip"),
-}
-"""Where a recipe gives what some arguments of transformers.TrainingArguments would."""
-
-_OURS = (
-    "auto_find_batch_size",
-    "average_tokens_across_devices",
-    "label_names",
-    "label_smoothing_factor",
-    "load_best_model_at_end",
-    "prediction_loss_only",
-    "remove_unused_columns",
-    "save_only_model",
-)
-"""Arguments that the method or its checkpoints depend on; no recipe changes them."""
 
 
 def check(recipe: Recipe) -> None:
@@ -104,7 +79,7 @@ def _refusals(recipe: Recipe) -> Iterator[Refusal]:
             "in-batch pairing needs at least 2 rows, so that a row has another as its source; "
             "raise it, or set intervention.pairing to independent",
         )
-    yield from _arguments(recipe.training)
+    yield from argument_refusals(recipe.training)
     yield from _evaluation(recipe.evaluation)
 
 
@@ -211,18 +186,6 @@ def _objective(recipe: Recipe) -> Iterator[Refusal]:
             near = difflib.get_close_matches(name, [*own, "mlm", *known], n=1)
             hint = f"did you mean objective.weights.{near[0]}?" if near else "name where it is from in objective.losses"
             yield Refusal(f"objective.weights.{name}", f"no loss has that name; {hint}")
-
-
-def _arguments(training: TrainingSection) -> Iterator[Refusal]:
-    for argument in training.arguments:
-        field = f"training.{argument}"
-        if argument in hints(TrainingSection):
-            yield Refusal(f"training.arguments.{argument}", f"give it one level up, as {field}")
-        for place, names in _ELSEWHERE.items():
-            if argument in names:
-                yield Refusal(field, f"the recipe decides this elsewhere; use {place} instead")
-        if argument in _OURS:
-            yield Refusal(field, "diito decides this itself; leave it out")
 
 
 def _evaluation(evaluation: EvaluationSection) -> Iterator[Refusal]:

@@ -73,6 +73,8 @@ PLACE = {"on resume": "place"}
 """Metadata of a field that says where something is: it may differ when a run is resumed, what is found there may not."""
 FREE_ARGUMENTS = {
     "free": (
+        "activation_checkpointing",
+        "activation_checkpointing_kwargs",
         "dataloader_num_workers",
         "dataloader_persistent_workers",
         "dataloader_pin_memory",
@@ -83,6 +85,8 @@ FREE_ARGUMENTS = {
         "eval_on_start",
         "eval_steps",
         "eval_strategy",
+        "gradient_checkpointing",
+        "gradient_checkpointing_kwargs",
         "hub_always_push",
         "hub_model_id",
         "hub_private_repo",

@@ -2,50 +2,46 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
+import copy
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from torch import nn
+from transformers import Trainer, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from diito.method.objective import DistillationObjective
 from diito.models.learn import reaches_every_parameter
 from diito.recipe import Recipe
-from diito.refusal import Refusal
+from diito.recipe.arguments import argument_refusals, unusable
+from diito.refusal import Refusal, refuse
 from diito.speed.precision import choose_precision
 
-_UNUSABLE = {
-    "activation_checkpointing": "layers are run one by one, and their outputs are kept for the swaps",
-    "gradient_checkpointing": "layers are run one by one, and their outputs are kept for the swaps",
-    "neftune_noise_alpha": "noise on the embeddings would differ between the base and the counterfactual run",
-    "use_liger_kernel": "its fused loss hides the logits, which the losses read",
-    "auto_find_batch_size": "every draw is keyed by the micro-batch, whose size must stay",
-    "label_smoothing_factor": "the losses are those of objective.weights",
-    "include_num_input_tokens_seen": "tokens are counted and logged already",
-}
-"""Arguments of Trainer that cannot work with the method, and why."""
+_MEASURED = {"perplexity": False, "iia": True, "efficacy": True, "counterfactual_kl": False}
+"""What an evaluation always gives, and whether more of it is better."""
 
 
 def training_arguments(recipe: Recipe, *, output_dir: str) -> TrainingArguments:
     """Trainer's arguments for a recipe. Also joins the process group under torchrun.
 
-    Raises ValueError naming the field that TrainingArguments does not have or refuses.
+    Raises Refusal or Refusals naming the fields that TrainingArguments does not have, that it or Trainer refuses, or that
+    cannot work with the method.
     """
     training = recipe.training
-    known = [field.name for field in dataclasses.fields(TrainingArguments)]
-    for name in training.arguments:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; see transformers.TrainingArguments"
-            raise Refusal(f"training.arguments.{name}", f"no such argument{hint}")
-    _refuse_unusable(training.arguments, prefix="training.")
+    refuse(argument_refusals(training))
     for name in ("eval_on_start", "do_eval"):
         if training.arguments.get(name) and (not training.eval_steps or recipe.evaluation.sources == []):
             raise Refusal(f"training.{name}", "needs training.eval_steps above 0 and held-out text (evaluation.sources)")
     _check_loggers(training.report_to)
+    chooses = training.arguments.get("metric_for_best_model")
+    metric = None if chooses is None else str(chooses).removeprefix("eval_")
+    if metric is not None and metric not in _MEASURED:
+        raise Refusal("training.metric_for_best_model", f"{chooses!r} is not measured; give one of {', '.join(_MEASURED)}")
+    if training.arguments.get("lr_scheduler_type") == "reduce_lr_on_plateau" and not (metric and training.eval_steps):
+        sentence = f"needs training.eval_steps above 0 and training.metric_for_best_model, one of {', '.join(_MEASURED)}"
+        raise Refusal("training.lr_scheduler_type", f"reduce_lr_on_plateau {sentence}")
     has_accelerator = not training.use_cpu and torch.accelerator.is_available()
     device = torch.accelerator.current_accelerator() if has_accelerator else None
     precision = choose_precision(recipe.speed.precision, device or torch.device("cpu"))
@@ -75,13 +71,41 @@ def training_arguments(recipe: Recipe, *, output_dir: str) -> TrainingArguments:
         "eval_steps": training.eval_steps or None,
         "report_to": training.report_to or "none",
         "disable_tqdm": True,
+        "greater_is_better": None if metric is None else _MEASURED[metric],
     }
     try:
-        return TrainingArguments(**{**ours, **training.arguments})
+        arguments = TrainingArguments(**{**ours, **training.arguments})
     except (ValueError, TypeError, ImportError, OSError) as error:
-        given = list(training.arguments)
-        named = [name for name in given if name in str(error)] if len(given) > 1 else given
-        raise Refusal(f"training.{named[0]}" if len(named) == 1 else "training", str(error)) from error
+        raise _refusal_of(error, training.arguments) from error
+    if training.arguments:
+        _try(arguments, training.arguments)
+    return arguments
+
+
+def _try(arguments: TrainingArguments, given: Mapping[str, Any]) -> None:
+    """Make optimiser, schedule and loader for a model of one number: Trainer would refuse them after the measurements only."""
+    if arguments.deepspeed or arguments.fsdp:  # which are made for one model
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        tried = copy.copy(arguments)
+        tried.output_dir, tried.push_to_hub, tried.report_to = folder, False, []
+        tried.activation_checkpointing = tried.gradient_checkpointing = False
+        rows = [{"x": 0.0}] * arguments.train_batch_size * arguments.world_size
+        try:
+            trainer = Trainer(nn.Linear(1, 1), tried, train_dataset=rows, eval_dataset=rows)  # type: ignore[arg-type]
+            trainer.create_optimizer_and_scheduler(max(arguments.max_steps, 1))
+            trainer.get_train_dataloader()
+        except Exception as error:  # of any type: the model is sound, so it is about what was given
+            raise _refusal_of(error, given) from error
+
+
+def _refusal_of(error: Exception, given: Mapping[str, Any]) -> Refusal:
+    """What a library says against the arguments ``given``, about the one that it names or that alone there is."""
+    text = str(error) or type(error).__name__
+    named = [name for name in given if name in text] or [name for name, value in given.items() if str(value) in text]
+    if len(given) == 1:
+        named = list(given)
+    return Refusal(f"training.{named[0]}" if len(named) == 1 else "training", " ".join(text.split()))
 
 
 def require(args: TrainingArguments, objective: DistillationObjective) -> TrainingArguments:
@@ -89,7 +113,8 @@ def require(args: TrainingArguments, objective: DistillationObjective) -> Traini
 
     Raises Refusal naming a field that cannot work with the method.
     """
-    _refuse_unusable(vars(args), prefix="args.")
+    given = {name: value for name, value in vars(args).items() if name != "accelerator_config"}  # never empty
+    refuse(unusable(given, prefix="args."))
     args.remove_unused_columns = False
     args.dataloader_drop_last = True  # a partial batch would have other sources and another weight
     args.ignore_data_skip = False  # a resumed run must see the rows that one which was not stopped sees
@@ -99,12 +124,6 @@ def require(args: TrainingArguments, objective: DistillationObjective) -> Traini
     args.ddp_find_unused_parameters = "logits" not in objective.reads or not reaches_every_parameter(objective.student)
     args._n_gpu = min(args.n_gpu, 1)  # several devices: torchrun (DataParallel cannot carry named losses)
     return args
-
-
-def _refuse_unusable(arguments: Mapping[str, Any], *, prefix: str) -> None:
-    for name, reason in _UNUSABLE.items():
-        if arguments.get(name) not in (None, False, 0, "no"):
-            raise Refusal(prefix + name, f"does not work with distillation ({reason}); leave it out")
 
 
 def _check_loggers(names: list[str]) -> None:
