@@ -13,6 +13,7 @@ from typing import NamedTuple
 from diito.faults import remedy
 from diito.files import CannotWrite
 from diito.refusal import Refusal, Refusals, refusals_of
+from diito.secrets import guard_output
 
 
 class Command(NamedTuple):
@@ -62,6 +63,7 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command with these arguments (those of the process by default) and return its exit code."""
+    guard_output()
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except (Refusal, Refusals) as error:  # no other ValueError: that is a fault of the program or of a library

@@ -1,6 +1,7 @@
 """Files and folders that are whole whenever one looks: written aside, brought to the disk, renamed.
 
-Whether a folder still holds what was written, by checksums; and whether a place can be written at all.
+Texts are written without secrets (``secrets``). Whether a folder still holds what was written, by checksums; and whether a
+place can be written at all.
 
 What cannot be written, on a full disk say, is a :class:`CannotWrite`, so that no other OSError is taken for it. No torch here.
 """
@@ -20,6 +21,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from diito.refusal import Refusal
+from diito.secrets import redact
 
 _ASIDE = ".aside"
 
@@ -44,11 +46,11 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text aside and rename it; several processes may do so at once, also of several machines."""
+    """Write a text, without secrets, aside and rename it; several processes may do so at once, also of several machines."""
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_ASIDE}")
     try:
         with writing(path):
-            aside.write_text(text, encoding="utf-8")
+            aside.write_text(redact(text), encoding="utf-8")
             _sync(aside)
             os.replace(aside, path)
             _sync(path.parent)
@@ -63,13 +65,13 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def append_json_line(path: Path, content: Any) -> None:
-    """Add a line to a JSON-lines file; one that a kill left unfinished stays a line of its own."""
+    """Add a line, without secrets, to a JSON-lines file; one that a kill left unfinished stays a line of its own."""
     with writing(path), path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
-        file.write(json.dumps(content).encode() + b"\n")
+        file.write(redact(json.dumps(content)).encode() + b"\n")
 
 
 def replace_folder(written: Path, final: Path) -> None:

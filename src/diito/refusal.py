@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
+from diito.secrets import redact
+
 
 class Refusal(ValueError):
     """One thing that the user must change. ``str`` gives ``field: sentence``, or the sentence alone where no field is to blame.
 
     ``field``: what the user calls it, such as ``training.batch`` (a recipe's field), ``--length`` (a flag) or a file's name;
-    ``sentence``: what is wrong with it and what would be right.
+    ``sentence``: what is wrong with it and what would be right, without secrets.
     """
 
     def __init__(self, field: str, sentence: str) -> None:
+        field, sentence = redact(field), redact(sentence)
         super().__init__(f"{field}: {sentence}" if field else sentence)
         self.field = field
         self.sentence = sentence

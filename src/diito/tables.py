@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -50,16 +51,17 @@ class Table:
     def markdown(self) -> str:
         """With the title as a heading and the note below."""
         lines = [
-            f"### {self.title}",
+            f"### {markdown_text(self.title)}",
             "",
             _markdown_row(self.header),
             "|" + "|".join("---" if column in self.texts else "--:" for column in range(len(self.header))) + "|",
         ]
         for group, rows in self._filled():
             if group:
-                lines.append(_markdown_row([f"**{group}**", *[""] * (len(self.header) - 1)]))
+                lines.append(_markdown_row([group, *[""] * (len(self.header) - 1)], bold=True))
             lines += [_markdown_row(row) for row in rows]
-        return "\n".join([*lines, "", self.note, ""])
+        note = "\n".join(markdown_text(line) for line in self.note.splitlines())
+        return "\n".join([*lines, "", note, ""])
 
     def latex(self) -> str:
         """A ``table`` environment with the rules of booktabs."""
@@ -113,7 +115,7 @@ class Table:
                 texts = "".join(f"<td{kind}>{html.escape(cell)}</td>" for cell, kind in zip(cells, kinds[1:], strict=True))
                 body.append(f"<tr><th scope='row'>{html.escape(first)}</th>{texts}</tr>")
         return (
-            f"<section id='{self.name}'><h2>{html.escape(self.title)}</h2>\n"
+            f"<section id='{html.escape(self.name)}'><h2>{html.escape(self.title)}</h2>\n"
             f"<div class='scroll'><table><thead><tr>{head}</tr></thead>\n"
             f"<tbody>{''.join(body)}</tbody></table></div>\n<p class='note'>{html.escape(self.note)}</p></section>"
         )
@@ -133,8 +135,25 @@ def interval(bounds: Sequence[float] | None, digits: int = 2, *, sign: str = "")
     return "" if bounds is None else f"[{bounds[0]:{sign}.{digits}f}, {bounds[1]:{sign}.{digits}f}]"
 
 
-def _markdown_row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+def markdown_text(text: str) -> str:
+    """A text that Markdown shows as it is, in one line: no tag, link, code or cell of a table begins or ends in it."""
+    for mark, shown in _MARKDOWN.items():
+        text = text.replace(mark, shown)
+    return " ".join(text.split())
+
+
+def markdown_code(text: str, language: str) -> str:
+    """A block of code, within a fence that nothing in it closes."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+_MARKDOWN = {"\\": r"\\", "|": r"\|", "`": r"\`", "&": "&amp;", "<": "&lt;", "](": r"]\("}
+
+
+def _markdown_row(cells: Iterable[str], *, bold: bool = False) -> str:
+    texts = map(markdown_text, cells)
+    return "| " + " | ".join(f"**{text}**" if bold and text else text for text in texts) + " |"
 
 
 _LATEX = {

@@ -20,6 +20,7 @@ from diito.files import check_writable, write_text, writing
 from diito.locks import hold
 from diito.paths import expand
 from diito.refusal import Refusal
+from diito.secrets import redact
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class ResultsFile:
 
     def find(self, identity: dict[str, Any]) -> Measurement | None:
         """The measurement of that identity, if there is one."""
-        wanted = json.loads(json.dumps(identity))  # as it is in the file: tuples are lists there
+        wanted = json.loads(redact(json.dumps(identity)))  # as in the file: tuples are lists there, and there are no secrets
         return next((each for each in self._measurements if each.identity == wanted), None)
 
     def add(self, measurement: Measurement) -> None:
@@ -61,7 +62,7 @@ class ResultsFile:
 
         What other processes have put in since is kept.
         """
-        added = Measurement(**json.loads(json.dumps(asdict(measurement))))
+        added = Measurement(**json.loads(redact(json.dumps(asdict(measurement)))))
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with hold(self._lock(), waiting=self._say_who):

@@ -110,7 +110,8 @@ def run_model(
 
     ``dropout``: keys what is dropped out; a source run of its own draws the dropout of the base run, as a source in the batch
     does. ``head_dropout``: the same of the head, which runs when a loss asks for its logits. ``base``, ``outputs``: see
-    :meth:`Teacher.runs`. ``recompute``: whether layers are run again for the backward pass, instead of keeping what they computed.
+    :meth:`Teacher.runs`. ``recompute``: whether layers are run again for the backward pass, instead of keeping what they
+    computed.
     """
     layered = Layered(model, recompute=recompute)
     top = layered.depth - 1

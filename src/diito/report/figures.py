@@ -4,6 +4,7 @@ colour-blind readers can tell apart, and the marker tells apart what shares a co
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -246,7 +247,8 @@ def _smooth(values: Sequence[float]) -> list[float]:
 def _map(measured: Measured, results: dict[str, Any], folder: Path) -> Figure:
     row = next(each for each in measured.rows if each["name"] == results["row"])
     title = f"{row['title']}, seed {results['seed']}"
-    path = folder / f"map-{results['row']}.png"
+    name = re.sub(r"[^\w.+-]", "-", results["row"])  # measurements from elsewhere may hold any
+    path = folder / f"map-{name}.png"
     draw_heat_map(results["result"]["pairs"], path, title=title)
     return Figure(
         path, f"All pairs of layers: {title}", "Interchange interventions on every pair of layers, at unswapped tokens."

@@ -20,7 +20,7 @@ from diito.report.claims import verdicts
 from diito.report.figures import Figure, figures
 from diito.report.metrics import Measured
 from diito.report.tables import tables
-from diito.tables import Table
+from diito.tables import Table, markdown_text
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
@@ -84,10 +84,11 @@ def _summary(measured: Measured) -> str:
 
 
 def _markdown(measured: Measured, shown: Sequence[Table], drawn: Sequence[Figure]) -> str:
-    lines = [f"# {measured.name}: what was measured", "", _summary(measured), ""]
+    lines = [f"# {markdown_text(measured.name)}: what was measured", "", markdown_text(_summary(measured)), ""]
     lines += [table.markdown() for table in shown]
     for figure in drawn:
-        lines += [f"### {figure.title}", "", f"![{figure.text}]({figure.path.name})", "", figure.text, ""]
+        title, text = markdown_text(figure.title), markdown_text(figure.text)
+        lines += [f"### {title}", "", f"![{text}]({figure.path.name})", "", text, ""]
     return "\n".join(lines)
 
 

@@ -148,7 +148,7 @@ class RunFolder:
         with writing(self.student):
             student.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
-            (aside / _CARD).write_text(card, encoding="utf-8")
+            write_text(aside / _CARD, card)
             sums = checksums(aside, without=[_CARD])
         replace_folder(aside, self.student)
         return sums

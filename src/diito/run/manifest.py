@@ -24,6 +24,7 @@ from diito.recipe import Recipe
 from diito.recipe.sections import FREE, PLACE
 from diito.refusal import Refusal
 from diito.run.parts import Parts
+from diito.secrets import redact
 
 VERSIONS = {"distil": 2}
 """Part of every distillation's identity: raise it when a change of the code changes students. (Those of the kinds of
@@ -43,7 +44,7 @@ def make_manifest(recipe: Recipe, parts: Parts, *, processes: int) -> dict[str, 
         **own_parts(recipe),
     }
     manifest = {**VERSIONS, "processes": processes, "fields": fixed_fields(recipe), "contents": contents}
-    return dict(json.loads(json.dumps(manifest)))
+    return _as_in_a_file(manifest)
 
 
 def refuse_other_fields(before: dict[str, Any], now: dict[str, Any], run: Path) -> None:
@@ -90,7 +91,7 @@ def deciding_fields(recipe: Recipe) -> dict[str, Any]:
 
 def fixed_fields(recipe: Recipe) -> dict[str, Any]:
     """Those of them that must be as they were, whatever is found where the others say."""
-    return dict(json.loads(json.dumps({key: value for key, value, role in _fields(recipe) if role not in (FREE, PLACE)})))
+    return _as_in_a_file({key: value for key, value, role in _fields(recipe) if role not in (FREE, PLACE)})
 
 
 def differing_fields(before: Recipe, now: Recipe) -> dict[str, list[Any]]:
@@ -106,6 +107,11 @@ def own_parts(recipe: Recipe) -> dict[str, str]:
     modules = sorted({reference.partition(":")[0] for reference in references if ":" in reference})
     files = {name: importlib.import_module(name).__file__ for name in modules}
     return {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items() if file is not None}
+
+
+def _as_in_a_file(content: dict[str, Any]) -> dict[str, Any]:
+    """As it is written and read back, to be compared: tuples are lists there, and secrets are left out."""
+    return dict(json.loads(redact(json.dumps(content))))
 
 
 def _fields(recipe: Recipe) -> Iterator[tuple[str, Any, dict[str, Any]]]:

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from diito.embedded import resolve
 from diito.recipe.file import dump
 from diito.run.plan import Plan
+from diito.tables import markdown_code, markdown_text
 from diito.version import __version__
 
 REFERENCE = "Wu et al., *Causal Distillation for Language Models*, NAACL 2022 (https://aclanthology.org/2022.naacl-main.318)"
@@ -52,12 +53,12 @@ def model_card(
     )
     sections = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {recipe.name}",
+        f"# {markdown_text(recipe.name)}",
         f"A {kind} distilled with diito {__version__} ({REFERENCE}).",
-        f"```text\n{plan}\n```",
+        markdown_code(str(plan), "text"),
         *_measured(results, measured, columns),
         "## Recipe",
-        f"```yaml\n{dump(recipe)}```",
+        markdown_code(dump(recipe), "yaml"),
     ]
     return str(ModelCard("\n\n".join(sections) + "\n"))
 
