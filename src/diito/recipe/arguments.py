@@ -93,9 +93,7 @@ def argument_refusals(training: TrainingSection) -> Iterator[Refusal]:
         elif places := [place for place, names in ELSEWHERE.items() if name in names]:
             yield Refusal(field, f"the recipe decides this elsewhere; use {places[0]} instead")
         elif name == "hub_token" and value:
-            sentence = (
-                "a recipe is copied into the model card, so it holds no token; log in with `hf auth login` or set HF_TOKEN"
-            )
+            sentence = "a recipe is copied into the model card and holds no token; log in with `hf auth login` or set HF_TOKEN"
             yield Refusal(field, sentence)
         elif name not in transformers_arguments():
             near = difflib.get_close_matches(name, transformers_arguments(), n=1)

@@ -97,7 +97,7 @@ class CausalLM(Task):
     settings = "corpus"
     pipeline_tag = "text-generation"
     noun = "causal language model"
-    metric = "perplexity"
+    metric = "perplexity-of-text"
     predicted = "next tokens"
     is_drawn = False
     unusable_rules: ClassVar[Mapping[str, str]] = {

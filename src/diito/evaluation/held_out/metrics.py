@@ -53,7 +53,8 @@ class Metric:
 
 _AGREEMENT = {"agreement": ("agreement", ".3f")}
 METRICS: dict[str, Metric] = {
-    "perplexity": Metric(perplexity, {"perplexity": ("perplexity", ".2f"), "bits_per_byte": ("bits/byte", ".3f")}),
+    "perplexity": Metric(perplexity, {"perplexity": ("perplexity", ".2f")}),
+    "perplexity-of-text": Metric(perplexity, {"perplexity": ("perplexity", ".2f"), "bits_per_byte": ("bits/byte", ".3f")}),
     "classification": Metric(
         classification.classes,
         {"accuracy": ("accuracy", ".3f"), "f1": ("F1", ".3f"), "matthews": ("Matthews", ".3f"), "ece": ("ECE", ".3f")}
