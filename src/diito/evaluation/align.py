@@ -62,7 +62,7 @@ def _align(settings: AlignSettings, student: ModelSource, run: EvaluateSettings)
         pairs = [AlignedPairSection([ours], [theirs]) for ours, theirs in enumerate(chosen)]
         heading = best
     else:
-        pairs = [AlignedPairSection(**{side: _as_list(part) for side, part in pair.items()}) for pair in choice["default"]]
+        pairs = [_section(pair) for pair in choice["default"]]
         heading = (
             f"The default alignment ({settings.alignment.kind}), as none of {models} is seen to be better, by diito align."
         )
@@ -132,8 +132,9 @@ def _said(choice: dict[str, Any] | None, settings: AlignSettings) -> str:
     )
 
 
-def _as_list(part: Sequence[Any] | None) -> list[Any] | None:
-    return None if part is None else list(part)
+def _section(pair: dict[str, Any]) -> AlignedPairSection:
+    parts: dict[str, Any] = {side: None if part is None else list(part) for side, part in pair.items()}
+    return AlignedPairSection(**parts)
 
 
 def _list(layers: Sequence[int]) -> str:
