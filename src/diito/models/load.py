@@ -23,6 +23,7 @@ import transformers
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.hub import extract_commit_hash
 
 from diito.embedded import resolve
 from diito.models import checkpoint, layered
@@ -263,10 +264,13 @@ def longest_sequence(source: ModelSource) -> int | None:
 
 def digest(source: ModelSource) -> str:
     """What the model is, whatever it is called: the commit of a hub model, a hash of a folder's files."""
-    if commit := getattr(load_configuration(source), "_commit_hash", None):
-        return str(commit)
+    load_configuration(source)  # so that it is here, or refused
+    folder = source.folder
+    assert folder is not None
+    if commit := extract_commit_hash(f"{folder.as_posix()}/", None):
+        return commit
     total = hashlib.sha256()
-    for path in sorted(Path(resolve(source.name, field=source.field)).iterdir()):
+    for path in sorted(folder.iterdir()):
         if (path.suffix in (*_WEIGHTS, ".model") and path.stem != "training_args") or path.name in _CONTENT:
             with path.open("rb") as stream:
                 total.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())

@@ -33,6 +33,7 @@ from diito.speed.process import keep_freed_memory
 from diito.training.arguments import training_arguments
 from diito.training.callbacks import Every, Interruption, MetricsFile, Progress
 from diito.training.trainer import Evaluation
+from diito.training.upload import open_repository, upload_student
 
 _INTERCHANGE = {"iia": ("IIA", ".3f"), "effective_iia": ("effective", ".3f")}
 """What the screen shows of an interchange measurement: title and format."""
@@ -40,7 +41,7 @@ _INTERCHANGE = {"iia": ("IIA", ".3f"), "effective_iia": ("effective", ".3f")}
 
 def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, plan_only: bool = False) -> int:
     """Run ``recipe``; the exit code: 0 done, 130 or 143 interrupted (resumable), 1 a loss was not finite or another process of
-    the run was lost, 2 disk full.
+    the run was lost, 2 the disk is full, or the hub did not take the finished student.
 
     Raises ValueError, in one sentence that names the field, for what the user must change; nothing has been written then.
     """
@@ -56,6 +57,8 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
             return 0
         if resume:
             folder.newest_checkpoint()
+        if arguments.push_to_hub and main:
+            open_repository(arguments)
     try:
         parts = load(surveyed, arguments)
         _check_measurable(recipe, parts)
@@ -98,6 +101,8 @@ def _run(recipe: Recipe, parts: Parts, folder: RunFolder, arguments: TrainingArg
         return _stop(main, f"stopped and saved; continue with: {_resume_command(folder)}", code=128 + signal_number)
     if main:
         _finish(folder, parts, measure, results)
+    if main and arguments.push_to_hub and (failure := upload_student(folder.student, arguments)):
+        return _stop(main, failure, code=2)
     return 0
 
 
@@ -115,6 +120,7 @@ def train(
     """
     interruption = Interruption()
     trainer = build_trainer(recipe, parts, arguments, evaluation)
+    trainer.card = _card(parts, folder.read_results())
     trainer.remove_callback(PrinterCallback)
     for callback in (
         interruption,
@@ -197,9 +203,15 @@ def _finish(folder: RunFolder, parts: Parts, measure: Evaluation | None, results
     if measure is not None:
         results["after"] = measure(parts.student)
         _say(True, _table(results, parts))
-    task = parts.task
     results["recipe"] = dataclasses.asdict(parts.plan.recipe)
-    card = model_card(
+    results["student"] = folder.save_student(parts.student, parts.tokenizer, _card(parts, results))
+    write_json(folder.results, results)  # last: it says that the run is finished
+    _say(True, f"student    {folder.student}  ({parts.task.head.__name__}.from_pretrained loads it)")
+
+
+def _card(parts: Parts, results: dict[str, Any]) -> str:
+    task = parts.task
+    return model_card(
         parts.plan,
         results,
         kind=task.noun,
@@ -207,9 +219,6 @@ def _finish(folder: RunFolder, parts: Parts, measure: Evaluation | None, results
         measured=f"unswapped {task.predicted}",
         figures=find_metric(task.metric).figures,
     )
-    results["student"] = folder.save_student(parts.student, parts.tokenizer, card)
-    write_json(folder.results, results)  # last: it says that the run is finished
-    _say(True, f"student    {folder.student}  ({task.head.__name__}.from_pretrained loads it)")
 
 
 def _figures(parts: Parts) -> dict[str, tuple[str, str]]:

@@ -70,6 +70,7 @@ def training_arguments(recipe: Recipe, *, output_dir: str) -> TrainingArguments:
         "eval_strategy": "steps" if training.eval_steps else "no",
         "eval_steps": training.eval_steps or None,
         "report_to": training.report_to or "none",
+        "hub_model_id": recipe.name,
         "disable_tqdm": True,
         "greater_is_better": None if metric is None else _MEASURED[metric],
     }

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from diito.files import CannotWrite, checksums, first_difference, read_json, replace_folder, write_json, writing
 from diito.refusal import Refusal
+from diito.training.upload import ASIDE, UploadingTrainer
 
 STAGING = "_staging"  # hub uploads leave out names that start with an underscore
 CHECKSUMS = "checksums.json"
@@ -49,7 +50,7 @@ def checkpoint_fault(folder: Path, *, has_checksums: bool) -> str | None:
     return first_difference(folder, sums)
 
 
-class CheckpointTrainer(Trainer):
+class CheckpointTrainer(UploadingTrainer):
     """A ``transformers.Trainer`` whose model has a ``student``, of which alone the checkpoints are made.
 
     Raises CannotWrite (an OSError) when a checkpoint cannot be written, FloatingPointError rather than save weights that are
@@ -63,9 +64,10 @@ class CheckpointTrainer(Trainer):
         self.add_callback(_StepsAsAsked())
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.train``; what an interrupted save left behind is removed first."""
+        """As ``Trainer.train``; what an interrupted save or upload left behind is removed first."""
         if self.is_world_process_zero():
-            shutil.rmtree(os.path.join(self.args.output_dir, STAGING), ignore_errors=True)
+            for left in (STAGING, ASIDE):
+                shutil.rmtree(os.path.join(self.args.output_dir, left), ignore_errors=True)
         return super().train(*args, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
