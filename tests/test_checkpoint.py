@@ -196,7 +196,7 @@ REFUSED = {
         "it needs code that comes with it, which diito never runs",
     ),
     "another type": (lambda folder: configure(folder, model_type="mine"), "knows no model of the type mine"),
-    "pickled objects": (pickled, "its weights are a pickle that holds a argparse.Namespace"),
+    "pickled objects": (pickled, "its weights are a pickle that holds an object of argparse.Namespace"),
     "cut short": (cut_short, "its file of weights is cut short or damaged"),
     "git LFS": (
         lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),

@@ -131,7 +131,7 @@ def _own_code(error: BaseException) -> str | None:
 def _pickle(error: BaseException) -> str | None:
     if isinstance(error, pickle.UnpicklingError):
         match = re.search(r"GLOBAL ([\w.]+)", str(error))
-        held = f"a {match[1]}" if match else "something else"
+        held = f"an object of {match[1]}" if match else "something else"
         return f"its weights are a pickle that holds {held}, not tensors alone, and is not read; save them as safetensors"
     if "PytorchStreamReader" in str(error):
         return "its file of weights is cut short or damaged; download it again"
