@@ -86,17 +86,17 @@ def refuse_another_run(before: dict[str, Any], now: dict[str, Any], run: Path) -
 
 def deciding_fields(recipe: Recipe) -> dict[str, Any]:
     """The fields of a recipe that decide the student, with their values: ``{"training.max_steps": 40, ...}``."""
-    return {key: value for key, value, role in _fields(recipe) if role != FREE}
+    return {key: value for key, value, role in _fields(recipe, "") if role != FREE}
 
 
 def fixed_fields(recipe: Recipe) -> dict[str, Any]:
     """Those of them that must be as they were, whatever is found where the others say."""
-    return _as_in_a_file({key: value for key, value, role in _fields(recipe) if role not in (FREE, PLACE)})
+    return _as_in_a_file({key: value for key, value, role in _fields(recipe, "") if role not in (FREE, PLACE)})
 
 
 def differing_fields(before: Recipe, now: Recipe) -> dict[str, list[Any]]:
     """All fields whose values differ, each with both."""
-    old, new = ({key: value for key, value, _ in _fields(recipe)} for recipe in (before, now))
+    old, new = ({key: value for key, value, _ in _fields(recipe, "")} for recipe in (before, now))
     return {key: [old.get(key), new.get(key)] for key in old | new if old.get(key) != new.get(key)}
 
 
@@ -114,21 +114,12 @@ def _as_in_a_file(content: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(redact(json.dumps(content))))
 
 
-def _fields(recipe: Recipe) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """The key, the value and the role on resume of each field.
-
-    Where the best of several checkpoints becomes the student, no field of training is free: they say which there are.
-    """
-    chooses = bool(recipe.training.arguments.get("load_best_model_at_end"))
-    for key, value, role in _fields_of(recipe, ""):
-        yield key, value, {} if chooses and key.startswith("training.") else role
-
-
-def _fields_of(section: Any, prefix: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+def _fields(section: Any, prefix: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """The key, the value and the role on resume of each field."""
     for field in dataclasses.fields(section):
         key, value, role = prefix + field.name, getattr(section, field.name), dict(field.metadata)
         if dataclasses.is_dataclass(value):
-            yield from _fields_of(value, f"{key}.")
+            yield from _fields(value, f"{key}.")
         elif isinstance(value, dict):
             yield from ((f"{key}.{name}", item, FREE if name in role.get("free", ()) else {}) for name, item in value.items())
         else:
