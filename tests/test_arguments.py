@@ -51,7 +51,7 @@ GIVEN = {
     "hub_private_repo": True,
     "hub_revision": "main",
     "hub_strategy": "end",
-    "hub_token": "abc",
+    "hub_token": None,
     "include_for_metrics": ["loss"],
     "length_column_name": "long",
     "log_level": "error",

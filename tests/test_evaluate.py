@@ -322,6 +322,9 @@ def test_the_whole_suite_interrupted_and_resumed(
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
+EMBEDDED = "embedded:teacher-minilm-mlm"
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
@@ -330,7 +333,7 @@ def test_the_whole_suite_interrupted_and_resumed(
         (["evaluate", "glue", "x", "--taks", "[rte]"], "taks: unknown key; did you mean tasks?"),
         (["evaluate", "glue", "x", "--seeds", "three"], "--seeds: 'three' is not a whole number"),
         (["evaluate", "perplexity", "x", "--layout", "rows"], "--layout: 'rows' is not one of blocks, lines"),
-        (["evaluate", "perplexity", "nowhere/at/all", "--sources", "[no.txt]"], "--sources: no file matches 'no.txt'"),
+        (["evaluate", "perplexity", EMBEDDED, "--sources", "[no.txt]"], "--sources: no file matches 'no.txt'"),
     ],
 )
 def test_flags_are_refused_in_one_sentence(capsys, argv, sentence):

@@ -172,7 +172,6 @@ def test_a_tokenizer_without_a_token_that_is_needed_is_refused(token, tmp_path):
 @pytest.mark.parametrize(
     "field, value",
     [
-        ("activation_checkpointing", True),
         ("neftune_noise_alpha", 5.0),
         ("use_liger_kernel", True),
         ("label_smoothing_factor", 0.1),
