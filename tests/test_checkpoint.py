@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import decoders
 import pytest
 import tiny
 import torch
@@ -279,6 +280,15 @@ def test_check_says_what_a_model_is(folder, capsys):
         assert words in said
     for words in ("64 tokens", "layer by layer", "set right  output_attentions: true", "result     can be distilled"):
         assert words in said
+
+
+def test_check_finds_the_task_from_the_head(capsys):
+    decoder = decoders.teacher("gpt2")
+    assert cli.main(["check", decoder]) == 0
+    said = capsys.readouterr().out
+    assert "causal language model" in said and f"diito distill RECIPE --task causal-lm --teacher.model {decoder}" in said
+    assert cli.main(["check", decoder, "--task", "masked-lm"]) == 2
+    assert "has no masked-language-model head" in capsys.readouterr().err
 
 
 def test_check_refuses_everything_at_once(folder, capsys):

@@ -22,7 +22,7 @@ from diito.recipe.file import read
 from diito.recipe.flags import Parser, filled, given
 from diito.refusal import Refusal
 from diito.speed.process import keep_freed_memory, limit_spinning
-from diito.tasks import check_task
+from diito.tasks import TASKS, check_task
 
 
 def distill(arguments: Namespace) -> int:
@@ -67,15 +67,18 @@ def check(arguments: Namespace) -> int:
     diito check google-bert/bert-base-uncased
     diito check my-model --tokenizer my-tokenizer
     """
-    check_task(arguments.task, field="--task")
+    if arguments.task:
+        check_task(arguments.task, field="--task")
+    from diito.evaluation.held_out.model import task_of
     from diito.models.findings import check
     from diito.models.load import ModelSource
-    from diito.tasks import find_task
 
-    task = find_task(arguments.task)
     tokenizer = ModelSource(arguments.tokenizer, "--tokenizer") if arguments.tokenizer else None
     source = ModelSource(arguments.model, "MODEL", arguments.revision)
-    return check(source, tokenizer, head=task.head, noun=task.noun, needed=task.needed_tokens)
+    task = task_of(source, arguments.task)
+    flags = [] if task.name == Recipe.task else ["--task", task.name]
+    flags += ["--teacher.model", arguments.model]
+    return check(source, tokenizer, head=task.head, noun=task.noun, needed=task.needed_tokens, flags=flags)
 
 
 def align(arguments: Namespace) -> int:
@@ -179,7 +182,9 @@ def add_check(parser: Parser) -> None:
     """The flags of ``check``."""
     parser.add_argument("--tokenizer", metavar="VALUE", help="hub id or folder of another tokenizer than the model's")
     parser.add_argument("--revision", metavar="VALUE", help="hub revision (branch, tag or commit) of the model")
-    parser.add_argument("--task", metavar="VALUE", default=Recipe.task, help="what is trained for (default: %(default)s)")
+    parser.add_argument(
+        "--task", metavar="VALUE", help=f"one of {', '.join(TASKS)}, or your own (default: that of the model's head)"
+    )
 
 
 def add_align(parser: Parser) -> None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from diito.recipe import SourceSection
 
 
+_COLUMN_FILES = (".conll", ".bio", ".iob", ".iob2")
 _WITH_COLUMNS = "give a .tsv, .csv, .jsonl or .parquet file"
 
 
@@ -204,7 +205,8 @@ def _find_files(pattern: str, column: str, field: str) -> LocalFiles:
             raise Refusal(field, f"no file matches {pattern!r}; give a file, a folder or a glob of {SUPPORTED}")
     for entry in found:
         if stem_suffix(entry) not in FORMATS:
-            raise Refusal(field, f"'{entry}' is of a kind that is not read; give {SUPPORTED}")
+            hint = "; a column file of words and tags is named .txt" if stem_suffix(entry) in _COLUMN_FILES else ""
+            raise Refusal(field, f"'{entry}' is of a kind that is not read; give {SUPPORTED}{hint}")
     return LocalFiles(tuple(entry.resolve() for entry in found), column, field, left_out)
 
 

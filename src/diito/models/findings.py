@@ -18,11 +18,13 @@ from diito.refusal import collect
 _SPECIALS = ("cls_token", "sep_token", "bos_token", "eos_token", "pad_token", "mask_token", "unk_token")
 
 
-def check(source: ModelSource, tokenizer: ModelSource | None, *, head: Any, noun: str, needed: Sequence[str]) -> int:
+def check(
+    source: ModelSource, tokenizer: ModelSource | None, *, head: Any, noun: str, needed: Sequence[str], flags: Sequence[str]
+) -> int:
     """Print what there is to say of the model; 0 where it can be distilled.
 
-    ``tokenizer``: None takes the model's own. ``head``, ``noun``, ``needed``: of the task, as in ``models.teacher``.
-    Raises Refusal, or Refusals, with everything that stands against it.
+    ``tokenizer``: None takes the model's own. ``head``, ``noun``, ``needed``: of the task, as in ``models.teacher``;
+    ``flags``: what tells ``diito distill`` to take the model. Raises Refusal, or Refusals, with everything that stands against it.
     """
     logging.disable_progress_bar()
     with collect() as attempt, noted() as notes:
@@ -46,7 +48,7 @@ def check(source: ModelSource, tokenizer: ModelSource | None, *, head: Any, noun
         _line("longest", "no limit of positions" if longest is None else f"{longest:,} tokens")
         for note in notes:
             _line("set right", note)
-    _line("result", f"can be distilled: diito distill RECIPE --teacher.model {source.name}")
+    _line("result", f"can be distilled: diito distill RECIPE {' '.join(flags)}")
     return 0
 
 
