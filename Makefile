@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup distill check test soak clean
+.PHONY: setup distill check test soak audit clean
 
 setup: .venv/installed
 
@@ -28,6 +28,13 @@ test: setup
 # What takes a minute or more a test: Ray with jobs that fail or are killed, all sides of the benchmarks.
 soak: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m soak
+
+# Known vulnerabilities of the packages; needs the network, and says so where there is none.
+audit: setup
+	@$(BIN)/pip install --quiet --disable-pip-version-check --retries 0 pip-audit >/dev/null 2>&1 \
+	  && $(BIN)/python -c 'import urllib.request as r; r.urlopen("https://pypi.org/pypi/pip/json", timeout=10)' >/dev/null 2>&1 \
+	  || { echo "nothing was audited: pip-audit or pypi.org cannot be reached from here"; exit 0; }; \
+	  $(BIN)/pip-audit --no-deps --disable-pip --requirement constraints.txt
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

@@ -11,12 +11,12 @@ import hashlib
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from time import sleep
 from urllib.parse import parse_qs, unquote, urlparse
 
 COMMIT = "c0ffee" + "0" * 34
@@ -269,19 +269,17 @@ def broken_off(*, at: str, share: float = 0.5):
         if request.command != "GET" or not re.search(at, request.path) or broken or "/resolve/" not in request.path:
             return False
         broken.append(True)
-        send, write = request.send, request.wfile.write
 
         def cut(code: int, content: bytes = b"", **headers: str) -> None:
             request.send_response(code)
             for name, value in {"Content-Length": str(len(content)), **headers}.items():
                 request.send_header(name.replace("_", "-"), value)
             request.end_headers()
-            write(content[: int(len(content) * share)])
+            request.wfile.write(content[: int(len(content) * share)])
             request.wfile.flush()
             request.close_connection = True
 
         request.send = cut  # type: ignore[method-assign]
-        del send
         return False
 
     return fault
@@ -292,7 +290,7 @@ def slow(seconds: float, *, at: str = ""):
 
     def fault(request: Request) -> bool:
         if re.search(at, f"{request.command} {request.path}"):
-            time.sleep(seconds)
+            sleep(seconds)
         return False
 
     return fault

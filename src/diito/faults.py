@@ -14,7 +14,16 @@ from diito.refusal import Refusal, Refusals
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_UNREACHABLE = ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError", "OfflineModeIsEnabled", "ProxyError")
+_UNREACHABLE = (
+    "ConnectError",
+    "ConnectTimeout",
+    "ConnectionError",
+    "OfflineModeIsEnabled",
+    "ProxyError",
+    "ReadError",
+    "ReadTimeout",
+    "RemoteProtocolError",
+)
 """Errors of the libraries that reach the hub, by name: which library it is changes with theirs."""
 _EMPTY = ("an error occurred while generating the dataset",)
 _EXAMPLE = ("example of usage", "this happened while the")

@@ -99,14 +99,19 @@ def _name(error: BaseException) -> str | None:
     return None
 
 
+def _busy(error: BaseException) -> str | None:
+    """Before :func:`_hub`, as the client says of it that nothing is in the cache."""
+    code = getattr(error.response, "status_code", None) or 0 if isinstance(error, HfHubHTTPError) else 0
+    return f"the hub answers {code}; try again later" if code == 429 or code >= 500 else None
+
+
 def _hub(error: BaseException) -> str | None:
     if isinstance(error, GatedRepoError):
         return "the hub gives it only to those who have asked for it; ask on its page, then log in with: hf auth login"
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
         return None
     if isinstance(error, HfHubHTTPError):
-        code = getattr(error.response, "status_code", None)
-        return f"the hub answers {code}; try again later" if code == 429 or (code or 0) >= 500 else reason(error)
+        return reason(error)
     if isinstance(error, (_HTTPError, LocalEntryNotFoundError, ConnectionError)):
         return "it is neither a folder here nor in the cache, and the hub cannot be reached; check the network"
     return None
@@ -171,5 +176,5 @@ def _family(error: BaseException) -> str | None:
 
 
 _RULES: tuple[Callable[[BaseException], str | None], ...] = (
-    _disk, _cache, _name, _hub, _own_code, _package, _pickle, _safetensors, _tokenizer_json, _json, _family,
+    _disk, _cache, _name, _busy, _hub, _own_code, _package, _pickle, _safetensors, _tokenizer_json, _json, _family,
 )  # fmt: skip
