@@ -45,6 +45,7 @@ _WORDS = [
 ]
 _LINE = 20  # words
 _ROWS = 4  # of which a file of huge rows is made
+_SHORT = 10  # words of a short row, the fewest that the layout of lines keeps
 
 
 def _texts(megabytes: float) -> Iterator[str]:
@@ -95,7 +96,7 @@ SHAPES: dict[str, Callable[[Path, float], Path]] = {
 
 def _short_rows(path: Path, rows: int) -> Path:
     draws = random.Random(0)
-    block = "".join(f"{' '.join(draws.choices(_WORDS, k=4))}\n" for _ in range(1_000))
+    block = "".join(f"{' '.join(draws.choices(_WORDS, k=_SHORT))}\n" for _ in range(1_000))
     with (path / "short.txt").open("w") as file:
         for _ in range(rows // 1_000):
             file.write(block)
