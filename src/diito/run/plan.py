@@ -78,7 +78,7 @@ class Plan:
         teacher, student = (model.num_parameters() for model in (self.teacher, self.student))
         layers = _list(self.student_layers)
         weights = self.recipe.objective.weights.as_dict().items()
-        corpus = [*self.corpus.statistics.describe().splitlines(), *self.corpus.remarks]
+        corpus = self.corpus.statistics.describe().splitlines()
         return [
             ("teacher", f"{self.recipe.teacher.model}: {_model(self.teacher)}, {teacher / 1e6:.1f} M parameters"),
             (
@@ -88,6 +88,7 @@ class Plan:
             ("objective", " + ".join(f"{weight:.3g} {name}" for name, weight in weights if weight)),
             ("alignment", self._alignment()),
             *zip(["corpus"] + [""] * len(corpus), corpus, strict=False),
+            *(("corpus", remark) for remark in self.corpus.remarks),
             ("held-out", self.held_out),
             ("steps", self._steps()),
             ("compute", self._compute()),
