@@ -24,7 +24,8 @@ def check(
     """Print what there is to say of the model; 0 where it can be distilled.
 
     ``tokenizer``: None takes the model's own. ``head``, ``noun``, ``needed``: of the task, as in ``models.teacher``;
-    ``flags``: what tells ``diito distill`` to take the model. Raises Refusal, or Refusals, with everything that stands against it.
+    ``flags``: what tells ``diito distill`` to take the model. Raises Refusal, or Refusals, with everything that stands against
+    it.
     """
     logging.disable_progress_bar()
     with collect() as attempt, noted() as notes:
