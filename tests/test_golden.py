@@ -18,10 +18,11 @@ _TELLING = (
 
 
 def _cases():
-    """All runs of the first teacher, of the others the telling ones; what is left is for the soak."""
+    """All runs of the first teacher, the telling ones of a decoder, one of the slow embedded teacher; the soak has the rest."""
     for teacher in (*golden.TEACHERS, *golden.DECODERS):
         for name, overrides in golden.cases(teacher):
-            marks = () if teacher == "bert" or teacher in golden.DECODERS or name in _TELLING else (pytest.mark.soak,)
+            is_quick = teacher == "bert" or (teacher == "gpt2" and name in _TELLING)
+            marks = () if is_quick or (teacher, name) == ("embedded", _TELLING[0]) else (pytest.mark.soak,)
             yield pytest.param(teacher, name, overrides, id=f"{teacher}, {name}", marks=marks)
 
 

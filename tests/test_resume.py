@@ -209,6 +209,7 @@ def finish(output: Path, *argv: str) -> tuple[dict[str, torch.Tensor], list[dict
     return tiny.weights(output / "tiny" / "student"), without_rate(tiny.metrics(output / "tiny"))
 
 
+@pytest.mark.soak
 def test_a_process_that_is_interrupted_or_killed_resumes_exactly(tmp_path):
     wanted = {signal.SIGINT: 130, signal.SIGKILL: -9}
     processes = {number: start(tmp_path / number.name) for number in wanted}

@@ -48,6 +48,7 @@ def test_kept_memory_is_not_mapped_again():
     assert kept < without / 2  # an allocation in between may split the kept memory, so that it grows once more
 
 
+@pytest.mark.soak
 def test_an_allocator_that_the_user_has_set_stays():
     assert page_faults("keep", MALLOC_TRIM_THRESHOLD_="1000000")[0] == "False"
 
