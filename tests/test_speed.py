@@ -41,6 +41,7 @@ def page_faults(argument, **environment):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's switch")
+@pytest.mark.soak
 def test_kept_memory_is_not_mapped_again():
     _, without = page_faults("leave")
     answer, kept = page_faults("keep")

@@ -198,16 +198,19 @@ def test_the_best_checkpoint_is_kept_and_loaded_at_the_end(tmp_path):
     assert not Path(tmp_path / "tiny" / "checkpoints" / "checkpoint-1").exists()
 
 
-def test_a_checkpoint_is_uploaded_from_where_it_stays(tmp_path, monkeypatch):
+def test_the_student_of_each_checkpoint_is_uploaded(tmp_path, monkeypatch):
     _, trainer = tiny.parts_and_trainer(tiny.recipe(tmp_path, {"training.steps": "2", "training.save_every": "1"}))
     uploaded = []
-    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, folder: uploaded.append((folder, files(Path(folder)))))
-    trainer.args.push_to_hub = True
-    monkeypatch.setattr(Trainer, "push_to_hub", lambda self, **kwargs: None)
+
+    def upload(folder, repository, args, message, **options):
+        uploaded.append((repository, message, files(folder)))
+
+    monkeypatch.setattr("diito.training.upload._upload", upload)
+    trainer.args.push_to_hub, trainer.args.hub_always_push, trainer.hub_model_id = True, True, "me/tiny"
     trainer.train()
-    folder = tmp_path / "tiny" / "checkpoints"
-    assert [path for path, _ in uploaded] == [str(folder / "checkpoint-1"), str(folder / "checkpoint-2")]
-    assert all({"model.safetensors", "optimizer.pt", "trainer_state.json"} <= held for _, held in uploaded)
+    assert {repository for repository, _, _ in uploaded} == {"me/tiny"}
+    assert [message.rpartition(" ")[2] for _, message, _ in uploaded] == ["checkpoint-1", "checkpoint-2"]
+    assert all("model.safetensors" in held for _, _, held in uploaded)
 
 
 def test_evaluation_is_logged_and_needs_a_function(tmp_path):
