@@ -296,6 +296,11 @@ def test_what_cannot_be_right_is_refused(overrides, sentence, tmp_path):
     assert sentence in str(error.value)
 
 
+def test_documents_are_not_kept_apart_by_another_task(tmp_path):
+    with pytest.raises(Refusal, match=r"corpus.document_boundaries: is of causal-lm, and the task is masked-lm"):
+        survey(tiny.recipe(tmp_path, {"corpus.document_boundaries": "true"}))
+
+
 def test_a_model_that_reads_ahead_or_cannot_keep_documents_apart_is_refused(tmp_path):
     from transformers import BertConfig, BertLMHeadModel
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import classifiers
 import pytest
@@ -35,6 +36,19 @@ def test_a_student_and_its_teacher_are_measured_together(student, tmp_path):
     ours, theirs = measurement["result"]["models"].values()
     assert {"accuracy", "f1", "matthews", "ece", "agreement"} == ours.keys() == {*theirs, "agreement"}
     assert measurement["result"]["examples"] == 20
+
+
+def test_the_same_texts_with_other_labels_are_measured_anew(tmp_path):
+    results = tmp_path / "results.json"
+    turned = dict(zip(classifiers.CLASSES, (*classifiers.CLASSES[1:], classifiers.CLASSES[0]), strict=True))
+    rows = [line.split("\t") for line in Path(classifiers.table(20, seed=1)).read_text().splitlines()]
+    other = tmp_path / "other.tsv"
+    other.write_text("\n".join("\t".join([*row[:2], turned.get(row[2], row[2])]) for row in rows) + "\n")
+    for path in (classifiers.table(20, seed=1), str(other)):
+        sources = classifiers.source(path)
+        assert evaluate("classification", classifiers.teacher(), "--output", str(results), source=sources) == 0
+    first, second = json.loads(results.read_text())["measurements"]
+    assert first["result"] != second["result"]
 
 
 def test_a_tagger_is_measured_by_its_entities(tmp_path):

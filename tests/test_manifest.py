@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from diito.cli import main
 from diito.locks import Held, hold
-from diito.recipe.sections import FREE, FREE_ARGUMENTS, PLACE
+from diito.recipe.fields import FREE, FREE_ARGUMENTS, PLACE
 from diito.run import distill as distill_module
 from diito.run.distill import distill
 from diito.run.folder import RunFolder
@@ -113,9 +113,9 @@ def test_another_version_or_number_of_processes_is_refused(stopped, tmp_path, ca
 
 
 def test_whether_a_field_is_free_stands_beside_it():
-    recipe = tiny.recipe(Path("anywhere"), {"training.arguments": "{hub_token: a, optim: sgd, data_seed: 3}"})
+    recipe = tiny.recipe(Path("anywhere"), {"training.arguments": "{run_name: a, optim: sgd, data_seed: 3}"})
     deciding, fixed = deciding_fields(recipe), fixed_fields(recipe)
-    assert not {"name", "training.logging_steps", "training.arguments.hub_token"} & set(deciding)
+    assert not {"name", "training.logging_steps", "training.arguments.run_name"} & set(deciding)
     assert {"teacher.model", "corpus.sources"} <= set(deciding) - set(fixed)
     assert {"training.arguments.optim", "training.arguments.data_seed", "seed"} <= set(fixed)
     from diito.recipe.sections import transformers_arguments
@@ -193,7 +193,7 @@ def test_a_damaged_part_of_a_checkpoint_is_noticed(damage, part, stopped, tmp_pa
     with pytest.raises(
         ValueError, match=r"no checkpoint of the run .* is whole: checkpoint-3 \(.*; start it anew with --overwrite"
     ):
-        folder.newest_checkpoint()
+        RunFolder(tiny.recipe(tmp_path, SHORT)).newest_checkpoint()
 
 
 def test_the_newest_whole_checkpoint_gives_the_same_student_and_it_is_said(straight, stopped, tmp_path, capsys):

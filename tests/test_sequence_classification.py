@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, PrinterCallback, pi
 from diito import Alignment, DistillationObjective
 from diito.corpus.examples import choose
 from diito.evaluation.held_out.interchange import interchange_accuracy
-from diito.method.runs import with_slots
+from diito.method.slots import with_slots
 from diito.models.layered import Layered
 from diito.models.student import build_student
 from diito.refusal import Refusal

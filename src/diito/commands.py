@@ -69,13 +69,13 @@ def check(arguments: Namespace) -> int:
     """
     if arguments.task:
         check_task(arguments.task, field="--task")
-    from diito.evaluation.held_out.model import task_of
     from diito.models.findings import check
     from diito.models.load import ModelSource
+    from diito.tasks import find_task, task_of
 
     tokenizer = ModelSource(arguments.tokenizer, "--tokenizer") if arguments.tokenizer else None
     source = ModelSource(arguments.model, "MODEL", arguments.revision)
-    task = task_of(source, arguments.task)
+    task = find_task(arguments.task) if arguments.task else task_of(source)
     flags = [] if task.name == Recipe.task else ["--task", task.name]
     flags += ["--teacher.model", arguments.model]
     return check(source, tokenizer, head=task.head, noun=task.noun, needed=task.needed_tokens, flags=flags)

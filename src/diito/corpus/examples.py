@@ -22,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diito.corpus.dataset import Corpus, Statistics
 from diito.corpus.formats import CHECKED_ROWS
 from diito.corpus.sources import HubDataset, find_sources
-from diito.corpus.store import Corpus, Statistics
 from diito.refusal import Refusal
 
 if TYPE_CHECKING:

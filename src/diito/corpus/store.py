@@ -6,7 +6,7 @@
    process, so no token is lost where one worker's chunk ends and the next begins;
 4. the sequences go straight to an Arrow file (uint16 where the vocabulary allows), with the count of every token id and
    the statistics beside it, in a folder named by everything the result depends on;
-5. :class:`Corpus` maps that file into memory and reads the rows it is asked for.
+5. :class:`diito.corpus.dataset.Corpus` maps that file into memory and reads the rows it is asked for.
 
 Memory is a few chunks whatever the size of the corpus. What it needs to resume: nothing, a finished folder is found
 again by its name, and its files by their checksums, so one that is damaged is made again. A folder appears under that name only
@@ -22,7 +22,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +30,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from diito.corpus.columns import column_of_integers
+from diito.corpus.dataset import Corpus, Statistics
 from diito.corpus.framing import Framing, document_framing, framing_of
 from diito.corpus.layouts import SHORT, TAIL, UNKNOWN, Sequences, blocks, lines
 from diito.corpus.sources import HubDataset, LocalFiles, find_sources
@@ -51,124 +51,12 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 """Part of every cache key: raise it when the files or the rules that make them change."""
-IGNORED = -100
-"""Label of a token that has none."""
 LENGTH = 512
 """Tokens of a sequence where a section names none; a model may allow fewer."""
 _BATCH_TOKENS = 1 << 19  # written together: few large record batches are searched faster than many small ones
 _MOST_TOKENS = 4 * _BATCH_TOKENS  # held of a document in pieces, which is written together where it has fewer
-_BATCH_ROWS = 1 << 14  # hashed together; part of the hash
 _ARROW, _STATISTICS, _COUNTS = "corpus.arrow", "statistics.json", "token_counts.npy"
 _LENGTHS, _DOCUMENTS, _CHECKSUMS = "lengths.npy", "documents.npy", "checksums.json"
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What became of the text."""
-
-    layout: str
-    documents: int
-    """Documents with any text in them."""
-    documents_used: int
-    """Those left after ``share``."""
-    sequences: int
-    tokens: int
-    """Tokens of all sequences, specials included."""
-    longest: int
-    """Tokens of the longest sequence."""
-    dropped: dict[str, int]
-    """What was left out, by reason. The reason says whether sequences or tokens are counted."""
-    answers: str = ""
-    """Of labelled examples: how many there are of each kind, in words."""
-
-    @property
-    def mean_length(self) -> float:
-        """Tokens of a sequence, on average."""
-        return self.tokens / self.sequences
-
-    def describe(self) -> str:
-        """Two readable lines."""
-        used = f"{self.documents_used:,} of {self.documents:,} documents"
-        made = f"{self.sequences:,} {self.layout} of {self.mean_length:,.1f} tokens (longest {self.longest:,})"
-        left = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count) or "nothing"
-        told = f"{used} gave {made}, {self.tokens:,} tokens in all\nleft out: {left}"
-        return told + (f"\nlabels: {self.answers}" if self.answers else "")
-
-    def __str__(self) -> str:
-        return self.describe()
-
-
-class Corpus(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Tokenised sequences on disk, read row by row; a map-style torch dataset."""
-
-    def __init__(
-        self,
-        table: Any,
-        *,
-        lengths: NDArray[np.int32] | None,
-        documents: NDArray[np.int32],
-        token_counts: Tensor,
-        statistics: Statistics,
-        remarks: Sequence[str] = (),
-    ) -> None:
-        self.dataset = table.with_format("arrow")
-        self.lengths = lengths
-        """int32[rows]: tokens of each sequence, specials included; None in ``blocks``, where all are as long."""
-        self.documents = documents
-        """int32[rows]: number of the document that each sequence begins in. In text with WikiText's headings an article."""
-        self.token_counts = token_counts
-        """Long[V]: how often each token id of the tokenizer stands in the corpus."""
-        self.statistics = statistics
-        self.remarks = list(remarks)
-        """What the user should know of the sources: files that were left out, what was chosen by evidence."""
-        self.layout = statistics.layout
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """One sequence: ``input_ids`` Long[T]."""
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
-        """Several sequences in the order asked for, read together; no other row is touched."""
-        column = pa.concat_arrays(self.dataset[list(indices)]["input_ids"].chunks)
-        ids = torch.from_numpy(column.flatten().to_numpy().astype(np.int64))
-        sizes = column.value_lengths().to_pylist()
-        return [{"input_ids": row} for row in torch.split(ids, sizes)]
-
-    def digest(self) -> str:
-        """A hash of all sequences (and of how the file batches them), wherever the text came from."""
-        total = hashlib.sha256()
-        for batch in self.dataset.iter(_BATCH_ROWS):
-            for column in batch["input_ids"].chunks:
-                total.update(column.value_lengths().to_numpy(zero_copy_only=False).astype("<i4").tobytes())
-                total.update(column.flatten().to_numpy().astype("<i4").tobytes())
-        return total.hexdigest()[:32]
-
-
-def collate(rows: Sequence[dict[str, Tensor]], *, pad_token_id: int | None) -> dict[str, Tensor]:
-    """Stack sequences into ``input_ids`` Long[B, T], and with them whatever else the rows have.
-
-    Only where their lengths differ, shorter ones are padded at the end and ``attention_mask`` Long[B, T] is added:
-    without padding there is no mask, because a mask makes the models ask the device whether it hides anything.
-    """
-    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-    alike = bool((lengths == lengths[0]).all())
-    if not alike and pad_token_id is None:
-        raise Refusal("teacher.tokenizer", "sequences of different lengths need padding, and it has no padding token")
-    padding = {"input_ids": pad_token_id or 0, "labels": IGNORED}
-    batch = {}
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        if len({value.shape for value in values}) == 1:
-            batch[name] = torch.stack(values)
-        else:
-            padded = padding.get(name, 0)
-            batch[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=padded)
-    if not alike:
-        batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]).long()
-    return batch
 
 
 class NothingLeft(Refusal):

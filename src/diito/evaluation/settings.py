@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import ClassVar, Literal
 
-from diito.recipe.sections import Alias, AlignmentSection, SourceSection
+from diito.recipe.fields import Alias
+from diito.recipe.sections import AlignmentSection, SourceSection
 from diito.refusal import Refusal
 
 _NOT_GIVEN = -1

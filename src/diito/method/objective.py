@@ -24,11 +24,13 @@ from transformers import PreTrainedModel
 from diito.method.alignment import Alignment
 from diito.method.draws import generator, host_random, keyed_dropout
 from diito.method.losses import ALIASES, TASK, Loss, NamedLosses, find_loss, paper_losses, token_mean
-from diito.method.positions import IGNORED, NAMED_RULES, Pairing, PositionRule, derangement, has_label, real_positions
+from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement, has_label
+from diito.method.reach import Reach, reach_of_an_encoder, reached
 from diito.method.recompute import values_of
-from diito.method.runs import LiveTeacher, Runs, Teacher, run_model, with_slots
+from diito.method.runs import LiveTeacher, Runs, Teacher, run_model
+from diito.method.slots import labels_at_slots, slots_and_labels, with_slots
 from diito.method.swaps import Swap, SwapDraws
-from diito.models.answers import Answers, answers_of
+from diito.models.answers import answers_of
 from diito.models.layered import Layered
 from diito.refusal import Refusal
 
@@ -38,24 +40,6 @@ _TASKS = ("slots", "masked_positions", "swappable", "documents")
 """What a task says of a batch beside what the models read."""
 _SOURCE = "source_"
 """How the names begin of what a source reads that is not a row of the batch."""
-
-Reach = Callable[..., Bool[Tensor, "batch slots"]]
-"""Which slots the swap of some positions can change: from slots Int[batch slots] and positions Bool[batch tokens], and from
-``documents`` Int[batch tokens] by that name, where a batch keeps documents apart."""
-
-
-def reach_of_an_encoder(
-    slots: Int[Tensor, "batch slots"], positions: Bool[Tensor, "batch tokens"]
-) -> Bool[Tensor, "batch slots"]:
-    """The slots that a swap at ``positions`` can change where every token sees all others: all slots of a row with a swap."""
-    return positions.any(1, keepdim=True).expand_as(slots)
-
-
-def reached(
-    reach: Reach, batch: Mapping[str, Tensor], slots: Int[Tensor, "batch slots"], positions: Bool[Tensor, "batch tokens"]
-) -> Bool[Tensor, "batch slots"]:
-    """The slots of ``batch`` that the swap of ``positions`` can change."""
-    return reach(slots, positions, **{name: batch[name] for name in ("documents",) if name in batch})
 
 
 class DistillationObjective(nn.Module):
@@ -194,10 +178,10 @@ class DistillationObjective(nn.Module):
         }
         batch = {**(batch or {}), **{name: value for name, value in given.items() if value is not None}, **others}
         batch = {**with_slots(Layered(self.student), batch)}
-        batch["labels"] = _labels_at_slots(batch, self.answers)
+        batch["labels"] = labels_at_slots(batch, self.answers)
         self._check_inputs(batch)
         step = self._step(step)
-        slots, labels = self._slots_and_labels(batch)
+        slots, labels = slots_and_labels(batch, tokens=self.tokens)
         pair = self.alignment.draw(host_random("alignment", self.seed, step))
         swap = self.draw_swap(batch, step=step) if self.has_counterfactual else None
         base, outputs = self.has_base, self.words
@@ -255,22 +239,6 @@ class DistillationObjective(nn.Module):
             named[name] = token_mean(values[name], counted.flatten().float())
         named["loss"] = sum((weight * named[name] for name, weight in self.weights.items()), start=labels.new_zeros(()))
         return named
-
-    def _slots_and_labels(self, batch: Mapping[str, Tensor]) -> tuple[Int[Tensor, "batch slots"], Tensor]:
-        """Positions of the loss tokens, -1 in unused slots, and the labels there, -100 or NaN where there is none."""
-        if batch["labels"].is_floating_point():
-            return batch["slots"], batch["labels"]
-        labels, slots = batch["labels"], batch.get("slots")
-        real = real_positions(batch)
-        everywhere = torch.arange(real.shape[1], device=real.device).expand_as(real)
-        if slots is not None and self.tokens == "all":
-            places = slots.masked_fill(slots < 0, real.shape[1])
-            whole = labels.new_full((len(real), real.shape[1] + 1), IGNORED)
-            labels, slots = whole.scatter(1, places, labels)[:, :-1], None
-        if slots is None:
-            slots = everywhere.masked_fill(~real, -1) if self.tokens == "all" else _labelled_slots(batch, everywhere)
-            labels = labels.gather(1, slots.clamp(min=0))
-        return slots, labels.masked_fill(slots < 0, IGNORED)
 
     def _step(self, step: int | None) -> int:
         if step is not None:
@@ -376,30 +344,6 @@ def _named(weights: Mapping[str, float]) -> dict[str, float]:
     if not named:
         raise Refusal("objective.weights", "all are 0; give at least one loss a weight above 0")
     return named
-
-
-def _labels_at_slots(batch: Mapping[str, Tensor], answers: Answers) -> Tensor:
-    """The labels of a batch, one a token; with slots, one a slot, as numbers where the models answer with numbers."""
-    labels, slots = batch["labels"], batch.get("slots")
-    right = batch["input_ids"].shape if slots is None else slots.shape
-    if answers != "classes":
-        labels = labels if labels.is_floating_point() else labels.float().masked_fill(labels == IGNORED, math.nan)
-    elif labels.is_floating_point():
-        raise Refusal("labels", "need whole numbers, the classes; set problem_type in the configuration of the models")
-    if labels.shape == right or (answers == "several" and labels.shape[:2] == right):
-        return labels
-    if labels.shape != batch["input_ids"].shape:
-        raise Refusal("labels", f"need Int{list(right)}, or one for each of the input_ids, not Int{list(labels.shape)}")
-    return labels.gather(1, batch["slots"].clamp(min=0))
-
-
-def _labelled_slots(batch: Mapping[str, Tensor], everywhere: Int[Tensor, "batch tokens"]) -> Int[Tensor, "batch slots"]:
-    """The positions with a label, ascending, -1 in unused slots."""
-    if "masked_positions" in batch:
-        return batch["masked_positions"]
-    labelled = batch["labels"] != IGNORED
-    slots = int(labelled.sum(1).max())  # the only synchronisation: a batch with slots has none
-    return everywhere.masked_fill(~labelled, -1).sort(1, descending=True).values[:, : max(slots, 1)].flip(1)
 
 
 def _shared_words(student: PreTrainedModel, teacher: PreTrainedModel | Teacher, words: int | None) -> int | None:

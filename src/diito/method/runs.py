@@ -172,15 +172,3 @@ def read_by_head(layered: Layered, final: Float[Tensor, "batch tokens width"], i
         return (final * chosen.unsqueeze(-1)).sum(1) / chosen.sum(1, keepdim=True)
     index = chosen.int().argmax(1).view(-1, 1, 1).expand(-1, 1, final.shape[-1])
     return final.gather(1, index).squeeze(1)
-
-
-def with_slots(layered: Layered, batch: Inputs) -> Inputs:
-    """A batch of a sequence classifier with one slot a row, the token that the head reads, and the row's label at it.
-
-    Its ``labels`` may be those of transformers, [batch] or [batch classes], or those at the slots.
-    """
-    if layered.per_token or "slots" in batch:
-        return batch
-    labels = batch["labels"]
-    labels = labels.view(-1, 1) if labels.numel() == len(labels) else labels.unsqueeze(1)
-    return {**batch, "labels": labels, "slots": layered.read_positions(batch).int().argmax(1, keepdim=True)}

@@ -1,11 +1,11 @@
 """Recipes: what a run is (``sections``), reading and writing it (``file``), refusing it (``checks``). No torch."""
 
+from diito.recipe.fields import DimensionRange
 from diito.recipe.sections import (
     RELEASED_LAYERS,
     AlignedPairSection,
     AlignmentSection,
     CorpusSection,
-    DimensionRange,
     EvaluationSection,
     InterventionSection,
     MaskingSection,

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
-from diito.recipe.sections import Alias, Recipe, transformers_arguments
+from diito.recipe.fields import Alias
+from diito.recipe.sections import Recipe, transformers_arguments
 
 
 @functools.cache

@@ -55,6 +55,8 @@ class RunFolder:
         self.results = self.path / "results.json"
         self.checkpoints = self.path / "checkpoints"
         self.student = self.path / "student"
+        self._searched: tuple[Path | None, dict[Path, str]] | None = None
+        """What was found of the checkpoints, each of which is hashed to be found whole."""
 
     # Whether it may be written
 
@@ -86,6 +88,7 @@ class RunFolder:
         """Keep the folder from other processes. Raises Refusal, naming the one that has it."""
         try:
             with hold(self.lock):
+                self._searched = None  # another process may have written until now
                 yield
         except Held as holder:
             sentence = f"the run {self.path} is being written by {holder}; wait for it, or give another --name"
@@ -168,6 +171,12 @@ class RunFolder:
             raise Refusal("", f"{self.manifest} is damaged; start the run anew with --overwrite") from None
 
     def _search_checkpoints(self) -> tuple[Path | None, dict[Path, str]]:
+        """The newest whole checkpoint, and the damaged ones before it; searched once while the folder is held."""
+        if self._searched is None:
+            self._searched = self._search()
+        return self._searched
+
+    def _search(self) -> tuple[Path | None, dict[Path, str]]:
         damaged: dict[Path, str] = {}
         for folder in checkpoints_by_step(self.checkpoints):
             fault = checkpoint_fault(folder, has_checksums=self.manifest.is_file())
@@ -199,6 +208,7 @@ class RunFolder:
                 entry.unlink()
         for folder in damaged:  # it is made again, and would be taken for the newest
             shutil.rmtree(folder)
+        self._searched = found, {}
         line = {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "step": 0 if found is None else int(found.name.rpartition("-")[2]),

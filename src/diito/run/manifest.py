@@ -21,7 +21,7 @@ from diito.corpus.tokenise import Tokeniser
 from diito.models import load as models
 from diito.models.load import ModelSource
 from diito.recipe import Recipe
-from diito.recipe.sections import FREE, PLACE
+from diito.recipe.fields import FREE, PLACE
 from diito.refusal import Refusal
 from diito.run.parts import Parts
 from diito.secrets import redact

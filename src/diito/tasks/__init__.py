@@ -11,6 +11,7 @@ from diito import plugins
 from diito.refusal import Refusal
 
 if TYPE_CHECKING:
+    from diito.models.load import ModelSource
     from diito.tasks.task import Task
 
 TASKS: dict[str, str] = {
@@ -43,3 +44,17 @@ def find_task(name: str, *, field: str = "task") -> Task:
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise Refusal(field, f"{name!r} is no diito.tasks.task.Task; give a class that is one")
     return kind()
+
+
+def task_of(source: ModelSource) -> Task:
+    """The task whose head the model was saved with, or could have; the default one where it has none.
+
+    Raises Refusal for a model that cannot be loaded.
+    """
+    from diito.models import load as models
+
+    configuration = models.load_configuration(source, noun="model")
+    tasks = [find_task(each) for each in TASKS]
+    trained = (task for task in tasks if models.has_head(configuration, task.head))
+    possible = (task for task in tasks if models.can_have(configuration, task.head))
+    return next(trained, None) or next(possible, tasks[0])

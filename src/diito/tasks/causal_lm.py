@@ -21,8 +21,9 @@ from transformers import PreTrainedModel
 
 from diito.corpus.framing import Framing, document_framing
 from diito.method.positions import real_positions
+from diito.method.reach import reach_of_a_decoder
+from diito.models.causal import logits_stay, reads_ahead
 from diito.models.learn import probe
-from diito.models.steps import accepted, logits_of
 from diito.refusal import Refusal
 from diito.tasks.task import IGNORED, UNUSED, Batching, HeldOutBatching, Task
 
@@ -99,6 +100,7 @@ class CausalLM(Task):
     noun = "causal language model"
     metric = "perplexity-of-text"
     predicted = "next tokens"
+    keeps_documents_apart = True
     is_drawn = False
     unusable_rules: ClassVar[Mapping[str, str]] = {
         "masked": "swaps masked tokens, and here none is masked",
@@ -133,13 +135,7 @@ class CausalLM(Task):
         documents: Int[Tensor, "batch tokens"] | None = None,
     ) -> Bool[Tensor, "batch slots"]:
         """The slots at or behind a swapped position; with ``documents``, the number of each token's, in the same document."""
-        swapped = positions.cumsum(1)
-        if documents is not None:
-            begins = torch.ones_like(positions)
-            begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
-            before = (swapped - positions.long()).where(begins, 0)
-            swapped = swapped - before.cummax(1).values
-        return (slots != UNUSED) & (swapped.gather(1, slots.clamp(min=0)) > 0)
+        return reach_of_a_decoder(slots, positions, documents)
 
     def padding_id(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         """The tokenizer's padding token, or another that ends or begins a text: it is hidden and never predicted."""
@@ -155,35 +151,23 @@ class CausalLM(Task):
 
     def check_model(self, model: PreTrainedModel, recipe: Recipe) -> None:
         """Refuse a model that reads ahead, and one that cannot keep documents apart where the recipe asks for it."""
-        inputs = probe(model)
-        length = inputs["input_ids"].shape[1]
-        if not _stays(model, inputs, length - 1, slice(0, length - 1)):
+        if reads_ahead(model):
             raise Refusal(
                 "teacher.model",
                 f"{recipe.teacher.model!r} reads tokens behind the one that it predicts from; give a decoder, or set "
                 "is_decoder in its configuration",
             )
         if recipe.corpus.document_boundaries:
+            inputs = probe(model)
+            length = inputs["input_ids"].shape[1]
             cut = length // 2
             places = torch.arange(length, device=model.device)
             inputs["position_ids"] = (places - cut * (places >= cut)).expand_as(inputs["input_ids"])
-            if not _stays(model, inputs, 0, slice(cut, None)):
+            if not logits_stay(model, inputs, changed=0, tokens=slice(cut, None)):
                 raise Refusal(
                     "corpus.document_boundaries",
                     f"a {model.config.model_type} looks back beyond a document although positions restart there; leave it out",
                 )
-
-
-@torch.no_grad()
-def _stays(model: PreTrainedModel, inputs: Mapping[str, Tensor], changed: int, part: slice) -> bool:
-    """Whether the logits of the tokens in ``part`` stay as they are when the token at ``changed`` is another one."""
-    other = inputs["input_ids"].clone()
-    other[:, changed] = other[:, changed - 1]
-    answers = [
-        logits_of(model(**accepted(model, {**inputs, "input_ids": ids})))[:, part] for ids in (inputs["input_ids"], other)
-    ]
-    # Not bit for bit: which tokens share an expert moves the last digits of a mixture's answers.
-    return torch.allclose(answers[0], answers[1], rtol=0.0, atol=1e-4 * float(answers[0].abs().max()))
 
 
 __all__ = ["CausalLM", "NextTokens"]

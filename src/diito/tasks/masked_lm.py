@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diito.corpus.framing import Framing, structural_ids
+from diito.method.reach import reach_of_an_encoder
 from diito.refusal import Refusal
 from diito.tasks.task import IGNORED, UNUSED, Task
 
@@ -298,7 +299,7 @@ class MaskedLM(Task):
         return float(self._settings(settings).rate)
 
     def reach(self, slots: Int[Tensor, "batch slots"], positions: Bool[Tensor, "batch tokens"]) -> Bool[Tensor, "batch slots"]:
-        return (slots != UNUSED) & positions.any(1, keepdim=True)
+        return reach_of_an_encoder(slots, positions)
 
 
 __all__ = ["IGNORED", "UNUSED", "MaskedLM", "Masking"]

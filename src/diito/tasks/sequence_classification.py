@@ -22,30 +22,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from diito.corpus.examples import Examples, Row, check_examples, choose, read_examples
+from diito.corpus.examples import Row, check_examples, read_examples
 from diito.corpus.sources import find_sources
-from diito.corpus.store import LENGTH, NothingLeft
 from diito.method.draws import host_random
+from diito.method.reach import reach_of_an_encoder
 from diito.models.answers import Answers, Reads, answers_of_config, label_names, read_positions
 from diito.models.layered import Layered
 from diito.refusal import Refusal
+from diito.tasks.examples import TaskOfExamples
 from diito.tasks.labels import class_numbers, counted, plain_numbers
-from diito.tasks.task import IGNORED, UNUSED, Batching, HeldOutBatching, Task
+from diito.tasks.task import IGNORED, Batching, HeldOutBatching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from diito.corpus import Corpus, Part
-    from diito.recipe import CorpusSection, InterventionSection, Recipe, SourceSection
+    from diito.recipe import InterventionSection, Recipe, SourceSection
 
 _TEXTS = "texts"
 """The column that says of which of two texts a token is: 1, 2, or 0 of neither."""
 _ROWS = 1_000  # tokenised at a time
-UNUSABLE_RULES = {
-    "masked": "swaps masked tokens, and here none is masked",
-    "prefix-end": "swaps before the first predicted token of a text that goes on, and here none does",
-}
-"""Position rules of language models."""
 
 
 @dataclass
@@ -91,20 +86,17 @@ def _one_text(texts: Int[Tensor, "batch tokens"], drawn: Float[Tensor, " batch"]
     return texts == chosen.unsqueeze(1)
 
 
-class SequenceClassification(Task):
+class SequenceClassification(TaskOfExamples):
     """One answer for each text, or for each pair of texts."""
 
     name = "sequence-classification"
-    of_examples = True
     settings = "intervention"
     pipeline_tag = "text-classification"
     noun = "sequence classifier"
-    unusable_rules = UNUSABLE_RULES
     predicted = "predictions"
 
     def __init__(self) -> None:
-        self.config: Any = None
-        """The model's configuration; None before a model is known."""
+        super().__init__()
         self.reads: Reads = "first"
 
     @property
@@ -147,7 +139,7 @@ class SequenceClassification(Task):
     def reach(self, slots: Int[Tensor, "batch slots"], positions: Bool[Tensor, "batch tokens"]) -> Bool[Tensor, "batch slots"]:
         """The prediction of a row in which anything is swapped: what stands behind the token that a decoder's head reads is
         padding, and never swapped."""
-        return (slots != UNUSED) & positions.any(1, keepdim=True)
+        return reach_of_an_encoder(slots, positions)
 
     def slot_share(self, settings: Any = None) -> float:
         return 0.0  # of a sequence one token or a few, and their heads are small
@@ -161,42 +153,20 @@ class SequenceClassification(Task):
     def check_sources(self, sources: Sequence[SourceSection | str], *, field: str) -> None:
         check_examples(sources, field=field)
 
-    def load_rows(
-        self,
-        section: CorpusSection,
-        *,
-        tokenizer: PreTrainedTokenizerBase,
-        seed: int,
-        field: str = "corpus",
-        part: Part | None = None,
-    ) -> Corpus:
-        dropped: dict[str, int] = {}
-        rows = [
-            row for row in read_examples(section.sources, field=f"{field}.sources", dropped=dropped) if _is_in(row, part, field)
-        ]
-        labels = self._labels(rows, section.sources, field)
-        documents = len(rows)
-        kept = kept_rows(section, [self._class_of(label) for label in labels], seed=seed, field=field)
-        rows, labels = [rows[index] for index in kept], [labels[index] for index in kept]
-        columns = encode(rows, tokenizer, length=section.length or LENGTH, dropped=dropped, field=field)
-        answers = counted(labels, label_names(self.config)) if self.answers == "classes" else _counted_numbers(labels)
-        return Examples(
-            {**columns, "labels": labels},
-            documents=documents,
-            dropped=dropped,
-            answers=answers,
-            vocabulary=max(tokenizer.get_vocab().values()) + 1,
-            remarks=[
-                remark for source in find_sources(section.sources, field=f"{field}.sources") for remark in source.remarks()
-            ],
-        )
+    def read_rows(
+        self, sources: Sequence[SourceSection | str], *, field: str, dropped: dict[str, int] | None = None
+    ) -> list[Row]:
+        return list(read_examples(sources, field=field, dropped=dropped))
 
-    def _labels(self, rows: Sequence[Row], sources: Sequence[SourceSection | str], field: str) -> list[Any]:
+    def key_of(self, row: Row) -> str:
+        return f"{row.text}\n{row.pair}"
+
+    def labels_of(self, rows: Sequence[Row], sources: Sequence[SourceSection | str], *, field: str) -> list[Any]:
         """The labels in the teacher's terms; each source on its own, since one may give names and another numbers."""
         labels: list[Any] = []
-        found = find_sources(sources, field=f"{field}.sources")
+        found = find_sources(sources, field=field)
         for index, group in itertools.groupby(rows, key=lambda row: row.source):
-            own, place = list(group), f"{field}.sources[{index}].label"
+            own, place = list(group), f"{field}[{index}].label"
             values = [row.label for row in own]
             if self.answers == "numbers":
                 labels += plain_numbers(values, [row.place for row in own], field=place)
@@ -209,8 +179,7 @@ class SequenceClassification(Task):
                 labels += class_numbers(values, label_names(self.config), given=given, field=place)
         return labels
 
-    def _class_of(self, label: Any) -> int | None:
-        """Of which class an example is, where a few are drawn; None where it has no label."""
+    def class_of(self, label: Any) -> int | None:
         if _is_missing(label):
             return None
         return int(label) if self.answers == "classes" else 0
@@ -228,9 +197,51 @@ class SequenceClassification(Task):
             vectors.append([math.nan if row.label is None else float(index in numbers) for index in range(len(names))])
         return vectors
 
+    def encode(
+        self,
+        rows: Sequence[Row],
+        labels: Sequence[Any],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        length: int,
+        dropped: dict[str, int],
+        field: str,
+    ) -> dict[str, list[Any]]:
+        """As the tokenizer makes sequences of a text or of two, cut at ``length``."""
+        _check_texts(rows, field)
+        has_pairs = any(row.pair is not None for row in rows)
+        if has_pairs and not tokenizer.is_fast:
+            name = type(tokenizer).__name__
+            raise Refusal("teacher.tokenizer", f"{name} does not say of which text a token is; give a fast one")
+        columns: dict[str, list[Any]] = {"input_ids": []}
+        cut = 0
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS]
+            texts = [row.text for row in part], [row.pair for row in part] if has_pairs else None
+            made = tokenizer(*texts, truncation=False, verbose=False)
+            if longer := sum(len(ids) > length for ids in made["input_ids"]):
+                cut += longer
+                made = tokenizer(*texts, truncation=True, max_length=length, verbose=False)
+            columns["input_ids"] += made["input_ids"]
+            if has_pairs:
+                numbers = [made.sequence_ids(index) for index in range(len(part))]
+                columns.setdefault(_TEXTS, []).extend([0 if each is None else each + 1 for each in row] for row in numbers)
+                if "token_type_ids" in made:
+                    columns.setdefault("token_type_ids", []).extend(made["token_type_ids"])
+        if not all(columns["input_ids"]):
+            raise Refusal(field, f"{rows[columns['input_ids'].index([])].place}: the tokenizer makes no token of it")
+        if cut:
+            dropped[f"ends of examples longer than {length} tokens"] = cut
+        return {**columns, "labels": list(labels)}
+
+    def describe(self, labels: Sequence[Any]) -> str:
+        if self.answers == "classes":
+            return counted(labels, label_names(self.config))
+        missing = sum(map(_is_missing, labels))
+        return f"{len(labels) - missing:,}" + (f", {missing:,} without one" if missing else "")
+
     def check(self, recipe: Recipe) -> None:
         super().check(recipe)
-        check_of_examples(recipe)
         if recipe.objective.tokens == "all":
             raise Refusal("objective.tokens", "must be masked: a sequence has one prediction, which is not of its tokens")
 
@@ -242,64 +253,13 @@ class SequenceClassification(Task):
             )
 
 
-def encode(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, length: int, dropped: dict[str, int], field: str
-) -> dict[str, list[Any]]:
-    """The tokens of each row, as the tokenizer makes them of its text or of its two texts, cut at ``length``."""
-    columns: dict[str, list[Any]] = {"input_ids": []}
-    has_pairs = any(row.pair is not None for row in rows)
-    cut = 0
-    for start in range(0, len(rows), _ROWS):
-        part = rows[start : start + _ROWS]
-        for row in part:
-            for text in (row.text, row.pair):
-                if not isinstance(text, str | None):
-                    raise Refusal(f"{field}.sources", f"{row.place} holds {type(text).__name__} where a text should stand")
-        pairs = [row.pair for row in part] if has_pairs else None
-        if pairs and None in pairs:
-            raise Refusal(f"{field}.sources", "some have two texts and others one; name a pair in all of them or in none")
-        whole = tokenizer([row.text for row in part], pairs, truncation=False, verbose=False)["input_ids"]
-        cut += sum(len(ids) > length for ids in whole)
-        made = tokenizer([row.text for row in part], pairs, truncation=True, max_length=length, verbose=False)
-        columns["input_ids"] += made["input_ids"]
-        if has_pairs:
-            if not tokenizer.is_fast:
-                raise Refusal(
-                    "teacher.tokenizer", f"{type(tokenizer).__name__} does not say of which text a token is; give a fast one"
-                )
-            numbers = [made.sequence_ids(index) for index in range(len(part))]
-            columns.setdefault(_TEXTS, []).extend([0 if each is None else each + 1 for each in row] for row in numbers)
-            if "token_type_ids" in made:
-                columns.setdefault("token_type_ids", []).extend(made["token_type_ids"])
-    if not all(columns["input_ids"]):
-        raise Refusal(f"{field}.sources", f"{rows[columns['input_ids'].index([])].place}: the tokenizer makes no token of it")
-    if cut:
-        dropped[f"ends of examples longer than {length} tokens"] = cut
-    return columns
-
-
-def kept_rows(section: CorpusSection, classes: Sequence[Any], *, seed: int, field: str) -> Sequence[int]:
-    """Which rows are used: all, a share, or so many examples. Raises NothingLeft where there is none."""
-    if not classes:
-        raise NothingLeft(f"{field}.sources", "there is no example; give files that hold some")
-    if section.examples is not None:
-        return choose(classes, section.examples, seed=seed, field=f"{field}.examples")
-    if section.share == 1:
-        return range(len(classes))
-    wanted = round(section.share * len(classes))
-    if not wanted:
-        raise NothingLeft(f"{field}.share", f"{section.share} of {len(classes):,} examples is none; give more")
-    return choose([None] * len(classes), wanted, seed=seed, field=f"{field}.share")
-
-
-def check_of_examples(recipe: Recipe) -> None:
-    """Refuse what a recipe asks for and labelled examples cannot give."""
-    if recipe.corpus.document_boundaries:
-        raise Refusal("corpus.document_boundaries", f"is of causal-lm, and the task is {recipe.task}; leave it out")
-
-
-def _is_in(row: Row, part: Part | None, field: str) -> bool:
-    return part is None or part.has(f"{row.text}\n{row.pair}")
+def _check_texts(rows: Sequence[Row], field: str) -> None:
+    for row in rows:
+        for text in (row.text, row.pair):
+            if not isinstance(text, str | None):
+                raise Refusal(field, f"{row.place} holds {type(text).__name__} where a text should stand")
+    if len({row.pair is None for row in rows}) > 1:
+        raise Refusal(field, "some have two texts and others one; name a pair in all of them or in none")
 
 
 def _is_missing(label: Any) -> bool:
@@ -310,9 +270,4 @@ def _is_missing(label: Any) -> bool:
     )
 
 
-def _counted_numbers(labels: Sequence[Any]) -> str:
-    missing = sum(map(_is_missing, labels))
-    return f"{len(labels) - missing:,}" + (f", {missing:,} without one" if missing else "")
-
-
-__all__ = ["Answering", "SequenceClassification", "check_of_examples", "encode", "kept_rows"]
+__all__ = ["Answering", "SequenceClassification"]

@@ -86,6 +86,8 @@ class Task(ABC):
     """The model in words, without an article: ``masked language model``."""
     metric: str
     """What is measured on held-out text: a row of ``diito.evaluation.held_out.metrics``, or an import path of one."""
+    keeps_documents_apart: ClassVar[bool] = False
+    """Whether ``corpus.document_boundaries`` is something that it can give."""
     is_drawn: ClassVar[bool] = True
     """Whether held-out examples are draws, which another seed makes otherwise."""
     unusable_rules: ClassVar[Mapping[str, str]] = {}
@@ -152,9 +154,11 @@ class Task(ABC):
         return load_corpus(section, tokenizer=tokenizer, seed=seed, field=field, framing=framing, part=part, padding=padding)
 
     def check(self, recipe: Recipe) -> None:
-        """Refuse (Refusal) what a recipe asks for and this task cannot give; here a rule, the section of another task, and
-        where rows are no labelled examples what belongs to these."""
+        """Refuse (Refusal) what a recipe asks for and this task cannot give; here a rule, the section of another task,
+        documents kept apart, and where rows are no labelled examples what belongs to these."""
         self.check_rule(recipe.intervention.positions, field="intervention.positions")
+        if recipe.corpus.document_boundaries and not self.keeps_documents_apart:
+            raise Refusal("corpus.document_boundaries", f"is of causal-lm, and the task is {recipe.task}; leave it out")
         if not self.of_examples:
             for refused, field in _of_examples(recipe):
                 if refused:

@@ -22,23 +22,20 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from diito.corpus.examples import Examples, Row, check_examples, read_examples
+from diito.corpus.examples import Row, check_examples, read_examples
 from diito.corpus.sources import LocalFiles, find_sources
-from diito.corpus.store import LENGTH
+from diito.method.reach import reach_of_a_decoder, reach_of_an_encoder
 from diito.models.answers import label_names
-from diito.models.learn import probe
-from diito.models.steps import accepted, logits_of
+from diito.models.causal import reads_ahead
 from diito.refusal import Refusal
-from diito.tasks.causal_lm import CausalLM
+from diito.tasks.examples import TaskOfExamples
 from diito.tasks.labels import class_numbers, counted
-from diito.tasks.sequence_classification import UNUSABLE_RULES, check_of_examples, kept_rows
-from diito.tasks.task import IGNORED, UNUSED, Batching, HeldOutBatching, Task
+from diito.tasks.task import IGNORED, UNUSED, Batching, HeldOutBatching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from diito.corpus import Corpus, Part
-    from diito.recipe import CorpusSection, Recipe, SourceSection
+    from diito.recipe import Recipe, SourceSection
 
 _STARTS = "starts"
 """The column that says where words begin: 1 at the first piece of each."""
@@ -64,20 +61,17 @@ class Tagging(Batching, HeldOutBatching):
         return self.batch(rows, generator=torch.default_generator)
 
 
-class TokenClassification(Task):
+class TokenClassification(TaskOfExamples):
     """A tag for each word."""
 
     name = "token-classification"
-    of_examples = True
     pipeline_tag = "token-classification"
     noun = "token classifier"
     metric = "tagging"
-    unusable_rules = UNUSABLE_RULES
     predicted = "words"
 
     def __init__(self) -> None:
-        self.config: Any = None
-        """The model's configuration; None before a model is known."""
+        super().__init__()
         self.is_causal = False
         """Whether a token reads those before it alone."""
 
@@ -90,7 +84,7 @@ class TokenClassification(Task):
     def of(self, model: PreTrainedModel) -> TokenClassification:
         """The task with the classes of a model, and whether its tokens read ahead."""
         bound = copy.copy(self)
-        bound.config, bound.is_causal = model.config, _is_causal(model)
+        bound.config, bound.is_causal = model.config, not reads_ahead(model)
         return bound
 
     def batching(
@@ -108,9 +102,7 @@ class TokenClassification(Task):
 
     def reach(self, slots: Int[Tensor, "batch slots"], positions: Bool[Tensor, "batch tokens"]) -> Bool[Tensor, "batch slots"]:
         """The words of a row in which anything is swapped; in a decoder those at or behind a swapped position."""
-        if self.is_causal:
-            return CausalLM().reach(slots, positions)
-        return (slots != UNUSED) & positions.any(1, keepdim=True)
+        return (reach_of_a_decoder if self.is_causal else reach_of_an_encoder)(slots, positions)
 
     def padding_id(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         own = None if self.config is None else self.config.get_text_config().pad_token_id
@@ -126,31 +118,31 @@ class TokenClassification(Task):
             else:
                 check_examples([given], field=field)
 
-    def load_rows(
+    def read_rows(
+        self, sources: Sequence[SourceSection | str], *, field: str, dropped: dict[str, int] | None = None
+    ) -> list[Row]:
+        return _read_sources(sources, field=field, dropped=dropped)
+
+    def key_of(self, row: Row) -> str:
+        return " ".join(row.text)
+
+    def encode(
         self,
-        section: CorpusSection,
-        *,
+        rows: Sequence[Row],
+        labels: Sequence[Any],
         tokenizer: PreTrainedTokenizerBase,
-        seed: int,
-        field: str = "corpus",
-        part: Part | None = None,
-    ) -> Corpus:
+        *,
+        length: int,
+        dropped: dict[str, int],
+        field: str,
+    ) -> dict[str, list[Any]]:
         from diito.suites.ner import encode
 
-        dropped: dict[str, int] = {}
-        place = f"{field}.sources"
-        rows = list(_read_sources(section.sources, field=place, dropped=dropped))
-        rows = [row for row in rows if part is None or part.has(" ".join(row.text))]
-        documents = len(rows)
-        kept = kept_rows(section, [None] * len(rows), seed=seed, field=field)
-        rows = [rows[index] for index in kept]
-        tags = self._tags(rows, section.sources, field=place)
         if not tokenizer.is_fast:
             raise Refusal(
                 "teacher.tokenizer", f"{type(tokenizer).__name__} does not say which word a piece is of; give a fast one"
             )
-        length = section.length or LENGTH
-        encoded = encode({"words": [row.text for row in rows], "tags": tags}, tokenizer, length)
+        encoded = encode({"words": [row.text for row in rows], "tags": list(labels)}, tokenizer, length)
         if cut := sum(first < 0 for row in encoded["first_tokens"] for first in row):
             dropped[f"words without a token, mostly beyond {length} tokens"] = cut
         starts = [[0] * len(ids) for ids in encoded["input_ids"]]
@@ -158,18 +150,12 @@ class TokenClassification(Task):
             for token in first_tokens:
                 if token >= 0:
                     row[token] = 1
-        return Examples(
-            {"input_ids": encoded["input_ids"], _STARTS: starts, "labels": encoded["labels"]},
-            documents=documents,
-            dropped=dropped,
-            answers=counted(list(itertools.chain.from_iterable(tags)), label_names(self.config)),
-            vocabulary=max(tokenizer.get_vocab().values()) + 1,
-            remarks=[
-                remark for source in find_sources(section.sources, field=f"{field}.sources") for remark in source.remarks()
-            ],
-        )
+        return {"input_ids": encoded["input_ids"], _STARTS: starts, "labels": encoded["labels"]}
 
-    def _tags(self, rows: Sequence[Row], sources: Sequence[SourceSection | str], *, field: str) -> list[list[int]]:
+    def describe(self, labels: Sequence[Any]) -> str:
+        return counted(list(itertools.chain.from_iterable(labels)), label_names(self.config))
+
+    def labels_of(self, rows: Sequence[Row], sources: Sequence[SourceSection | str], *, field: str) -> list[list[int]]:
         """The tags of each row in the teacher's terms; each source on its own, since one may give names and another numbers."""
         names, found = label_names(self.config), find_sources(sources, field=field)
         tags: list[list[int]] = []
@@ -188,7 +174,6 @@ class TokenClassification(Task):
 
     def check(self, recipe: Recipe) -> None:
         super().check(recipe)
-        check_of_examples(recipe)
         if recipe.intervention.across_texts:
             raise Refusal("intervention.across_texts", "belongs to sequence-classification; leave it out")
 
@@ -231,16 +216,6 @@ def _in_the_teachers_scheme(tags: list[list[Any]], names: Sequence[str]) -> list
 
 def _is_column_file(path: Any) -> bool:
     return ".txt" in (path.suffix, *path.suffixes[-2:-1])
-
-
-@torch.no_grad()
-def _is_causal(model: PreTrainedModel) -> bool:
-    """Whether the first token's tag stays as it is when the last token is another one."""
-    inputs = probe(model)
-    other = inputs["input_ids"].clone()
-    other[:, -1] = other[:, 0]
-    answers = [logits_of(model(**accepted(model, {**inputs, "input_ids": ids})))[:, 0] for ids in (inputs["input_ids"], other)]
-    return torch.allclose(answers[0], answers[1], rtol=0.0, atol=1e-4 * float(answers[0].abs().max()))
 
 
 __all__ = ["Tagging", "TokenClassification"]

@@ -27,8 +27,8 @@ from diito.evaluation.held_out.text import LOGITS, HeldOut, at_slots, rows_of_sl
 from diito.method.alignment import AlignedPair, Alignment, DimensionRange
 from diito.method.draws import generator, host_random
 from diito.method.intervention import resume, source_values
-from diito.method.objective import reached
 from diito.method.positions import PositionRule, consecutive, derangement
+from diito.method.reach import reached
 from diito.method.swaps import SwapDraws
 from diito.models.layered import Layered, Run
 from diito.refusal import Refusal

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from transformers import PreTrainedTokenizerBase
 
 from diito.corpus import Corpus
 from diito.embedded import resolve
@@ -20,13 +14,13 @@ from diito.evaluation.held_out.agreement import agreement_numbers, interchange_n
 from diito.evaluation.held_out.interchange import interchange_counts
 from diito.evaluation.held_out.maps import all_pairs
 from diito.evaluation.held_out.metrics import find_metric
-from diito.evaluation.held_out.model import check_model, load_model, task_of
 from diito.evaluation.held_out.perplexity import TokenLosses, perplexity_difference, perplexity_numbers, token_losses
+from diito.evaluation.held_out.planning import PlannedText, check_teacher, device_of, load_model, plan_text
 from diito.evaluation.held_out.text import HeldOut
 from diito.evaluation.held_out.windows import Windows
 from diito.evaluation.kind import Job, Result
 from diito.evaluation.results import ResultsFile
-from diito.evaluation.settings import ClassificationSettings, HeldOutSettings, InterchangeSettings, PerplexitySettings
+from diito.evaluation.settings import ClassificationSettings, InterchangeSettings, PerplexitySettings
 from diito.files import check_writable
 from diito.method.alignment import AlignedPair
 from diito.method.alignment_files import build_alignment
@@ -36,13 +30,9 @@ from diito.models.answers import label_names
 from diito.models.learn import learn
 from diito.models.load import ModelSource
 from diito.models.student import build_student, student_layers
-from diito.models.teacher import check_tokenizer
-from diito.recipe import CorpusSection
 from diito.recipe.checks import check_alignment
 from diito.recipe.file import read
 from diito.refusal import Refusal
-from diito.tasks import DEFAULT, find_task
-from diito.tasks.task import Task
 
 
 def perplexity_jobs(
@@ -72,10 +62,10 @@ def perplexity_jobs(
 
 def perplexity_identity(settings: PerplexitySettings, source: ModelSource, *, depth: int | None = None) -> dict[str, Any]:
     """What decides the perplexity of the model."""
-    return _perplexity_identity(settings, source, _held_out(settings, source))
+    return _perplexity_identity(settings, source, plan_text(settings, source))
 
 
-def _perplexity_identity(settings: PerplexitySettings, source: ModelSource, text: _Text) -> dict[str, Any]:
+def _perplexity_identity(settings: PerplexitySettings, source: ModelSource, text: PlannedText) -> dict[str, Any]:
     if text.task.of_examples:
         raise Refusal("MODEL", f"{source.name!r} is a {text.task.noun}; measure it with: diito evaluate classification")
     if settings.draws < 1:
@@ -86,16 +76,16 @@ def _perplexity_identity(settings: PerplexitySettings, source: ModelSource, text
     return {"kind": "perplexity", "model": models.digest(source), **text.identity, "draws": _draws(settings, text), **strided}
 
 
-def _draws(settings: PerplexitySettings, text: _Text) -> int:
+def _draws(settings: PerplexitySettings, text: PlannedText) -> int:
     return settings.draws if text.task.is_drawn else 1
 
 
 def _perplexity_job(settings: PerplexitySettings, source: ModelSource, device: str) -> Job:
-    text = _held_out(settings, source)
+    text = plan_text(settings, source)
     identity = _perplexity_identity(settings, source, text)
 
     def run() -> Result:
-        model = load_model(source, text.task).to(_device(device))
+        model = load_model(source, text.task).to(device_of(device))
         sums = token_losses(model, _windows(settings, text), draws=_draws(settings, text), progress=True)
         return perplexity_numbers(sums), sums.as_json()
 
@@ -109,7 +99,7 @@ def interchange_jobs(
     plan = _planned_interchange(settings, source)
 
     def run() -> Result:
-        place = _device(device)
+        place = device_of(device)
         task = plan.text.task
         student, teacher = (load_model(each, task).to(place) for each in (source, plan.teacher))
         for model, each in ((student, source), (teacher, plan.teacher)):
@@ -153,11 +143,11 @@ def classification_jobs(
     metric = find_metric(text.task.metric)
 
     def run() -> Result:
-        model = load_model(source, text.task).to(_device(device))
+        model = load_model(source, text.task).to(device_of(device))
         result: dict[str, Any] = {"task": text.task.name, "examples": len(text.examples.examples)}
         if settings.teacher is None:
             return {**result, "models": {source.name: metric(model, text.examples)}}, {}
-        teacher = load_model(_teacher_of(settings), text.task).to(_device(device))
+        teacher = load_model(_teacher_of(settings), text.task).to(device_of(device))
         ours = {**metric(model, text.examples), **metric.with_teacher(model, teacher, text.examples)}
         return {**result, "models": {source.name: ours, settings.teacher: metric(teacher, text.examples)}}, {}
 
@@ -171,16 +161,16 @@ def classification_identity(
     return _planned_classification(settings, source)[1]
 
 
-def _planned_classification(settings: ClassificationSettings, source: ModelSource) -> tuple[_Text, dict[str, Any]]:
+def _planned_classification(settings: ClassificationSettings, source: ModelSource) -> tuple[PlannedText, dict[str, Any]]:
     if not settings.sources:
         raise Refusal("sources", "name labelled examples, such as '[{path: dev.tsv, column: sentence, label: label}]'")
-    text = _held_out(settings, source)
+    text = plan_text(settings, source)
     if not text.task.of_examples:
         raise Refusal("MODEL", f"{source.name!r} is a {text.task.noun}; give a sequence or token classifier")
     identity = {"kind": "classification", "model": models.digest(source), **text.identity}
     if settings.teacher is not None:
         teacher = _teacher_of(settings)
-        _check_teacher(settings, source, text, teacher)
+        check_teacher(settings, source, text, teacher)
         ours, theirs = (label_names(models.load_configuration(each)) for each in (source, teacher))
         if ours != theirs:
             raise Refusal("teacher", f"its classes ({', '.join(theirs)}) are not those of {source.name!r} ({', '.join(ours)})")
@@ -194,21 +184,10 @@ def _teacher_of(settings: ClassificationSettings) -> ModelSource:
 
 
 @dataclass(frozen=True)
-class _Text:
-    """Held-out text as one model reads it."""
-
-    task: Task
-    examples: HeldOut
-    tokenizer: PreTrainedTokenizerBase
-    identity: dict[str, Any]
-    """All that decides which words are masked, by what, and in which documents they stand."""
-
-
-@dataclass(frozen=True)
 class _Interchange:
     """What is going to be compared."""
 
-    text: _Text
+    text: PlannedText
     teacher: ModelSource
     pairs: list[AlignedPair]
     undistilled: list[int] | None
@@ -224,7 +203,7 @@ def _planned_interchange(settings: InterchangeSettings, source: ModelSource) -> 
             raise Refusal("figure", f"{settings.figure} must end in .png, .pdf or .svg")
     teacher = ModelSource(settings.teacher, "teacher", settings.teacher_revision)
     text = _interchange_text(settings, source)
-    _check_teacher(settings, source, text, teacher)
+    check_teacher(settings, source, text, teacher)
     ours, theirs = (models.load_configuration(each) for each in (source, teacher))
     (depth, width, _), (teacher_depth, teacher_width, _) = (
         models.sizes_of(configuration, field=each.field) for configuration, each in ((ours, source), (theirs, teacher))
@@ -240,10 +219,10 @@ def _planned_interchange(settings: InterchangeSettings, source: ModelSource) -> 
     return _Interchange(text, teacher, pairs, undistilled, identity)
 
 
-def _interchange_text(settings: InterchangeSettings, source: ModelSource) -> _Text:
+def _interchange_text(settings: InterchangeSettings, source: ModelSource) -> PlannedText:
     if not 0 < settings.share <= 1:
         raise Refusal("share", f"{settings.share} must be above 0 and at most 1")
-    text = _held_out(settings, source)
+    text = plan_text(settings, source)
     text.task.check_rule(settings.positions, field="positions")
     if not find_metric(text.task.metric).is_of_classes:
         raise Refusal(
@@ -255,7 +234,7 @@ def _interchange_text(settings: InterchangeSettings, source: ModelSource) -> _Te
 
 
 def _interchange_identity(
-    settings: InterchangeSettings, text: _Text, teacher: ModelSource, pairs: Sequence[AlignedPair]
+    settings: InterchangeSettings, text: PlannedText, teacher: ModelSource, pairs: Sequence[AlignedPair]
 ) -> dict[str, Any]:
     return {
         "teacher": models.digest(teacher),
@@ -304,55 +283,7 @@ def _undistilled_layers(settings: InterchangeSettings, source: ModelSource, stud
     return chosen
 
 
-def _held_out(settings: HeldOutSettings, source: ModelSource) -> _Text:
-    """The masked text, tokenised with the model's own tokenizer."""
-    for name, least in (("length", 3), ("batch", 1), ("workers", 1), ("limit", 1)):
-        value = getattr(settings, name)
-        if value is not None and value < least:
-            raise Refusal(name, f"{value} must be at least {least}")
-    if not settings.sources:
-        raise Refusal("sources", "the list is empty; name held-out text, such as '[my-text.txt]'")
-    task = task_of(source, settings.task)
-    task.check_sources(settings.sources, field="sources")
-    check_model(source, task)
-    _check_length(settings, source)
-    if task.of_examples:  # labels are found among the model's classes, and slots where its head reads
-        task = task.of(load_model(source, task))
-    vocabulary = models.sizes_of(models.load_configuration(source), field=source.field).words
-    tokenizer = models.load_tokenizer(source)
-    check_tokenizer(tokenizer, source, vocabulary=vocabulary, field=source.field, needed=task.needed_tokens)
-    batching = task.held_out_batching(tokenizer=tokenizer, vocab_size=vocabulary)
-    if batching is None:
-        raise Refusal("task", f"{task.name} has no held-out examples to measure on; give another task")
-    section = CorpusSection(
-        sources=settings.sources,
-        layout=settings.layout,
-        length=settings.length,
-        minimum_tokens=min(12, settings.length),
-        workers=settings.workers,
-        cache=settings.cache,
-    )
-    try:
-        corpus = task.load_rows(section, tokenizer=tokenizer, seed=0, field="evaluation")
-    except Refusal as refusal:  # which names the fields of a recipe's section
-        raise refusal.at(refusal.field.removeprefix("evaluation.")) from refusal
-    for remark in corpus.remarks:
-        print(f"sources: {remark}", file=sys.stderr, flush=True)
-    examples = HeldOut(corpus, batching, settings.seed, settings.limit, settings.batch, task.reach)
-    words = [sorted(tokenizer.get_vocab().items()), sorted(tokenizer.all_special_ids), vocabulary]
-    identity = {
-        "text": examples.digest(),
-        "vocabulary": hashlib.sha256(json.dumps(words).encode()).hexdigest()[:32],
-        "seed": settings.seed,
-        "layout": settings.layout,
-        "length": settings.length,
-    }
-    if task.name != find_task(DEFAULT).name:  # whose measurements of diito 0.1.0 do not say so
-        identity["task"] = task.name
-    return _Text(task, examples, tokenizer, identity)
-
-
-def _windows(settings: PerplexitySettings, text: _Text) -> HeldOut:
+def _windows(settings: PerplexitySettings, text: PlannedText) -> HeldOut:
     """The text, in overlapping windows where the settings have a stride."""
     if settings.stride is None:
         return text.examples
@@ -360,27 +291,3 @@ def _windows(settings: PerplexitySettings, text: _Text) -> HeldOut:
     assert isinstance(corpus, Corpus)
     windows = Windows(corpus, settings.stride, text.task.framing(text.tokenizer))
     return dataclasses.replace(text.examples, corpus=windows)
-
-
-def _check_length(settings: HeldOutSettings, source: ModelSource) -> None:
-    longest = models.longest_sequence(source)
-    if longest is not None and settings.length > longest:
-        raise Refusal("length", f"{settings.length} tokens, but {source.name} has positions for {longest}; give fewer")
-
-
-def _check_teacher(settings: HeldOutSettings, source: ModelSource, text: _Text, teacher: ModelSource) -> None:
-    check_model(teacher, text.task)
-    _check_length(settings, teacher)
-    ours, theirs = (models.sizes_of(models.load_configuration(each), field=each.field).words for each in (source, teacher))
-    if ours != theirs or text.tokenizer.get_vocab() != models.load_tokenizer(teacher).get_vocab():
-        raise Refusal(
-            "teacher",
-            f"{teacher.name!r} has another vocabulary than {source.name!r}; interchange needs a student and a teacher that "
-            "read and predict the same words",
-        )
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "cpu" or not torch.accelerator.is_available():
-        return torch.device("cpu")
-    return torch.accelerator.current_accelerator()  # type: ignore[return-value]

@@ -12,11 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from diito.corpus import collate
-from diito.method.objective import Reach, reach_of_an_encoder
-from diito.tasks.masked_lm import MaskedLM
+from diito.method.reach import Reach, reach_of_an_encoder
 from diito.tasks.task import HeldOutBatching
 
 LOGITS = 1 << 28
@@ -76,25 +74,19 @@ class HeldOut:
 
     def batch_of(self, examples: Sequence[int], *, device: torch.device) -> dict[str, Tensor]:
         """These examples as a batch: what models read, ``slots`` (-1: unused) and the ``labels`` there (-100: none)."""
-        chosen = self.corpus.__getitems__(list(examples))
-        rows = collate(chosen, pad_token_id=self.batching.pad_token_id or 0)
-        if "context" in chosen[0]:
-            rows["context"] = torch.stack([row["context"] for row in chosen])
+        rows = collate(self.corpus.__getitems__(list(examples)), pad_token_id=self.batching.pad_token_id or 0)
         batch = self.batching.examples(rows, seed=self.seed, examples=examples)
         return {name: value.to(device) for name, value in batch.items()}
 
     def digest(self) -> str:
-        """A hash of the examples' tokens and of where documents begin, wherever the text came from."""
+        """A hash of the examples' tokens, of their labels, and of where documents begin, wherever the text came from."""
         total = hashlib.sha256(self.documents.tobytes())
         for examples in self.batches():
             for number, row in zip(examples, self.corpus.__getitems__(list(examples)), strict=True):
                 total.update(f"{number}:".encode() + row["input_ids"].numpy().tobytes())
+                for name in sorted(row.keys() - {"input_ids"}):  # of text there is no other
+                    total.update(f"{name}:".encode() + row[name].numpy().tobytes())
         return total.hexdigest()[:32]
-
-
-def uniform_masking(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> HeldOutBatching:
-    """The masks of masked language modelling for measuring."""
-    return MaskedLM().held_out_batching(tokenizer=tokenizer, vocab_size=vocab_size)
 
 
 def at_slots(states: Tensor, slots: Tensor) -> Tensor:

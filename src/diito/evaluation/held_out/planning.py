@@ -1,0 +1,116 @@
+"""Held-out text as the model that is measured reads it, planned before anything is measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from diito.evaluation.held_out.text import HeldOut
+from diito.evaluation.settings import HeldOutSettings
+from diito.models import load as models
+from diito.models.load import ModelSource
+from diito.models.teacher import check_tokenizer
+from diito.recipe import CorpusSection
+from diito.refusal import Refusal
+from diito.tasks import DEFAULT, find_task, task_of
+from diito.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class PlannedText:
+    """Held-out text as one model reads it."""
+
+    task: Task
+    examples: HeldOut
+    tokenizer: PreTrainedTokenizerBase
+    identity: dict[str, Any]
+    """All that decides which words are masked, by what, and in which documents they stand."""
+
+
+def plan_text(settings: HeldOutSettings, source: ModelSource) -> PlannedText:
+    """The text in the model's own tokens, with what it predicts of it. Raises Refusal for what cannot be read or measured."""
+    for name, least in (("length", 3), ("batch", 1), ("workers", 1), ("limit", 1)):
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise Refusal(name, f"{value} must be at least {least}")
+    if not settings.sources:
+        raise Refusal("sources", "the list is empty; name held-out text, such as '[my-text.txt]'")
+    task = task_of(source) if settings.task is None else find_task(settings.task)
+    task.check_sources(settings.sources, field="sources")
+    check_model(source, task)
+    _check_length(settings, source)
+    if task.of_examples:  # labels are found among the model's classes, and slots where its head reads
+        task = task.of(load_model(source, task))
+    vocabulary = models.sizes_of(models.load_configuration(source), field=source.field).words
+    tokenizer = models.load_tokenizer(source)
+    check_tokenizer(tokenizer, source, vocabulary=vocabulary, field=source.field, needed=task.needed_tokens)
+    batching = task.held_out_batching(tokenizer=tokenizer, vocab_size=vocabulary)
+    if batching is None:
+        raise Refusal("task", f"{task.name} has no held-out examples to measure on; give another task")
+    section = CorpusSection(
+        sources=settings.sources,
+        layout=settings.layout,
+        length=settings.length,
+        minimum_tokens=min(12, settings.length),
+        workers=settings.workers,
+        cache=settings.cache,
+    )
+    try:
+        corpus = task.load_rows(section, tokenizer=tokenizer, seed=0, field="evaluation")
+    except Refusal as refusal:  # which names the fields of a recipe's section
+        raise refusal.at(refusal.field.removeprefix("evaluation.")) from refusal
+    for remark in corpus.remarks:
+        print(f"sources: {remark}", file=sys.stderr, flush=True)
+    examples = HeldOut(corpus, batching, settings.seed, settings.limit, settings.batch, task.reach)
+    words = [sorted(tokenizer.get_vocab().items()), sorted(tokenizer.all_special_ids), vocabulary]
+    identity = {
+        "text": examples.digest(),
+        "vocabulary": hashlib.sha256(json.dumps(words).encode()).hexdigest()[:32],
+        "seed": settings.seed,
+        "layout": settings.layout,
+        "length": settings.length,
+    }
+    if task.name != find_task(DEFAULT).name:  # whose measurements of diito 0.1.0 do not say so
+        identity["task"] = task.name
+    return PlannedText(task, examples, tokenizer, identity)
+
+
+def _check_length(settings: HeldOutSettings, source: ModelSource) -> None:
+    longest = models.longest_sequence(source)
+    if longest is not None and settings.length > longest:
+        raise Refusal("length", f"{settings.length} tokens, but {source.name} has positions for {longest}; give fewer")
+
+
+def check_teacher(settings: HeldOutSettings, source: ModelSource, text: PlannedText, teacher: ModelSource) -> None:
+    check_model(teacher, text.task)
+    _check_length(settings, teacher)
+    ours, theirs = (models.sizes_of(models.load_configuration(each), field=each.field).words for each in (source, teacher))
+    if ours != theirs or text.tokenizer.get_vocab() != models.load_tokenizer(teacher).get_vocab():
+        raise Refusal(
+            "teacher",
+            f"{teacher.name!r} has another vocabulary than {source.name!r}; interchange needs a student and a teacher that "
+            "read and predict the same words",
+        )
+
+
+def device_of(wanted: str) -> torch.device:
+    if wanted == "cpu" or not torch.accelerator.is_available():
+        return torch.device("cpu")
+    return torch.accelerator.current_accelerator()  # type: ignore[return-value]
+
+
+def check_model(source: ModelSource, task: Task) -> None:
+    """Refuse (ValueError), from its files alone, a model without configuration, tokenizer, weights or the task's head."""
+    models.check_files(source)
+    models.check_trained(source, task.head, noun=task.noun)
+
+
+def load_model(source: ModelSource, task: Task) -> PreTrainedModel:
+    """The model with the head of the task, in fp32 and eval mode."""
+    return models.load_trained(source, task.head, noun=task.noun)

@@ -1,0 +1,117 @@
+"""What classifiers and taggers share: their corpus is labelled examples, each a sequence of its own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from diito.corpus.examples import Examples, Row, choose
+from diito.corpus.sources import find_sources
+from diito.corpus.store import LENGTH, NothingLeft
+from diito.tasks.task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from diito.corpus import Part
+    from diito.recipe import CorpusSection, SourceSection
+
+
+class TaskOfExamples(Task):
+    """A task whose corpus is rows with a label, or without one."""
+
+    of_examples = True
+    unusable_rules: ClassVar[dict[str, str]] = {
+        "masked": "swaps masked tokens, and here none is masked",
+        "prefix-end": "swaps before the first predicted token of a text that goes on, and here none does",
+    }
+
+    def __init__(self) -> None:
+        self.config: Any = None
+        """The model's configuration; None before a model is known."""
+
+    def load_rows(
+        self,
+        section: CorpusSection,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int,
+        field: str = "corpus",
+        part: Part | None = None,
+    ) -> Examples:
+        """The examples in memory, or as many of each class as ``corpus.examples`` asks for. Arguments as of ``load_corpus``.
+
+        Raises Refusal, naming the field, for data that cannot be read or does not fit the teacher's labels.
+        """
+        dropped: dict[str, int] = {}
+        place = f"{field}.sources"
+        rows = [
+            row
+            for row in self.read_rows(section.sources, field=place, dropped=dropped)
+            if part is None or part.has(self.key_of(row))
+        ]
+        labels = self.labels_of(rows, section.sources, field=place)
+        kept = _kept_rows(section, [self.class_of(label) for label in labels], seed=seed, field=field)
+        chosen, labels = [rows[index] for index in kept], [labels[index] for index in kept]
+        length = section.length or LENGTH
+        return Examples(
+            self.encode(chosen, labels, tokenizer, length=length, dropped=dropped, field=place),
+            documents=len(rows),
+            dropped=dropped,
+            answers=self.describe(labels),
+            vocabulary=max(tokenizer.get_vocab().values()) + 1,
+            remarks=[remark for source in find_sources(section.sources, field=place) for remark in source.remarks()],
+        )
+
+    @abstractmethod
+    def read_rows(
+        self, sources: Sequence[SourceSection | str], *, field: str, dropped: dict[str, int] | None = None
+    ) -> Sequence[Row]:
+        """The rows of all sources; what is left out is counted in ``dropped``, by reason."""
+
+    @abstractmethod
+    def labels_of(self, rows: Sequence[Row], sources: Sequence[SourceSection | str], *, field: str) -> list[Any]:
+        """The label of each row in the teacher's terms. Raises Refusal where they do not fit."""
+
+    @abstractmethod
+    def encode(
+        self,
+        rows: Sequence[Row],
+        labels: Sequence[Any],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        length: int,
+        dropped: dict[str, int],
+        field: str,
+    ) -> dict[str, list[Any]]:
+        """The columns of ``diito.corpus.examples.Examples``; what is cut at ``length`` tokens is counted in ``dropped``."""
+
+    @abstractmethod
+    def describe(self, labels: Sequence[Any]) -> str:
+        """The labels in words: how many there are of each kind."""
+
+    @abstractmethod
+    def key_of(self, row: Row) -> str:
+        """The text of a row, by which the held-out part is told from the rest."""
+
+    def class_of(self, label: Any) -> int | None:
+        """Of which class an example is, where a few are drawn, as many of each; None where it has none."""
+        return None
+
+
+def _kept_rows(section: CorpusSection, classes: Sequence[Any], *, seed: int, field: str) -> Sequence[int]:
+    """Which rows are used: all, a share, or so many examples. Raises NothingLeft where there is none."""
+    if not classes:
+        raise NothingLeft(f"{field}.sources", "there is no example; give files that hold some")
+    if section.examples is not None:
+        return choose(classes, section.examples, seed=seed, field=f"{field}.examples")
+    if section.share == 1:
+        return range(len(classes))
+    wanted = round(section.share * len(classes))
+    if not wanted:
+        raise NothingLeft(f"{field}.share", f"{section.share} of {len(classes):,} examples is none; give more")
+    return choose([None] * len(classes), wanted, seed=seed, field=f"{field}.share")
+
+
+__all__ = ["TaskOfExamples"]
