@@ -8,9 +8,9 @@ import torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from jaxtyping import install_import_hook
+import typechecker
 
-install_import_hook("diito", "typechecker.typechecked")
+typechecker.install("diito")
 
 
 def pytest_collection_modifyitems(items):

@@ -10,7 +10,13 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from diito import cli
 
-FAMILIES = ("electra", "albert", "deberta-v3", "xlm-r", "modernbert")
+FAMILIES = (
+    pytest.param("electra", marks=pytest.mark.soak),  # WordPiece, as BERT
+    "albert",  # Unigram, layers that are shared
+    pytest.param("deberta-v3", marks=pytest.mark.soak),
+    pytest.param("xlm-r", marks=pytest.mark.soak),
+    "modernbert",  # byte-level BPE, layer types
+)
 
 
 def recipe(kind, output):

@@ -1,6 +1,7 @@
 """Law 1: the layered view gives the bits of the Hugging Face forward, from wherever it is taken up."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -39,8 +40,8 @@ CLASSIFIERS = [
 cases = pytest.mark.parametrize(("family", "head"), CASES)
 all_cases = pytest.mark.parametrize(("family", "head"), CASES + CLASSIFIERS)
 attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
-paddings = pytest.mark.parametrize("padding", ["none", "right", "left"])
 modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+PADDINGS = ("none", "right", "left")
 
 
 def batch(padding="none", seed=1, rows=3, tokens=13):
@@ -75,37 +76,39 @@ def hooked(model, inputs):
 
 @all_cases
 @attentions
-@paddings
-@modes
-def test_every_hidden_state_and_the_logits_are_transformers_own(family, head, attention, padding, training):
+def test_every_hidden_state_and_the_logits_are_transformers_own(family, head, attention):
     if family in EAGER and attention == "sdpa":
         pytest.skip("this family has no sdpa attention")
-    model, inputs = tiny_model(family, head, attention=attention).train(training), batch(padding)
-    Layered(model)
-    torch.manual_seed(5)
-    logits, outputs = hooked(model, inputs)
-    torch.manual_seed(5)
-    run, states, ours = run_in_steps(model, inputs)
-    assert len(states) == len(outputs) == 4
-    assert all(equal(states[layer], output) for layer, output in enumerate(outputs))
-    assert equal(ours, logits)
-    assert run.embedded.shape == (3, 13, Layered(model).width)
+    model = tiny_model(family, head, attention=attention)
+    for padding, training in itertools.product(PADDINGS, (False, True)):
+        model.train(training)
+        inputs = batch(padding)
+        torch.manual_seed(5)
+        logits, outputs = hooked(model, inputs)
+        torch.manual_seed(5)
+        run, states, ours = run_in_steps(model, inputs)
+        case = f"padding {padding}, {'train' if training else 'eval'} mode"
+        assert len(states) == len(outputs) == 4
+        assert all(equal(states[layer], output) for layer, output in enumerate(outputs)), case
+        assert equal(ours, logits), case
+        assert run.embedded.shape == (3, 13, Layered(model).width)
 
 
 @all_cases
-@paddings
-def test_resuming_from_every_layer_gives_the_same_bits_whatever_ran_in_between(family, head, padding):
-    model, inputs = tiny_model(family, head), batch(padding)
+def test_resuming_from_every_layer_gives_the_same_bits_whatever_ran_in_between(family, head):
+    model = tiny_model(family, head)
     layered = Layered(model)
-    run, states, _ = run_in_steps(model, inputs)
-    run_in_steps(model, batch(seed=2, tokens=7))
-    logits = model(**inputs).logits
-    for start in range(-1, 4):
-        hidden = run.embedded if start < 0 else states[start]
-        for layer in range(start + 1, 4):
-            hidden = layered.advance(run, hidden, layer)
-            assert equal(hidden, states[layer])
-        assert equal(layered.head(layered.final(hidden), inputs), logits)
+    for padding in PADDINGS:
+        inputs = batch(padding)
+        run, states, _ = run_in_steps(model, inputs)
+        run_in_steps(model, batch(seed=2, tokens=7))
+        logits = model(**inputs).logits
+        for start in range(-1, 4):
+            hidden = run.embedded if start < 0 else states[start]
+            for layer in range(start + 1, 4):
+                hidden = layered.advance(run, hidden, layer)
+                assert equal(hidden, states[layer])
+            assert equal(layered.head(layered.final(hidden), inputs), logits), padding
 
 
 @all_cases

@@ -55,7 +55,7 @@ def wait_for(condition, seconds=400):
         time.sleep(0.1)
 
 
-def test_a_grid_from_end_to_end_and_again(tmp_path):
+def test_a_grid_from_end_to_end_and_again_in_another_process(tmp_path, capsys):
     held_out = f"{{sources: [{tiny.corpus(20)}], length: 16, draws: 1, workers: 1}}"
     text = f"evaluations: {{parts: [perplexity], perplexity: {held_out}}}\nseeds: [1]\nfine_tuning_seeds: [1]"
     path = grids.write(tmp_path, conditions="[{name: whole}]", text=text)
@@ -64,8 +64,9 @@ def test_a_grid_from_end_to_end_and_again(tmp_path):
     assert "2 of 2 jobs are done, 0 failed" in out
     student = jobs(tmp_path / "out")["whole, seed 1"]
     assert (student.student / "model.safetensors").is_file() and not (student.run / "checkpoints").exists()
-    code, out, err = reproduce(path)
-    assert code == 0 and "2 of 2 jobs are done, 0 failed" in out and not err  # Ray is not started for nothing
+    assert cli.main(["reproduce", str(path)]) == 0
+    assert "2 of 2 jobs are done, 0 failed" in capsys.readouterr().out
+    assert "ray" not in sys.modules  # it is not started for nothing
 
 
 @pytest.mark.soak

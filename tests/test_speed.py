@@ -93,7 +93,8 @@ def test_fast_dropout_is_on_for_the_student_alone_unless_it_is_turned_off(switch
     assert teacher.config._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize("layout", ["lines", pytest.param("blocks", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("layout", ["lines", "blocks"])
 def test_a_compiled_run_is_the_run_and_has_room_for_all_its_variants(layout, tmp_path, monkeypatch):
     """Training, evaluation on the way, measuring at the end; what the graphs are compiled to is torch's affair."""
     wanted = {"corpus.layout": layout, "training.steps": "4", "training.evaluate_every": "2", "speed.fast_dropout": "false"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from transformers import PreTrainedModel
 
@@ -58,7 +59,7 @@ class Plan:
         """Tokens of an optimiser step, on average."""
         return self.rows_per_step * self.corpus.statistics.mean_length
 
-    @property
+    @cached_property
     def cost(self) -> StepCost:
         """Matrix-product FLOPs for one token."""
         return step_cost(
