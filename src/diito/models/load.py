@@ -33,6 +33,7 @@ from transformers import (
 from transformers.utils.hub import extract_commit_hash
 
 from diito.embedded import resolve
+from diito.faults import quiet_hub
 from diito.models import checkpoint, layered
 from diito.models.failures import explain, strange_file
 from diito.refusal import Refusal
@@ -280,7 +281,7 @@ def digest(source: ModelSource) -> str:
     load_configuration(source)  # so that it is here, or refused
     folder = source.folder
     assert folder is not None
-    if commit := extract_commit_hash(f"{folder.as_posix()}/", None):
+    if commit := extract_commit_hash(str(folder / "config.json"), None):
         return commit
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
@@ -316,7 +317,8 @@ def _reading(source: ModelSource, right: str | None, *, lacking: str = "cannot b
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # its report of what it loaded is read, not printed
     try:
-        yield
+        with quiet_hub():
+            yield
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:

@@ -55,11 +55,12 @@ class HeldOut:
     """Which slots a swap can change; the others are not counted under an intervention."""
 
     @cached_property
-    def examples(self) -> list[int]:
-        """Row numbers in the corpus."""
+    def examples(self) -> Sequence[int]:
+        """Row numbers in the corpus, of all rows without holding them."""
         rows = len(self.corpus)
-        count = rows if self.limit is None else min(self.limit, rows)
-        return [index * rows // count for index in range(count)]
+        if self.limit is None or self.limit >= rows:
+            return range(rows)
+        return [index * rows // self.limit for index in range(self.limit)]
 
     @property
     def layout(self) -> str:
