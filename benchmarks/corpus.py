@@ -69,7 +69,8 @@ def _report(sender: Any, work: Callable[..., dict[str, Any]], arguments: tuple[A
     sender.send(result | {"start_mb": round(start / 1e6, 1), "peak_mb": round(peak / 1e6, 1)})
 
 
-def _load(path: str, options: argparse.Namespace, cache: str) -> Any:
+def load(path: str, options: argparse.Namespace, cache: str) -> Any:
+    """The tokenizer, and the corpus of a text."""
     from transformers import AutoTokenizer
 
     from diito.corpus import load_corpus
@@ -84,7 +85,7 @@ def _load(path: str, options: argparse.Namespace, cache: str) -> Any:
 def tokenise(path: str, options: argparse.Namespace, cache: str) -> dict[str, Any]:
     """Text to a corpus on disk."""
     start = time.perf_counter()
-    statistics = _load(path, options, cache)[1].statistics
+    statistics = load(path, options, cache)[1].statistics
     return {"sequences": statistics.sequences, "tokens": statistics.tokens, "seconds": time.perf_counter() - start}
 
 
@@ -96,7 +97,7 @@ def read(path: str, options: argparse.Namespace, cache: str) -> dict[str, Any]:
     from diito.recipe import MaskingSection
     from diito.tasks.masked_lm import Masking
 
-    tokenizer, corpus = _load(path, options, cache)
+    tokenizer, corpus = load(path, options, cache)
     masking = Masking.for_tokenizer(
         MaskingSection(), tokenizer=tokenizer, vocab_size=len(tokenizer), token_counts=corpus.token_counts
     )

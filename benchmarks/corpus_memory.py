@@ -1,5 +1,7 @@
 """Memory against the shape of a corpus: the same text as many lines, as one line, as a few huge rows; many short rows.
 
+Each is tokenised, read in the order of training, and read as held-out text, masked as it is for perplexity.
+
     python -m benchmarks.corpus_memory --megabytes 100 --rows 10000000
 
 Words of a fixed list stand in for text. Each shape is tokenised by a fresh process and read by another, as in
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpus import add_options, read, run_measured, tokenise
+from benchmarks.corpus import add_options, load, read, run_measured, tokenise
 from benchmarks.machine import described, keep, print_columns
 
 _WORDS = [
@@ -103,6 +105,23 @@ def _short_rows(path: Path, rows: int) -> Path:
     return path / "short.txt"
 
 
+def held_out(path: str, options: argparse.Namespace, cache: str) -> dict[str, Any]:
+    """Every row once as held-out text, masked, in batches, as perplexity is measured; without a model."""
+    import torch
+
+    from diito.evaluation.held_out.text import HeldOut
+    from diito.tasks.masked_lm import MaskedLM
+
+    tokenizer, corpus = load(path, options, cache)
+    batching = MaskedLM().held_out_batching(tokenizer=tokenizer, vocab_size=len(tokenizer))
+    text = HeldOut(corpus, batching, seed=0, batch=options.batch)
+    tokens = sum(text.batch_of(rows, device=torch.device("cpu"))["input_ids"].numel() for rows in text.batches())
+    return {"tokens": tokens, "documents": len(text.documents)}
+
+
+WORKS = (tokenise, read, held_out)
+
+
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every shape, then the short rows in the layout that keeps a row a document."""
     results = []
@@ -118,7 +137,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _measure(name: str, path: Path, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    done = {work.__name__: run_measured(work, str(path), options, str(folder / "cache")) for work in (tokenise, read)}
+    done = {work.__name__: run_measured(work, str(path), options, str(folder / "cache")) for work in WORKS}
     print(name, json.dumps(done), flush=True)
     return {"shape": name, **done}
 
@@ -130,8 +149,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--rows", type=int, nargs="*", default=[])
     options = parser.parse_args(arguments)
     report = {"environment": described(), "shapes": measure(options)}
-    rows = [[each["shape"], *(f"{each[work]['peak_mb']:,.0f}" for work in ("tokenise", "read"))] for each in report["shapes"]]
-    print_columns([["text", "tokenised, peak MB", "read, peak MB"], *rows])
+    rows = [[each["shape"], *(f"{each[work.__name__]['peak_mb']:,.0f}" for work in WORKS)] for each in report["shapes"]]
+    print_columns([["text", "tokenised, peak MB", "read, peak MB", "held out, peak MB"], *rows])
     keep(report, options.output)
     return report
 

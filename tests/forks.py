@@ -28,7 +28,7 @@ def fork(argv: list[str], log: Path, environment: Mapping[str, str] | None = Non
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+        sys.stdout, sys.stderr = (os.fdopen(each, "w", buffering=1, closefd=False) for each in (1, 2))
         os.environ.update(environment or {})
         for state in (AcceleratorState, PartialState, GradientState):
             state._shared_state.clear()

@@ -112,7 +112,8 @@ def test_what_is_taken_trains_two_steps(tmp_path):
 @pytest.mark.soak
 @pytest.mark.parametrize("name", sorted(GIVEN))
 def test_each_that_is_taken_trains_two_steps(name, tmp_path):
-    with_it = {"dataloader_persistent_workers", "dataloader_prefetch_factor"} & {name} and {"dataloader_num_workers"}
+    of_workers = {"dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context"}
+    with_it = of_workers & {name} and {"dataloader_num_workers"}
     with_it |= {"lr_scheduler_kwargs"} & {name} and {"lr_scheduler_type"}
     together({name} | set(with_it), tmp_path)
 

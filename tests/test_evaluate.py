@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
 import grids
@@ -355,6 +356,9 @@ def test_help_and_mistakes_load_no_torch():
 
 def test_models_and_texts_that_do_not_fit(student, glue_folder, tmp_path, capsys):
     short, shallow, headless = short_teacher(tmp_path), tiny.teacher(layers=1), tiny.teacher("bert without a head")
+    diverged = shutil.copytree(tiny.teacher(), tmp_path / "diverged") / "model.safetensors"
+    save_file({name: value / 0 for name, value in load_file(diverged).items()}, diverged, metadata={"format": "pt"})
+    diverged = diverged.parent
     commands = {
         "perplexity": ["evaluate", "perplexity", student, *text_flags()],
         "interchange": ["evaluate", "interchange", student, *text_flags()],
@@ -368,6 +372,7 @@ def test_models_and_texts_that_do_not_fit(student, glue_folder, tmp_path, capsys
         ("perplexity", "--draws 0", "--draws: 0 must be at least 1"),
         ("perplexity", f"--against {tiny.teacher(words=50)}", "reads the text with another vocabulary"),
         ("perplexity", f"--against {headless}", "has no masked-language-model head"),
+        ("perplexity", f"--against {diverged}", "has weights that are not finite numbers"),
         ("perplexity", "--sources []", "--sources: the list is empty"),
         ("interchange", "", "--teacher: interchange compares a student with its teacher"),
         ("interchange", f"--teacher {tiny.teacher(words=50)}", "has another vocabulary than"),

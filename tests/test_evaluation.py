@@ -399,6 +399,7 @@ def test_a_map_resumes_each_layer_once_whatever_the_number_of_pairs():
     student, teacher, text = build(layers=2, seed=1), build(layers=3, seed=2), held_out(batch=7)
     for model in (student, teacher):
         Layered(model)  # learns the model's parts, in runs of its own
+    text.for_models(student, teacher)  # learns that padding moves nothing
     with counted(student) as ours, counted(teacher) as theirs:
         interchange_counts(student, teacher, all_pairs(2, 3), text)
     assert ours["layers"] == [2, 2 + 1] and theirs["layers"] == [2, 2 + 1, 2 + 2]  # base, source; resumed above each layer

@@ -1,6 +1,7 @@
 """What an error of a library becomes: one sentence about what the user named, with the part of the message that helps."""
 
 import errno
+import logging
 
 import datasets
 import pytest
@@ -28,11 +29,12 @@ ERRORS = [
     (TypeError("unexpected"), "(unexpected)"),
     (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
     (PermissionError(errno.EACCES, "Permission denied", "/cache"), "its cache is not accessible"),
+    (RuntimeError("Dataset 'some/text' is a gated dataset on the Hub."), "log in with: hf auth login"),
     (ConnectError("[Errno -2] Name or service not known"), "the hub cannot be reached"),
 ]
 
 
-@pytest.mark.parametrize(("error", "told"), ERRORS, ids=[type(error).__name__ for error, _ in ERRORS])
+@pytest.mark.parametrize(("error", "told"), ERRORS, ids=[told for _, told in ERRORS])
 def test_any_error_while_loading_is_one_sentence(monkeypatch, error, told):
     def fail(*arguments, **options):
         raise error
@@ -62,3 +64,12 @@ def test_a_full_disk_is_told_by_its_number_alone():
 def test_a_refusal_inside_stays_as_it_is():
     with pytest.raises(Refusal, match=r"^field: sentence$"), loading("it", "other", advice="do"):
         raise Refusal("field", "sentence")
+
+
+def test_the_hubs_client_says_nothing_of_its_tries_while_something_is_loaded(caplog):
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    with loading("it", "field", advice="do"):
+        logger.warning("Retrying in 1s [Retry 1/5].")
+    assert not caplog.records
+    logger.warning("said")
+    assert [record.message for record in caplog.records] == ["said"]

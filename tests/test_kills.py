@@ -66,8 +66,8 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     "errors",
     [
         pytest.param([Crash(), FULL], id="by turns"),
-        pytest.param([Crash()], id="crash", marks=pytest.mark.soak),
-        pytest.param([FULL], id="full disk", marks=pytest.mark.soak),
+        pytest.param([Crash()], id="crash", marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
+        pytest.param([FULL], id="full disk", marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
     ],
 )
 def test_a_fault_at_each_thing_that_is_written_loses_nothing(errors, straight, tmp_path, monkeypatch, capsys):
@@ -142,16 +142,28 @@ def test_a_second_sigterm_ends_it_at_once_and_it_is_resumed_exactly(straight, tm
     assert_same(straight, tmp_path / "tiny")
 
 
-def test_where_one_of_two_ranks_is_killed_the_other_ends_with_a_sentence(tmp_path):
+def start_ranks(folder: Path, overrides: dict[str, str]) -> list[int]:
+    """The processes of a run on two ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    long = {"training.steps": "1000", "training.save_every": "1", "training.batch": "4", "evaluation.sources": "[]"}
-    argv = ["distill", tiny.recipe_file(), "--output", str(tmp_path), *flags(long)]
+    argv = ["distill", tiny.recipe_file(), "--output", str(folder), *flags(overrides)]
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
-        forks.fork(argv, tmp_path / f"log-{rank}", shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in (0, 1)
-    ]
+    return [forks.fork(argv, folder / f"log-{rank}", shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in (0, 1)]
+
+
+def end_ranks(ranks: list[int]) -> None:
+    for rank in ranks:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(rank, signal.SIGKILL)
+            os.waitpid(rank, 0)
+
+
+LONG = {"training.steps": "1000", "training.save_every": "1", "training.batch": "4", "evaluation.sources": "[]"}
+
+
+def test_where_one_of_two_ranks_is_killed_the_other_ends_with_a_sentence(tmp_path):
+    ranks = start_ranks(tmp_path, LONG)
     try:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("tiny/checkpoints/checkpoint-[1-9]*")):
@@ -160,12 +172,22 @@ def test_where_one_of_two_ranks_is_killed_the_other_ends_with_a_sentence(tmp_pat
         os.kill(ranks[1], signal.SIGKILL)
         assert forks.code_of(ranks[0], seconds=60) == 1
     finally:
-        for rank in ranks:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(rank, signal.SIGKILL)
-                os.waitpid(rank, 0)
+        end_ranks(ranks)
     said = (tmp_path / "log-0").read_text().splitlines()[-1]
     assert said.startswith("diito: another process of this run has ended; continue with: diito distill"), said
+
+
+@pytest.mark.soak
+def test_where_the_first_of_two_ranks_is_refused_the_other_ends_with_a_sentence(tmp_path):
+    recipe = tiny.recipe(tmp_path, LONG)
+    with RunFolder(recipe).held():  # by this process, as another run would
+        ranks = start_ranks(tmp_path, LONG)
+        try:
+            assert forks.code_of(ranks[0], seconds=60) == 2
+            assert forks.code_of(ranks[1], seconds=60) == 1
+        finally:
+            end_ranks(ranks)
+    assert "another process of this run has ended" in (tmp_path / "log-1").read_text().splitlines()[-1]
 
 
 @pytest.mark.soak

@@ -1,9 +1,11 @@
 """Models by name: what is told from a configuration alone."""
 
 import pytest
-from transformers import AutoModelForCausalLM, GPT2Config
+from huggingface_hub import constants
+from transformers import AutoModelForCausalLM, BertConfig, GPT2Config
 
-from diito.models.load import ModelSource, check_trained
+from diito.models import load
+from diito.models.load import ModelSource, check_trained, digest
 
 
 def test_a_head_is_known_by_the_class_that_loads_it(tmp_path):
@@ -15,3 +17,16 @@ def test_a_head_is_known_by_the_class_that_loads_it(tmp_path):
     config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="it is a GPT2ForSequenceClassification"):
         check_trained(source, AutoModelForCausalLM, noun="causal language model")
+
+
+@pytest.mark.parametrize("revision", [None, "main", "old"])
+def test_a_model_of_the_hub_is_known_by_its_commit(revision, tmp_path, monkeypatch):
+    commits = {"main": "a" * 40, "old": "b" * 40}
+    cache = tmp_path / "models--some--teacher"
+    (cache / "refs").mkdir(parents=True)
+    for name, commit in commits.items():
+        (cache / "refs" / name).write_text(commit)
+        BertConfig().save_pretrained(cache / "snapshots" / commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(load, "load_configuration", lambda source: None)  # which reads the cache that was set at the start
+    assert digest(ModelSource("some/teacher", revision=revision)) == commits[revision or "main"]

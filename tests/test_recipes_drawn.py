@@ -89,6 +89,7 @@ def test_a_few(overrides):
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(7200)
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(RECIPES)
 def test_many(overrides):

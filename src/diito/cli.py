@@ -6,11 +6,12 @@ interrupted, with ``--resume`` to continue; 1 anything else, with its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from importlib import import_module
 from typing import NamedTuple
 
-from diito.faults import remedy
+from diito.faults import is_full, reason, remedy
 from diito.files import CannotWrite
 from diito.refusal import Refusal, Refusals, refusals_of
 from diito.secrets import guard_output
@@ -76,6 +77,12 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("diito: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:  # a full disk shows anywhere, at the screen's own lines too, where these go into a file
+        if not is_full(error):
+            raise
+        with contextlib.suppress(OSError):
+            print(f"diito: the disk is full ({reason(error)}); free some space and run the same command again", file=sys.stderr)
+        return 2
 
 
 def _run(argv: list[str]) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import Iterator
 
@@ -38,11 +39,24 @@ def loading(what: str, field: str, *, advice: str) -> Iterator[None]:
     library's own reason and ``advice``. For nothing but that call, since a fault of the program must stay a traceback.
     """
     try:
-        yield
+        with quiet_hub():
+            yield
     except (Refusal, Refusals, MemoryError):
         raise
     except Exception as error:
         raise Refusal(field, f"{what} cannot be loaded{_because(error, advice)}") from error
+
+
+@contextlib.contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Keep the hub's client from printing a line for each of its tries: what comes of the last one is said."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _because(error: Exception, advice: str) -> str:
@@ -50,6 +64,8 @@ def _because(error: Exception, advice: str) -> str:
         return f": the disk is full ({reason(error)}); free some space, or set HF_HOME to a folder on another disk"
     if is_forbidden(error):
         return f": its cache is not accessible ({reason(error)}); set HF_HOME to a folder of your own"
+    if "gated" in reason(error).lower():
+        return f" ({reason(error)}); ask for it on its page, then log in with: hf auth login"
     if is_unreachable(error):
         return f": the hub cannot be reached ({reason(error)}); check the network, or give a local copy"
     return f" ({reason(error)}); {advice}"

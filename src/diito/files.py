@@ -41,8 +41,7 @@ def writing(path: Path) -> Iterator[None]:
     except CannotWrite:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error).splitlines()[0]
-        raise CannotWrite(f"{path} could not be written ({reason})") from error
+        raise CannotWrite(f"{path} could not be written ({_why(error)})") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -135,6 +134,14 @@ def check_writable(path: Path, field: str) -> None:
     parent = next(folder for folder in path.absolute().parents if os.path.exists(folder))  # False where one may not look
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or parent.parts[1:2] in (("proc",), ("sys",)):
         raise Refusal(field, f"cannot write in {parent}; give another one")
+
+
+def _why(error: OSError | RuntimeError | SafetensorError) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    message = str(error).splitlines()[0]
+    # torch's writer of archives says this of a disk that takes a part of what it is given.
+    return "a part of it could not be written" if "inline_container" in message or "iostream" in message else message
 
 
 def _sha256(path: Path) -> str:

@@ -46,7 +46,8 @@ class Statistics:
 
     def describe(self) -> str:
         """Two readable lines."""
-        used = f"{self.documents_used:,} of {self.documents:,} documents"
+        read = "rows" if self.layout == "examples" else "documents"
+        used = f"{self.documents_used:,} of {self.documents:,} {read}"
         made = f"{self.sequences:,} {self.layout} of {self.mean_length:,.1f} tokens (longest {self.longest:,})"
         left = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count) or "nothing"
         told = f"{used} gave {made}, {self.tokens:,} tokens in all\nleft out: {left}"

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from diito.models.padding import position_padding
 from diito.models.tensor_names import Renaming, are_quantised, frequent_prefix, layers_held, of_body, renaming, some, unread
 
 _OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False, "torchscript": False}
@@ -191,6 +192,27 @@ def set_token_types_right(tokenizer: PreTrainedTokenizerBase, config: Any) -> li
         )
     tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     return [f"its tokenizer gives {max(given) + 1} token types and the model knows one, which all tokens get"]
+
+
+def padding_fault(tokenizer: PreTrainedTokenizerBase, config: Any) -> str | None:
+    """Padding that the model would take for words: where it counts positions, it passes over its own padding id alone."""
+    ours, its = tokenizer.pad_token_id, getattr(config.get_text_config(), "pad_token_id", None)
+    if None in (ours, its) or ours == its or position_padding(config) in (None, ours):
+        return None
+    return (
+        f"pads with {tokenizer.pad_token} (id {ours}), but the model counts positions from its pad_token_id, {its}; set it in "
+        f"config.json to {ours}, or give the tokenizer that the model was trained with"
+    )
+
+
+def set_padding_right(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Have a head that looks for the last token before the padding look for the tokenizer's padding; a note if it did not."""
+    config, ours = model.config.get_text_config(), tokenizer.pad_token_id
+    if ours is None or config.pad_token_id == ours:
+        return []
+    note = f"pad_token_id: {config.pad_token_id} in its configuration is taken as {ours}, with which its tokenizer pads"
+    config.pad_token_id = model.config.pad_token_id = ours
+    return [note]
 
 
 def _optional(model: PreTrainedModel, names: Collection[str]) -> list[str]:

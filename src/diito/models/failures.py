@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 
 from diito.faults import causes, is_full, reason
 
-_HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
+HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 """Of the client that huggingface_hub goes through, which it has changed more than once."""
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _PACKAGE = re.compile(
@@ -112,7 +112,7 @@ def _hub(error: BaseException) -> str | None:
         return None
     if isinstance(error, HfHubHTTPError):
         return reason(error)
-    if isinstance(error, (_HTTPError, LocalEntryNotFoundError, ConnectionError)):
+    if isinstance(error, (HTTPError, LocalEntryNotFoundError, ConnectionError)):
         return "it is neither a folder here nor in the cache, and the hub cannot be reached; check the network"
     return None
 

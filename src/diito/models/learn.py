@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, Cache, PreTrainedModel
 
+from diito.faults import is_full
 from diito.models.answers import Reads, read_positions
 from diito.models.steps import (
     Answer,
@@ -57,6 +58,8 @@ def learn(model: PreTrainedModel, *, field: str = "teacher.model") -> Parts:
     except (CannotRun, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a model does with a run that it was not made for is the reason
+        if is_full(error):  # which is not the model's fault
+            raise
         raise CannotRun(model, describe(error), field=field) from error
     _KNOWN[model] = parts
     return parts

@@ -12,7 +12,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,18 @@ import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.hub import extract_commit_hash
 
 from diito.embedded import resolve
+from diito.faults import quiet_hub
 from diito.models import checkpoint, layered
 from diito.models.failures import explain, strange_file
 from diito.refusal import Refusal
@@ -120,10 +128,13 @@ def load_tokenizer(source: ModelSource, *, config: Any = None) -> PreTrainedToke
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers 5 makes an empty one where the files lack
         missing = f"{source.name!r} has no tokenizer that can be loaded"
         raise Refusal(source.field, f"{missing} (it has no words); save the tokenizer beside the model")
+    config = config or load_configuration(source)
     try:
-        notes = checkpoint.set_token_types_right(tokenizer, config or load_configuration(source))
+        notes = checkpoint.set_token_types_right(tokenizer, config)
     except checkpoint.Unfit as unfit:
         raise Refusal(source.field, f"the tokenizer of {source.name!r} {unfit}") from unfit
+    if fault := checkpoint.padding_fault(tokenizer, config):
+        raise Refusal(source.field, f"the tokenizer of {source.name!r} {fault}")
     _say(source, notes)
     return tokenizer
 
@@ -211,6 +222,9 @@ def _load(source: ModelSource, head: Any, right: str, *, trained: bool, **change
     for fault in (checkpoint.report_fault(model, report, trained=trained), checkpoint.weights_fault(model)):
         if fault:
             raise Refusal(source.field, f"{source.name!r} {fault}")
+    if head is AutoModelForSequenceClassification and not can_have(config, AutoModelForMaskedLM):
+        with suppress(Refusal):  # it has no tokenizer of its own: the one that is given beside it is not known here
+            notes += checkpoint.set_padding_right(model, load_tokenizer(source, config=config))
     if (folder := source.folder) and not any(folder.glob("*.safetensors")):
         notes.append("its weights are a pickle, of which only tensors are read; safetensors would be safer")
     _say(source, notes)
@@ -267,7 +281,7 @@ def digest(source: ModelSource) -> str:
     load_configuration(source)  # so that it is here, or refused
     folder = source.folder
     assert folder is not None
-    if commit := extract_commit_hash(f"{folder.as_posix()}/", None):
+    if commit := extract_commit_hash(str(folder / "config.json"), None):
         return commit
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
@@ -303,7 +317,8 @@ def _reading(source: ModelSource, right: str | None, *, lacking: str = "cannot b
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # its report of what it loaded is read, not printed
     try:
-        yield
+        with quiet_hub():
+            yield
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:

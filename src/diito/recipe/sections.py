@@ -337,7 +337,7 @@ class EvaluationSection:
     """Held-out text, as in ``corpus.sources``. null holds out a few of the corpus's documents, which are then not trained on;
     an empty list switches evaluation off."""
     length: Length | None = None
-    """Tokens of an evaluation block; null: as many as the teacher allows, at most 512."""
+    """Tokens of an evaluation block; null: as many as ``corpus.length``."""
     blocks: Count | None = None
     """Blocks that are evaluated, spread over the text; null takes all, of the corpus's own documents at most 200."""
     batch: Count = 16

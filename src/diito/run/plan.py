@@ -81,10 +81,10 @@ class Plan:
         weights = self.recipe.objective.weights.as_dict().items()
         corpus = self.corpus.statistics.describe().splitlines()
         return [
-            ("teacher", f"{self.recipe.teacher.model}: {_model(self.teacher)}, {teacher / 1e6:.1f} M parameters"),
+            ("teacher", f"{self.recipe.teacher.model}: {_model(self.teacher)}, {_count(teacher)} parameters"),
             (
                 "student",
-                f"{_model(self.student)} from teacher layers {layers}, {student / 1e6:.1f} M ({student / teacher:.0%})",
+                f"{_model(self.student)} from teacher layers {layers}, {_count(student)} ({student / teacher:.0%})",
             ),
             ("objective", " + ".join(f"{weight:.3g} {name}" for name, weight in weights if weight)),
             ("alignment", self._alignment()),
@@ -97,10 +97,11 @@ class Plan:
 
     def _steps(self) -> str:
         training = self.recipe.training
-        shape = f"{training.batch} × {training.accumulation}" + (f" × {self.processes}" if self.processes > 1 else "")
+        parts = [f"{training.batch:,} in each micro-batch", f"{training.accumulation:,} of them"]
+        shape = ", ".join([*parts, f"on {self.processes:,} processes"] if self.processes > 1 else parts)
         about = "" if self.corpus.lengths is None else "about "
         return (
-            f"{self.steps:,} of {shape} = {self.rows_per_step:,} sequences, {about}{self.tokens_per_step:,.0f} tokens a step; "
+            f"{self.steps:,}, each of {self.rows_per_step:,} sequences ({shape}), {about}{self.tokens_per_step:,.0f} tokens; "
             f"{self.steps * self.tokens_per_step / 1e6:,.2f} M tokens in all ({self.steps / self.steps_per_epoch:.2f} epochs)"
         )
 
@@ -147,6 +148,10 @@ def _model(model: PreTrainedModel) -> str:
     config = model.config
     depth, width, _ = sizes_of(config, field="teacher.model")
     return f"{config.model_type}, {depth} layers × {width}"
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:,.1f} M" if parameters >= 1e6 else f"{parameters:,}"
 
 
 def _list(numbers: Sequence[int]) -> str:

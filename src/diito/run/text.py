@@ -19,12 +19,14 @@ _BYTES = 8  # of a token, at least as many as any usual text has: more is held o
 
 
 def with_lengths(recipe: Recipe, length: int) -> Recipe:
-    """``recipe`` with ``length`` where it gives none, and with a limit to what is measured of its own corpus."""
+    """``recipe`` with ``length`` where it gives none, held-out text as long as the corpus's, and with a limit to what is
+    measured of its own corpus."""
     corpus, evaluation = recipe.corpus, recipe.evaluation
+    length = length if corpus.length is None else corpus.length
     blocks = HELD_OUT_BLOCKS if evaluation.sources is None and evaluation.blocks is None else evaluation.blocks
     return dataclasses.replace(
         recipe,
-        corpus=dataclasses.replace(corpus, length=length if corpus.length is None else corpus.length),
+        corpus=dataclasses.replace(corpus, length=length),
         evaluation=dataclasses.replace(
             evaluation, length=length if evaluation.length is None else evaluation.length, blocks=blocks
         ),

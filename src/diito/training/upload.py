@@ -20,10 +20,14 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from diito.models.failures import HTTPError
 from diito.refusal import Refusal
 from diito.secrets import redact
 
 ASIDE = "_upload"
+_FAILURES = (OSError, HTTPError, HFValidationError, RuntimeError)
+"""What keeps an upload from its goal: the hub, the network, the disk; RuntimeErrors are of the client's storage. Anything else
+is a fault of the program, and a traceback."""
 _ONLY_TO_RESUME = ("optimizer*", "scheduler*", "scaler*", "rng_state*", "trainer_state.json", "checksums.json", "global_step*")
 
 
@@ -32,7 +36,7 @@ def open_repository(args: TrainingArguments) -> str:
     name = _name(args)
     try:
         return HfApi().create_repo(name, token=args.hub_token, private=args.hub_private_repo, exist_ok=True).repo_id
-    except Exception as error:  # of the hub's client or of those beneath it
+    except _FAILURES as error:
         right = f"to go on without an upload, set it to false, and upload the student later with: hf upload {name} FOLDER"
         raise Refusal("training.push_to_hub", f"the repository {name} cannot be written: {_reason(error)}; {right}") from error
 
@@ -41,7 +45,7 @@ def upload_student(folder: Path, args: TrainingArguments) -> str | None:
     """Upload a finished student; None, or one sentence that says why it is not there and how to send it again."""
     try:
         _upload(folder, open_repository(args), args, "The finished student")
-    except Exception as error:  # whatever it is, the student is here
+    except (*_FAILURES, Refusal) as error:  # the student is here
         revision = f" --revision {args.hub_revision}" if args.hub_revision else ""
         return (
             f"the student is finished and safe in {folder}, but it is not on the hub ({_reason(error)}); "
@@ -97,7 +101,7 @@ class UploadingTrainer(Trainer):
                 last = self.args.hub_strategy == HubStrategy.CHECKPOINT
                 within = "last-checkpoint" if last else checkpoint.name
                 _upload(copy, repository, self.args, f"{message}, to be resumed", path_in_repo=within)
-        except Exception as error:
+        except _FAILURES as error:
             sentence = f"{checkpoint.name} is not on the hub ({_reason(error)}); training goes on"
             print(f"diito: {sentence}", file=sys.stderr, flush=True)
         finally:

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
@@ -37,6 +38,7 @@ from transformers.trainer_utils import TrainOutput
 from diito.files import replace_folder, writing
 from diito.method.draws import host_random
 from diito.models.load import ModelSource, check_head, load_head, load_tokenizer, longest_sequence
+from diito.models.padding import reads_padding
 from diito.refusal import Refusal
 from diito.speed.dropout import use_fast_dropout
 from diito.suites.suite import Scores, Task
@@ -181,20 +183,27 @@ def predict(
     batch: int,
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> list[NDArray[np.float32]]:
-    """The logits of every feature in fp32, padding cut off; features of a length go together, so little is padded."""
+    """The logits of every feature in fp32, padding cut off; features of a length go together, so little is padded, and nothing
+    for a model whose answers it would move."""
     model.eval()
     collate = task.collator(tokenizer)
     lengths = np.asarray(features["length"])
     order = np.argsort(-lengths, kind="stable")
     inputs = features.select_columns([name for name in task.model_inputs if name in features.column_names])
     logits: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(features)
-    for start in tqdm(range(0, len(order), batch), desc=f"{task.name}: predicting", unit=" batches", disable=None):
-        chosen = order[start : start + batch]
-        rows = inputs[chosen.tolist()]
+
+    def answers(chosen: Sequence[int]) -> Tensor:
+        rows = inputs[list(chosen)]
         examples = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
         padded = {name: value.to(model.device) for name, value in collate(examples).items()}
+        return task.logits(model(**padded))
+
+    if reads_padding(model, answers, lengths):
+        batch = 1
+    for start in tqdm(range(0, len(order), batch), desc=f"{task.name}: predicting", unit=" batches", disable=None):
+        chosen = order[start : start + batch].tolist()
         with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            output = task.logits(model(**padded)).float().cpu().numpy()
+            output = answers(chosen).float().cpu().numpy()
         for index, values in zip(chosen, output, strict=True):
             own = values[: lengths[index]] if output.ndim == 3 else values  # a logit a token: without the padding
             if not np.isfinite(own).all():

@@ -46,6 +46,7 @@ def predict(model: PreTrainedModel, held_out: HeldOut) -> Predicted:
     """The outputs of ``model`` in eval mode; its own mode is put back."""
     training = model.training
     model.eval()
+    held_out = held_out.for_models(model)
     logits, labels, labelled, rows, done = [], [], [], [], 0
     for examples in held_out.batches():
         batch = held_out.batch_of(examples, device=model.device)

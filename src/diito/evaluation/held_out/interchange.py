@@ -85,6 +85,7 @@ def interchange_counts(
     modes = [model.training for model in models]
     for model in models:
         model.eval()
+    held_out = held_out.for_models(*models)
     swaps = SwapDraws(rule=rule, pairing=derangement, share=share, special_ids=special_ids)
     names = [STUDENT]
     if references:

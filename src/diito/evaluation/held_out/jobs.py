@@ -15,7 +15,7 @@ from diito.evaluation.held_out.interchange import interchange_counts
 from diito.evaluation.held_out.maps import all_pairs
 from diito.evaluation.held_out.metrics import find_metric
 from diito.evaluation.held_out.perplexity import TokenLosses, perplexity_difference, perplexity_numbers, token_losses
-from diito.evaluation.held_out.planning import PlannedText, check_teacher, device_of, load_model, plan_text
+from diito.evaluation.held_out.planning import PlannedText, check_teacher, device_of, load_model, plan_text, task_to_measure
 from diito.evaluation.held_out.text import HeldOut
 from diito.evaluation.held_out.windows import Windows
 from diito.evaluation.kind import Job, Result
@@ -42,13 +42,16 @@ def perplexity_jobs(
     first = _perplexity_job(settings, source, device)
     if settings.against is None:
         return [first]
-    second = _perplexity_job(settings, ModelSource(settings.against, "against"), device)
+    against = ModelSource(settings.against, "against")
+    second = _perplexity_job(settings, against, device)
     if any(first.identity[name] != second.identity[name] for name in ("text", "vocabulary")):
         raise Refusal(
             "against",
             f"{settings.against!r} reads the text with another vocabulary than {source.name!r}, so that their perplexities do "
             "not compare; give a model with the same tokenizer (bits per byte, of decoders, compare: measure each alone)",
         )
+
+    load_model(against, task_to_measure(settings, source))  # refused now, not after the first measurement
 
     def run() -> Result:
         assert results is not None

@@ -73,6 +73,7 @@ def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1, p
     """
     training = model.training
     model.eval()
+    held_out = held_out.for_models(model)
     logits_at = _logits_at(model)
     count_bytes = getattr(held_out.batching, "count_bytes", None)
     counted: list[int] = []

@@ -41,7 +41,7 @@ def plan_text(settings: HeldOutSettings, source: ModelSource) -> PlannedText:
             raise Refusal(name, f"{value} must be at least {least}")
     if not settings.sources:
         raise Refusal("sources", "the list is empty; name held-out text, such as '[my-text.txt]'")
-    task = task_of(source) if settings.task is None else find_task(settings.task)
+    task = task_to_measure(settings, source)
     task.check_sources(settings.sources, field="sources")
     check_model(source, task)
     _check_length(settings, source)
@@ -79,6 +79,11 @@ def plan_text(settings: HeldOutSettings, source: ModelSource) -> PlannedText:
     if task.name != find_task(DEFAULT).name:  # whose measurements of diito 0.1.0 do not say so
         identity["task"] = task.name
     return PlannedText(task, examples, tokenizer, identity)
+
+
+def task_to_measure(settings: HeldOutSettings, source: ModelSource) -> Task:
+    """The task that is named, or that the model was saved for."""
+    return task_of(source) if settings.task is None else find_task(settings.task)
 
 
 def _check_length(settings: HeldOutSettings, source: ModelSource) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from diito.corpus import collate
 from diito.method.reach import Reach, reach_of_an_encoder
+from diito.models.padding import reads_padding
+from diito.models.steps import accepted, first, logits_of
 from diito.tasks.task import HeldOutBatching
 
 LOGITS = 1 << 28
@@ -50,11 +55,12 @@ class HeldOut:
     """Which slots a swap can change; the others are not counted under an intervention."""
 
     @cached_property
-    def examples(self) -> list[int]:
-        """Row numbers in the corpus."""
+    def examples(self) -> Sequence[int]:
+        """Row numbers in the corpus, of all rows without holding them."""
         rows = len(self.corpus)
-        count = rows if self.limit is None else min(self.limit, rows)
-        return [index * rows // count for index in range(count)]
+        if self.limit is None or self.limit >= rows:
+            return range(rows)
+        return [index * rows // self.limit for index in range(self.limit)]
 
     @property
     def layout(self) -> str:
@@ -65,6 +71,30 @@ class HeldOut:
     def documents(self) -> NDArray[Any]:
         """The document of each example."""
         return np.asarray(self.corpus.documents)[self.examples]
+
+    def for_models(self, *models: PreTrainedModel) -> HeldOut:
+        """The same for models in eval mode: one example at a time where padding would move the answers of one of them."""
+        lengths = self._lengths
+        if lengths is None or self.batch == 1:
+            return self
+
+        def answers(model: PreTrainedModel, numbers: Sequence[int]) -> Tensor:
+            batch = self.batch_of([self.examples[number] for number in numbers], device=model.device)
+            if model.get_output_embeddings() is None:
+                return logits_of(model(**accepted(model, batch)))
+            body = model.base_model  # logits of all words at all tokens would be large
+            return first(body(**accepted(body, batch)))
+
+        if any(reads_padding(model, functools.partial(answers, model), lengths) for model in models):
+            return dataclasses.replace(self, batch=1)
+        return self
+
+    @cached_property
+    def _lengths(self) -> NDArray[Any] | None:
+        """The tokens of each example; None where all have as many. Rows that do not say are read."""
+        if hasattr(self.corpus, "lengths"):
+            return None if self.corpus.lengths is None else np.asarray(self.corpus.lengths)[self.examples]
+        return np.array([len(row["input_ids"]) for part in self.batches() for row in self.corpus.__getitems__(list(part))])
 
     def batches(self) -> Iterator[Sequence[int]]:
         """The examples in batches."""

@@ -23,6 +23,7 @@ class Windows:
     def __init__(self, corpus: Corpus, stride: int, framing: Framing) -> None:
         self.corpus, self.stride, self.framing = corpus, stride, framing
         self.length = corpus.statistics.longest
+        self.lengths = None
         self.body = self.length - len(framing)
         if not 1 <= stride <= self.body:
             raise Refusal("stride", f"{stride} must be at least 1 and at most the {self.body} tokens of a block")
