@@ -2,8 +2,8 @@
 
 1. ``sources.py`` yields documents one by one; ``share`` keeps a seeded subset of them;
 2. chunks of documents are tokenised by ``workers`` processes, a few chunks ahead and no more, and come back in order;
-3. one of two layouts makes sequences of the stream of tokens: ``layouts.py``. They are joined in one place, this
-   process, so no token is lost where one worker's chunk ends and the next begins;
+3. one of two layouts makes sequences of the stream of tokens: ``layouts.py``, of conversations ``packing.py``. They are joined
+   in one place, this process, so no token is lost where one worker's chunk ends and the next begins;
 4. the sequences go straight to an Arrow file (uint16 where the vocabulary allows), with the count of every token id and
    the statistics beside it, in a folder named by everything the result depends on;
 5. :class:`diito.corpus.dataset.Corpus` maps that file into memory and reads the rows it is asked for.
@@ -32,9 +32,11 @@ import torch
 from numpy.typing import NDArray
 
 from diito.corpus.columns import column_of_integers
+from diito.corpus.conversations import Conversations, ConversationTokeniser, are_conversations, conversations_of
 from diito.corpus.dataset import Corpus, Statistics
 from diito.corpus.framing import Framing, document_framing, framing_of
-from diito.corpus.layouts import SHORT, TAIL, UNKNOWN, Sequences, blocks, lines
+from diito.corpus.layouts import SHORT, TAIL, UNKNOWN, blocks, lines
+from diito.corpus.packing import DOCUMENTS, MASKS, PADDING, WITHOUT_ANSWER, Packed, pack
 from diito.corpus.sources import HubDataset, LocalFiles, find_sources
 from diito.corpus.tokenise import Chunk, Documents, Part, Tokeniser, tokenise
 from diito.faults import is_forbidden, is_full
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 """Part of every cache key: raise it when the files or the rules that make them change."""
+FORMAT_OF_CONVERSATIONS = 1
+"""The same for the rules by which conversations become sequences."""
 LENGTH = 512
 """Tokens of a sequence where a section names none; a model may allow fewer."""
 _BATCH_TOKENS = 1 << 19  # written together: few large record batches are searched faster than many small ones
@@ -88,16 +92,24 @@ def load_corpus(
     Raises Refusal, naming the field, for text that cannot be read and for a corpus of which nothing is left
     (:class:`NothingLeft`).
     """
-    if section.document_boundaries:
-        framing = document_framing(framing or framing_of(tokenizer, field=field), tokenizer, field=field)
-    tokeniser = Tokeniser.for_tokenizer(tokenizer, field=field, framing=framing)
-    _check_section(section, tokeniser, field, tokenizer.pad_token_id if padding is None else padding)
-    sources = find_sources(section.sources, field=f"{field}.sources")
-    folder = _cache_folder(section) / _key(section, sources, tokeniser, seed, part)
+    padding = tokenizer.pad_token_id if padding is None else padding
+    sources: Sequence[LocalFiles | HubDataset | Conversations]
+    if are_conversations(section.sources, field=f"{field}.sources"):
+        sources = conversations_of(section.sources, field=f"{field}.sources")
+        tokeniser = ConversationTokeniser.for_tokenizer(
+            tokenizer, field=field, framing=framing, answers_only=section.assistant_only_loss, section=field
+        )
+    else:
+        sources = find_sources(section.sources, field=f"{field}.sources")
+        if section.document_boundaries:
+            framing = document_framing(framing or framing_of(tokenizer, field=field), tokenizer, field=field)
+        tokeniser = Tokeniser.for_tokenizer(tokenizer, field=field, framing=framing)
+    _check_section(section, tokeniser, field, padding)
+    folder = _cache_folder(section) / _key(section, sources, tokeniser, seed, part, padding)
     if _fault(folder) is not None:
         documents = Documents(sources, share=section.share, seed=seed, part=part)
         with _writable(folder.parent, "corpus.cache"):
-            _build(folder, lambda partial: _fill(partial, section, documents, tokeniser, field))
+            _build(folder, lambda partial: _fill(partial, section, documents, tokeniser, field, padding))
     return _open(folder, [remark for source in sources for remark in source.remarks()])
 
 
@@ -129,6 +141,12 @@ def _check_section(section: CorpusSection, tokeniser: Tokeniser, field: str, pad
         raise Refusal(f"{field}.length", f"{section.length} leaves no room for a token{beside}; give at least {shortest}")
     if section.workers < 1:
         raise Refusal(f"{field}.workers", f"{section.workers} processes cannot tokenise; give at least 1")
+    if padding is None and isinstance(tokeniser, ConversationTokeniser):
+        raise Refusal(
+            "teacher.tokenizer",
+            f"conversations have different lengths and are padded, and {type(tokeniser.tokenizer).__name__} has no pad token; "
+            "give one that has",
+        )
     if section.layout == "lines" and padding is None:
         raise Refusal(
             f"{field}.layout",
@@ -151,10 +169,11 @@ def _cache_folder(section: CorpusSection) -> Path:
 
 def _key(
     section: CorpusSection,
-    sources: Sequence[LocalFiles | HubDataset],
+    sources: Sequence[LocalFiles | HubDataset | Conversations],
     tokeniser: Tokeniser,
     seed: int,
     part: Part | None,
+    padding: int | None,
 ) -> str:
     """A name for the result: a hash of everything that it depends on, and of nothing else."""
     parts: dict[str, Any] = {
@@ -163,13 +182,15 @@ def _key(
         "tokenizer": tokeniser.fingerprint(),
         "layout": [section.layout, _length(section)],
     }
-    if section.document_boundaries:
+    if section.document_boundaries and not isinstance(tokeniser, ConversationTokeniser):
         parts["apart"] = True
     if section.share < 1:
         parts["share"] = [section.share, seed]
     if part is not None:
         parts["part"] = asdict(part)
-    if section.layout == "lines":
+    if isinstance(tokeniser, ConversationTokeniser):
+        parts["conversations"] = [FORMAT_OF_CONVERSATIONS, padding]
+    elif section.layout == "lines":
         parts["rules"] = [section.minimum_tokens, section.maximum_unknown]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -208,18 +229,22 @@ def _fault(folder: Path) -> str | None:
     return first_difference(folder, sums) if sums else f"it has no {_CHECKSUMS}"
 
 
-def _fill(folder: Path, section: CorpusSection, documents: Documents, tokeniser: Tokeniser, field: str) -> None:
+def _fill(
+    folder: Path, section: CorpusSection, documents: Documents, tokeniser: Tokeniser, field: str, padding: int | None
+) -> None:
     """Tokenise everything into ``folder``, holding no more than a few chunks in memory."""
     dropped: dict[str, int] = {}
     counts = np.zeros(tokeniser.vocabulary, dtype=np.int64)
-    longest = 0
+    longest = predicted = filling = 0
     with (
         _open_writer(folder / _ARROW, section, tokeniser) as write,
         column_of_integers(folder / _LENGTHS) as lengths,
         column_of_integers(folder / _DOCUMENTS) as owners,
     ):
-        for ids, sizes, numbers in _sequences(section, documents, tokeniser, dropped):
-            write(ids, sizes)
+        for ids, sizes, numbers, further in _sequences(section, documents, tokeniser, dropped, padding):
+            write({"input_ids": ids, **further}, sizes)
+            predicted += int(further.get(MASKS, np.empty(0)).sum())
+            filling += int((further.get(DOCUMENTS, np.empty(0)) == PADDING).sum())
             counts += np.bincount(ids, minlength=len(counts))
             longest = max(longest, int(sizes.max(initial=0)))
             lengths.append(sizes)
@@ -234,10 +259,17 @@ def _fill(folder: Path, section: CorpusSection, documents: Documents, tokeniser:
         tokens=int(counts.sum()),
         longest=longest,
         dropped=dropped,
+        answers=_predicted(predicted, int(counts.sum()), filling) if isinstance(tokeniser, ConversationTokeniser) else "",
     )
     with writing(folder):
         np.save(folder / _COUNTS, counts, allow_pickle=False)
     write_json(folder / _STATISTICS, asdict(statistics))
+
+
+def _predicted(tokens: int, whole: int, filling: int) -> str:
+    """How much of conversations is predicted, in words."""
+    padding = f", {filling:,} others are padding" if filling else ""
+    return f"{tokens:,} of {whole - filling:,} tokens are predicted{padding}"
 
 
 def _number_articles(path: Path, headings: Sequence[int]) -> None:
@@ -251,19 +283,27 @@ def _number_articles(path: Path, headings: Sequence[int]) -> None:
 
 
 def _sequences(
-    section: CorpusSection, documents: Documents, tokeniser: Tokeniser, dropped: dict[str, int]
-) -> Iterator[Sequences]:
+    section: CorpusSection, documents: Documents, tokeniser: Tokeniser, dropped: dict[str, int], padding: int | None
+) -> Iterator[Packed]:
     chunks = _merge(tokenise(_show_progress(documents), tokeniser, workers=section.workers))
-    if section.layout == "blocks":
-        return blocks(chunks, tokeniser, length=_length(section), dropped=dropped, apart=section.document_boundaries)
-    return lines(
-        chunks,
-        tokeniser,
-        length=_length(section),
-        minimum_tokens=section.minimum_tokens,
-        maximum_unknown=section.maximum_unknown,
-        dropped=dropped,
-    )
+    length, in_blocks = _length(section), section.layout == "blocks"
+    if isinstance(tokeniser, ConversationTokeniser):
+        assert padding is not None
+        yield from pack(chunks, length=length, dropped=dropped, in_blocks=in_blocks, padding=padding)
+        return
+    if in_blocks:
+        made = blocks(chunks, tokeniser, length=length, dropped=dropped, apart=section.document_boundaries)
+    else:
+        made = lines(
+            chunks,
+            tokeniser,
+            length=length,
+            minimum_tokens=section.minimum_tokens,
+            maximum_unknown=section.maximum_unknown,
+            dropped=dropped,
+        )
+    for ids, sizes, numbers in made:
+        yield ids, sizes, numbers, {}
 
 
 def _show_progress(documents: Documents) -> Iterator[str]:
@@ -294,26 +334,33 @@ def _join(chunks: Sequence[Chunk]) -> Chunk:
     begins[firsts[1:]] = [not chunk.goes_on for chunk in chunks[1:]]
     documents = np.add.reduceat(sizes, np.flatnonzero(begins))
     ids = np.concatenate([chunk.ids for chunk in chunks])
-    return Chunk(ids, documents, goes_on=chunks[0].goes_on, unfinished=chunks[-1].unfinished)
+    marks = [chunk.predicted for chunk in chunks if chunk.predicted is not None]
+    predicted = np.concatenate(marks) if marks else None
+    return Chunk(ids, documents, goes_on=chunks[0].goes_on, unfinished=chunks[-1].unfinished, predicted=predicted)
 
 
 @contextlib.contextmanager
 def _open_writer(
     path: Path, section: CorpusSection, tokeniser: Tokeniser
-) -> Iterator[Callable[[NDArray[Any], NDArray[np.int64]], None]]:
+) -> Iterator[Callable[[dict[str, NDArray[Any]], NDArray[np.int64]], None]]:
+    """Writes columns, each the values of successive sequences, joined, and the tokens of each."""
     fixed = section.layout == "blocks"
-    kind = pa.list_(pa.from_numpy_dtype(tokeniser.dtype), _length(section) if fixed else -1)
-    schema = pa.schema({"input_ids": kind})
+    kinds: dict[str, Any] = {"input_ids": tokeniser.dtype}
+    if isinstance(tokeniser, ConversationTokeniser):
+        kinds |= {MASKS: np.uint8, **({DOCUMENTS: np.int32} if fixed else {})}
+    size = _length(section) if fixed else -1
+    schema = pa.schema({name: pa.list_(pa.from_numpy_dtype(kind), size) for name, kind in kinds.items()})
 
-    def write(ids: NDArray[Any], sizes: NDArray[np.int64]) -> None:
+    def column(values: NDArray[Any], sizes: NDArray[np.int64]) -> Any:
         if fixed:
-            column = pa.FixedSizeListArray.from_arrays(pa.array(ids), _length(section))
-        else:
-            ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
-            column = pa.ListArray.from_arrays(pa.array(ends), pa.array(ids))
-        if len(column):
+            return pa.FixedSizeListArray.from_arrays(pa.array(values), size)
+        ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
+
+    def write(columns: dict[str, NDArray[Any]], sizes: NDArray[np.int64]) -> None:
+        if len(sizes):
             with writing(path):
-                stream.write_batch(pa.record_batch([column], schema=schema))
+                stream.write_batch(pa.record_batch([column(columns[name], sizes) for name in kinds], schema=schema))
 
     with contextlib.ExitStack() as stack:
         with writing(path):
@@ -341,6 +388,12 @@ def _check_left(
         raise NothingLeft(
             f"{field}.share",
             f"{section.share} of {documents.seen:,} documents is none; give at least {1 / documents.seen:.2g}, or more text",
+        )
+    if isinstance(tokeniser, ConversationTokeniser):
+        raise NothingLeft(
+            f"{field}.length",
+            f"no conversation is left: in {dropped[WITHOUT_ANSWER]:,} the first {_length(section)} tokens hold nothing to "
+            "predict; give a longer one, or data with answers",
         )
     if section.layout == "blocks":
         tokens = dropped[TAIL]
