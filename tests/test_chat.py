@@ -60,6 +60,9 @@ def test_marks_are_read_as_transformers_reads_them(tmp_path):
     _, (row,) = rows_of([{"messages": messages}], tmp_path, template=chats.MARKED)
     theirs = chats.tokenizer(chats.MARKED).apply_chat_template(messages, return_assistant_tokens_mask=True)
     assert row == {name: list(theirs[name]) for name in ("input_ids", "assistant_masks")}
+    spaced = chats.MARKED.replace("' </s>' }}", "' </s> ' }}")  # the last character of an answer is of no token
+    _, (same,) = rows_of([{"messages": messages}], tmp_path, template=spaced)
+    assert same == row
 
 
 def test_slots_stand_before_the_tokens_that_are_predicted(tmp_path):
