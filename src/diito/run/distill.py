@@ -216,7 +216,7 @@ def _finish(folder: RunFolder, parts: Parts, measure: Evaluation | None, results
 def _continuations(parts: Parts) -> list[dict[str, str]]:
     """What teacher and student say next in a few held-out texts, where the task has models that go on with a text."""
     count = parts.plan.recipe.evaluation.continuations
-    if parts.held_out is None or not parts.task.generates or not count or not parts.student.can_generate():
+    if parts.held_out is None or not parts.task.generates or not count:
         return []
     models = {"teacher": parts.teacher.to(parts.student.device), "student": parts.student}  # type: ignore[arg-type]
     return continuations(models, parts.held_out, parts.tokenizer, count)

@@ -8,15 +8,15 @@ Nothing is drawn, and each prompt is continued alone, so that neither padding no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diito.evaluation.held_out.text import HeldOut
 from diito.models.layered import longest_sequence
+from diito.models.steps import accepted
 from diito.tasks.task import IGNORED
 
 PROMPT, NEW = 32, 24
@@ -60,18 +60,23 @@ def _room(model: PreTrainedModel, start: int) -> int:
 
 @torch.no_grad()
 def _continue(model: PreTrainedModel, prompt: Int[Tensor, " tokens"], room: int) -> Int[Tensor, " new"]:
-    """The most likely next token, ``room`` times or until the text ends; the model's mode is put back afterwards."""
+    """The most likely next token, ``room`` times or until the text ends; the model's mode is put back afterwards.
+
+    Each by the model's own forward without a cache: transformers' generate fails for some hybrids of attention and state space.
+    """
     training = model.training
     model.eval()
-    inputs = prompt.unsqueeze(0).to(model.device)
-    ends: Any = model.generation_config.eos_token_id if model.generation_config is not None else model.config.eos_token_id
-    padding = ends[0] if isinstance(ends, list) else ends  # one prompt needs none, and a model without warns
-    settings = GenerationConfig(
-        max_new_tokens=room, do_sample=False, eos_token_id=ends, pad_token_id=0 if padding is None else padding
-    )
-    said = model.generate(input_ids=inputs, attention_mask=torch.ones_like(inputs), generation_config=settings)
+    settings = model.config if model.generation_config is None else model.generation_config
+    ends = torch.tensor([] if settings.eos_token_id is None else settings.eos_token_id, dtype=torch.long, device=model.device)
+    ids = prompt.unsqueeze(0).to(model.device)
+    for _ in range(room):
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        following = model(**accepted(model, inputs)).logits[:, -1:].argmax(-1)
+        ids = torch.cat([ids, following], dim=1)
+        if torch.isin(following, ends).any():
+            break
     model.train(training)
-    return said[0, inputs.shape[1] :].cpu()
+    return ids[0, len(prompt) :].cpu()
 
 
 __all__ = ["NEW", "PROMPT", "continuations"]
