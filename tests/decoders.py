@@ -63,7 +63,8 @@ def teacher(family: str = "llama", *, layers: int = 4, adds_bos: bool = True) ->
 
 def recipe(output: Path, overrides: dict[str, Any] | None = None, *, family: str = "llama") -> Recipe:
     """The tiny recipe for a decoder."""
-    given = {"output": str(output), "task": "causal-lm", "teacher.model": teacher(family), **(overrides or {})}
+    given = {"output": str(output), "task": "causal-lm", "teacher.model": teacher(family), "evaluation.continuations": "0"}
+    given |= overrides or {}
     return read(tiny.recipe_file(), given)
 
 

@@ -105,6 +105,7 @@ def test_the_starting_recipe_of_the_task_runs_on_another_teacher(tmp_path, monke
     assert cli.main(["init", "causal-lm"]) == 0
     recipe = (tmp_path / "my-distillation.yaml").read_text()
     assert "task: causal-lm" in recipe and "masking:" not in recipe and "a teacher of the hub" in recipe
+    assert "column: messages}" in recipe and "# assistant_only_loss: true" in recipe and "# continuations: 3" in recipe
     flags = ["--teacher.model", decoders.teacher("gpt2"), "--student.layers", "2", "--corpus.length", "16", "--plan"]
     flags += ["--evaluation.length", "16", "--corpus.sources", tiny.corpus(), "--evaluation.sources", tiny.corpus(20)]
     assert cli.main(["distill", "my-distillation.yaml", *flags, "--corpus.cache", str(tiny.FOLDER / "cache")]) == 0

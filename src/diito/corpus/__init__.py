@@ -8,10 +8,11 @@
 """
 
 from diito.corpus.dataset import Corpus, Statistics, collate
+from diito.corpus.forms import LENGTH, NothingLeft
 from diito.corpus.framing import Framing, framing_of
 from diito.corpus.sampler import ShuffledSampler
 from diito.corpus.sources import check_sources, find_sources
-from diito.corpus.store import LENGTH, NothingLeft, load_corpus
+from diito.corpus.store import load_corpus
 from diito.corpus.tokenise import Part
 
 __all__ = [

@@ -37,7 +37,7 @@ class Statistics:
     dropped: dict[str, int]
     """What was left out, by reason. The reason says whether sequences or tokens are counted."""
     answers: str = ""
-    """Of labelled examples: how many there are of each kind, in words."""
+    """Of labelled examples: how many there are of each kind, in words; of conversations, how much is predicted."""
 
     @property
     def mean_length(self) -> float:
@@ -58,7 +58,10 @@ class Statistics:
 
 
 class Corpus(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Tokenised sequences on disk, read row by row; a map-style torch dataset."""
+    """Tokenised sequences on disk, read row by row; a map-style torch dataset.
+
+    Those of conversations have columns beside ``input_ids``: ``packing.MASKS``, and in blocks ``packing.DOCUMENTS``.
+    """
 
     def __init__(
         self,
@@ -91,18 +94,22 @@ class Corpus(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
         """Several sequences in the order asked for, read together; no other row is touched."""
-        column = pa.concat_arrays(self.dataset[list(indices)]["input_ids"].chunks)
-        ids = torch.from_numpy(column.flatten().to_numpy().astype(np.int64))
-        sizes = column.value_lengths().to_pylist()
-        return [{"input_ids": row} for row in torch.split(ids, sizes)]
+        read = self.dataset[list(indices)]
+        columns = {}
+        for name in read.column_names:
+            column = pa.concat_arrays(read[name].chunks)
+            values = torch.from_numpy(column.flatten().to_numpy().astype(np.int64))
+            columns[name] = torch.split(values, column.value_lengths().to_pylist())
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def digest(self) -> str:
         """A hash of all sequences (and of how the file batches them), wherever the text came from."""
         total = hashlib.sha256()
         for batch in self.dataset.iter(_BATCH_ROWS):
-            for column in batch["input_ids"].chunks:
-                total.update(column.value_lengths().to_numpy(zero_copy_only=False).astype("<i4").tobytes())
-                total.update(column.flatten().to_numpy().astype("<i4").tobytes())
+            for name in batch.column_names:  # of text there is one
+                for column in batch[name].chunks:
+                    total.update(column.value_lengths().to_numpy(zero_copy_only=False).astype("<i4").tobytes())
+                    total.update(column.flatten().to_numpy().astype("<i4").tobytes())
         return total.hexdigest()[:32]
 
 

@@ -37,7 +37,7 @@ def blocks(
     tail, owners = np.empty(0, dtype=tokeniser.dtype), np.empty(0, dtype=np.int64)
     seen = 0
     for chunk in chunks:
-        ids, documents, goes_on, _ = _frame_documents(chunk, tokeniser) if apart else chunk
+        ids, documents, goes_on = (_frame_documents(chunk, tokeniser) if apart else chunk)[:3]
         first, seen = seen - goes_on, seen - goes_on + len(documents)
         joined = np.concatenate([tail, ids])
         owners = np.concatenate([owners, np.repeat(np.arange(first, seen), documents)])
@@ -71,7 +71,8 @@ def lines(
     body = length - len(tokeniser.framing)
     seen = 0
     tail = np.empty(0, dtype=tokeniser.dtype)  # of a document that goes on: a sequence may end in the next chunk
-    for ids, documents, goes_on, unfinished in chunks:
+    for chunk in chunks:
+        ids, documents, goes_on, unfinished = chunk[:4]
         first, seen = seen - goes_on, seen - goes_on + len(documents)
         if goes_on:
             ids, documents = np.concatenate([tail, ids]), np.concatenate([[len(tail) + documents[0]], documents[1:]])

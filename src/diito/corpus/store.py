@@ -2,8 +2,8 @@
 
 1. ``sources.py`` yields documents one by one; ``share`` keeps a seeded subset of them;
 2. chunks of documents are tokenised by ``workers`` processes, a few chunks ahead and no more, and come back in order;
-3. one of two layouts makes sequences of the stream of tokens: ``layouts.py``. They are joined in one place, this
-   process, so no token is lost where one worker's chunk ends and the next begins;
+3. one of two layouts makes sequences of the stream of tokens, as the form of the text says (``forms.py``). They are joined in
+   one place, this process, so no token is lost where one worker's chunk ends and the next begins;
 4. the sequences go straight to an Arrow file (uint16 where the vocabulary allows), with the count of every token id and
    the statistics beside it, in a folder named by everything the result depends on;
 5. :class:`diito.corpus.dataset.Corpus` maps that file into memory and reads the rows it is asked for.
@@ -33,10 +33,10 @@ from numpy.typing import NDArray
 
 from diito.corpus.columns import column_of_integers
 from diito.corpus.dataset import Corpus, Statistics
-from diito.corpus.framing import Framing, document_framing, framing_of
-from diito.corpus.layouts import SHORT, TAIL, UNKNOWN, Sequences, blocks, lines
-from diito.corpus.sources import HubDataset, LocalFiles, find_sources
-from diito.corpus.tokenise import Chunk, Documents, Part, Tokeniser, tokenise
+from diito.corpus.forms import Form, form_of
+from diito.corpus.framing import Framing
+from diito.corpus.packing import DOCUMENTS, MASKS, PADDING, Packed
+from diito.corpus.tokenise import Chunk, Documents, Part, tokenise
 from diito.faults import is_forbidden, is_full
 from diito.files import CannotWrite, checksums, first_difference, read_json, replace_folder, write_json, writing
 from diito.locks import hold
@@ -51,16 +51,10 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 """Part of every cache key: raise it when the files or the rules that make them change."""
-LENGTH = 512
-"""Tokens of a sequence where a section names none; a model may allow fewer."""
 _BATCH_TOKENS = 1 << 19  # written together: few large record batches are searched faster than many small ones
 _MOST_TOKENS = 4 * _BATCH_TOKENS  # held of a document in pieces, which is written together where it has fewer
 _ARROW, _STATISTICS, _COUNTS = "corpus.arrow", "statistics.json", "token_counts.npy"
 _LENGTHS, _DOCUMENTS, _CHECKSUMS = "lengths.npy", "documents.npy", "checksums.json"
-
-
-class NothingLeft(Refusal):
-    """There is text, but no sequence could be made of it."""
 
 
 def load_corpus(
@@ -88,17 +82,15 @@ def load_corpus(
     Raises Refusal, naming the field, for text that cannot be read and for a corpus of which nothing is left
     (:class:`NothingLeft`).
     """
-    if section.document_boundaries:
-        framing = document_framing(framing or framing_of(tokenizer, field=field), tokenizer, field=field)
-    tokeniser = Tokeniser.for_tokenizer(tokenizer, field=field, framing=framing)
-    _check_section(section, tokeniser, field, tokenizer.pad_token_id if padding is None else padding)
-    sources = find_sources(section.sources, field=f"{field}.sources")
-    folder = _cache_folder(section) / _key(section, sources, tokeniser, seed, part)
+    padding = tokenizer.pad_token_id if padding is None else padding
+    form = form_of(section, tokenizer=tokenizer, field=field, framing=framing, padding=padding)
+    form.check()
+    folder = _cache_folder(section) / _key(form, seed, part)
     if _fault(folder) is not None:
-        documents = Documents(sources, share=section.share, seed=seed, part=part)
+        documents = Documents(form.sources, share=section.share, seed=seed, part=part)
         with _writable(folder.parent, "corpus.cache"):
-            _build(folder, lambda partial: _fill(partial, section, documents, tokeniser, field))
-    return _open(folder, [remark for source in sources for remark in source.remarks()])
+            _build(folder, lambda partial: _fill(partial, form, documents))
+    return _open(folder, [remark for source in form.sources for remark in source.remarks()])
 
 
 @contextlib.contextmanager
@@ -120,27 +112,6 @@ def _writable(cache: Path, field: str) -> Iterator[None]:
         raise Refusal(field, sentence) from error
 
 
-def _check_section(section: CorpusSection, tokeniser: Tokeniser, field: str, padding: int | None) -> None:
-    if not 0 < section.share <= 1:
-        raise Refusal(f"{field}.share", f"{section.share} is no share; give a number above 0 and at most 1")
-    shortest = len(tokeniser.framing) + 1
-    if _length(section) < shortest:
-        beside = f" beside {tokeniser.frame}" if shortest > 1 else ""
-        raise Refusal(f"{field}.length", f"{section.length} leaves no room for a token{beside}; give at least {shortest}")
-    if section.workers < 1:
-        raise Refusal(f"{field}.workers", f"{section.workers} processes cannot tokenise; give at least 1")
-    if section.layout == "lines" and padding is None:
-        raise Refusal(
-            f"{field}.layout",
-            f"lines have different lengths and are padded, and {type(tokeniser.tokenizer).__name__} has no pad token; "
-            "give blocks, or a tokenizer that has one",
-        )
-
-
-def _length(section: CorpusSection) -> int:
-    return LENGTH if section.length is None else section.length
-
-
 def _cache_folder(section: CorpusSection) -> Path:
     if section.cache is not None:
         return expand(section.cache, field="corpus.cache")
@@ -149,28 +120,20 @@ def _cache_folder(section: CorpusSection) -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "diito"
 
 
-def _key(
-    section: CorpusSection,
-    sources: Sequence[LocalFiles | HubDataset],
-    tokeniser: Tokeniser,
-    seed: int,
-    part: Part | None,
-) -> str:
+def _key(form: Form, seed: int, part: Part | None) -> str:
     """A name for the result: a hash of everything that it depends on, and of nothing else."""
+    section = form.section
     parts: dict[str, Any] = {
         "format": FORMAT,
-        "sources": [source.fingerprint() for source in sources],
-        "tokenizer": tokeniser.fingerprint(),
-        "layout": [section.layout, _length(section)],
+        "sources": [source.fingerprint() for source in form.sources],
+        "tokenizer": form.tokeniser.fingerprint(),
+        "layout": [section.layout, form.length],
+        **form.rules(),
     }
-    if section.document_boundaries:
-        parts["apart"] = True
     if section.share < 1:
         parts["share"] = [section.share, seed]
     if part is not None:
         parts["part"] = asdict(part)
-    if section.layout == "lines":
-        parts["rules"] = [section.minimum_tokens, section.maximum_unknown]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -208,36 +171,46 @@ def _fault(folder: Path) -> str | None:
     return first_difference(folder, sums) if sums else f"it has no {_CHECKSUMS}"
 
 
-def _fill(folder: Path, section: CorpusSection, documents: Documents, tokeniser: Tokeniser, field: str) -> None:
+def _fill(folder: Path, form: Form, documents: Documents) -> None:
     """Tokenise everything into ``folder``, holding no more than a few chunks in memory."""
     dropped: dict[str, int] = {}
-    counts = np.zeros(tokeniser.vocabulary, dtype=np.int64)
-    longest = 0
+    counts = np.zeros(form.tokeniser.vocabulary, dtype=np.int64)
+    longest = predicted = filling = 0
     with (
-        _open_writer(folder / _ARROW, section, tokeniser) as write,
+        _open_writer(folder / _ARROW, form) as write,
         column_of_integers(folder / _LENGTHS) as lengths,
         column_of_integers(folder / _DOCUMENTS) as owners,
     ):
-        for ids, sizes, numbers in _sequences(section, documents, tokeniser, dropped):
-            write(ids, sizes)
+        for ids, sizes, numbers, further in _sequences(form, documents, dropped):
+            write({"input_ids": ids, **further}, sizes)
+            predicted += int(further.get(MASKS, np.empty(0)).sum())
+            filling += int((further.get(DOCUMENTS, np.empty(0)) == PADDING).sum())
             counts += np.bincount(ids, minlength=len(counts))
             longest = max(longest, int(sizes.max(initial=0)))
             lengths.append(sizes)
             owners.append(numbers)
-    _check_left(lengths.rows, section, documents, tokeniser, dropped, field)
+    if not lengths.rows:
+        form.refuse_nothing(documents, dropped)
     _number_articles(folder / _DOCUMENTS, documents.articles)
     statistics = Statistics(
-        layout=section.layout,
+        layout=form.section.layout,
         documents=documents.seen,
         documents_used=documents.used,
         sequences=lengths.rows,
         tokens=int(counts.sum()),
         longest=longest,
         dropped=dropped,
+        answers=_predicted(predicted, int(counts.sum()), filling) if MASKS in form.columns else "",
     )
     with writing(folder):
         np.save(folder / _COUNTS, counts, allow_pickle=False)
     write_json(folder / _STATISTICS, asdict(statistics))
+
+
+def _predicted(tokens: int, whole: int, filling: int) -> str:
+    """How much of conversations is predicted, in words."""
+    padding = f", {filling:,} others are padding" if filling else ""
+    return f"{tokens:,} of {whole - filling:,} tokens are predicted{padding}"
 
 
 def _number_articles(path: Path, headings: Sequence[int]) -> None:
@@ -250,20 +223,9 @@ def _number_articles(path: Path, headings: Sequence[int]) -> None:
         documents.flush()
 
 
-def _sequences(
-    section: CorpusSection, documents: Documents, tokeniser: Tokeniser, dropped: dict[str, int]
-) -> Iterator[Sequences]:
-    chunks = _merge(tokenise(_show_progress(documents), tokeniser, workers=section.workers))
-    if section.layout == "blocks":
-        return blocks(chunks, tokeniser, length=_length(section), dropped=dropped, apart=section.document_boundaries)
-    return lines(
-        chunks,
-        tokeniser,
-        length=_length(section),
-        minimum_tokens=section.minimum_tokens,
-        maximum_unknown=section.maximum_unknown,
-        dropped=dropped,
-    )
+def _sequences(form: Form, documents: Documents, dropped: dict[str, int]) -> Iterator[Packed]:
+    chunks = tokenise(_show_progress(documents), form.tokeniser, workers=form.section.workers)
+    return form.sequences(_merge(chunks), dropped)
 
 
 def _show_progress(documents: Documents) -> Iterator[str]:
@@ -294,26 +256,28 @@ def _join(chunks: Sequence[Chunk]) -> Chunk:
     begins[firsts[1:]] = [not chunk.goes_on for chunk in chunks[1:]]
     documents = np.add.reduceat(sizes, np.flatnonzero(begins))
     ids = np.concatenate([chunk.ids for chunk in chunks])
-    return Chunk(ids, documents, goes_on=chunks[0].goes_on, unfinished=chunks[-1].unfinished)
+    marks = [chunk.predicted for chunk in chunks if chunk.predicted is not None]
+    predicted = np.concatenate(marks) if marks else None
+    return Chunk(ids, documents, goes_on=chunks[0].goes_on, unfinished=chunks[-1].unfinished, predicted=predicted)
 
 
 @contextlib.contextmanager
-def _open_writer(
-    path: Path, section: CorpusSection, tokeniser: Tokeniser
-) -> Iterator[Callable[[NDArray[Any], NDArray[np.int64]], None]]:
-    fixed = section.layout == "blocks"
-    kind = pa.list_(pa.from_numpy_dtype(tokeniser.dtype), _length(section) if fixed else -1)
-    schema = pa.schema({"input_ids": kind})
+def _open_writer(path: Path, form: Form) -> Iterator[Callable[[dict[str, NDArray[Any]], NDArray[np.int64]], None]]:
+    """Writes columns, each the values of successive sequences, joined, and the tokens of each."""
+    kinds = {"input_ids": form.tokeniser.dtype, **form.columns}
+    size = form.length if form.in_blocks else -1
+    schema = pa.schema({name: pa.list_(pa.from_numpy_dtype(kind), size) for name, kind in kinds.items()})
 
-    def write(ids: NDArray[Any], sizes: NDArray[np.int64]) -> None:
-        if fixed:
-            column = pa.FixedSizeListArray.from_arrays(pa.array(ids), _length(section))
-        else:
-            ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
-            column = pa.ListArray.from_arrays(pa.array(ends), pa.array(ids))
-        if len(column):
+    def column(values: NDArray[Any], sizes: NDArray[np.int64]) -> Any:
+        if form.in_blocks:
+            return pa.FixedSizeListArray.from_arrays(pa.array(values), size)
+        ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
+
+    def write(columns: dict[str, NDArray[Any]], sizes: NDArray[np.int64]) -> None:
+        if len(sizes):
             with writing(path):
-                stream.write_batch(pa.record_batch([column], schema=schema))
+                stream.write_batch(pa.record_batch([column(columns[name], sizes) for name in kinds], schema=schema))
 
     with contextlib.ExitStack() as stack:
         with writing(path):
@@ -322,43 +286,6 @@ def _open_writer(
         yield write
         with writing(path):
             stack.close()
-
-
-def _check_left(
-    sequences: int,
-    section: CorpusSection,
-    documents: Documents,
-    tokeniser: Tokeniser,
-    dropped: dict[str, int],
-    field: str,
-) -> None:
-    """Refuse a corpus of which nothing is left, saying which setting would leave something."""
-    if sequences:
-        return
-    if not documents.seen:
-        raise NothingLeft(f"{field}.sources", "there is no document, all text is blank; give files that hold text")
-    if not documents.used:
-        raise NothingLeft(
-            f"{field}.share",
-            f"{section.share} of {documents.seen:,} documents is none; give at least {1 / documents.seen:.2g}, or more text",
-        )
-    if section.layout == "blocks":
-        tokens = dropped[TAIL]
-        framing = len(tokeniser.framing)
-        shorter = f"a length of at most {tokens + framing}, or more text" if tokens else "other text"
-        beside = f" beside {tokeniser.frame}" if framing else ""
-        raise NothingLeft(
-            f"{field}.length",
-            f"the corpus has {tokens:,} tokens, and one block of {_length(section)} takes "
-            f"{_length(section) - framing:,}{beside}; "
-            f"give {shorter}",
-        )
-    raise NothingLeft(
-        f"{field}.minimum_tokens",
-        f"no sequence is left, {dropped[SHORT]:,} have fewer than {section.minimum_tokens} "
-        f"tokens and {dropped[UNKNOWN]:,} are unknown for {section.maximum_unknown:.0%} or more; "
-        "give a lower minimum, other text or another tokenizer",
-    )
 
 
 def _open(folder: Path, remarks: Sequence[str]) -> Corpus:

@@ -25,14 +25,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diito.corpus.framing import Framing, framing_of, unknown_id
 from diito.corpus.pieces import Piece, begins, cut, ends
-from diito.corpus.sources import HubDataset, LocalFiles
 
 
 class Chunk(NamedTuple):
@@ -46,6 +45,8 @@ class Chunk(NamedTuple):
     """Whether the first document is the rest of the last one of the chunk before."""
     unfinished: bool = False
     """Whether the last document goes on in the next chunk."""
+    predicted: NDArray[np.uint8] | None = None
+    """Of conversations: 1 for each token that is predicted."""
 
 
 CHUNK_CHARACTERS = 1 << 18
@@ -74,6 +75,14 @@ class Part:
         return (int.from_bytes(digest, "big") < self.share * 2**64) == self.held_out
 
 
+@runtime_checkable
+class Source(Protocol):
+    """What documents are read from."""
+
+    def documents(self) -> Iterator[str]:
+        """The documents in order, the same ones whenever it is asked."""
+
+
 class Documents:
     """The documents of all sources in order, or a seeded subset of exactly round(share * documents) of them, in order.
 
@@ -83,9 +92,7 @@ class Documents:
     alone. ``articles``: which of the used ones, counted from 0, is the heading of an article, in WikiText's form.
     """
 
-    def __init__(
-        self, sources: Sequence[LocalFiles | HubDataset], *, share: float, seed: int, part: Part | None = None
-    ) -> None:
+    def __init__(self, sources: Sequence[Source], *, share: float, seed: int, part: Part | None = None) -> None:
         self.sources, self.share, self.seed, self.part = sources, share, seed, part
         self.seen = self.used = 0
         self.articles = array("q")
@@ -150,8 +157,11 @@ class Tokeniser:
     replacement: str | None
     """What a literal ``<unk>`` of the text is read as; None leaves it alone."""
 
+    splits: ClassVar[bool] = True
+    """Whether a long document can be tokenised piece by piece."""
+
     @classmethod
-    def for_tokenizer(cls, tokenizer: Any, *, field: str, framing: Framing | None = None) -> Tokeniser:
+    def for_tokenizer(cls, tokenizer: Any, *, field: str, framing: Framing | None = None, **others: Any) -> Tokeniser:
         """``framing``: what stands around each sequence; None: what the tokenizer itself adds.
 
         Raises Refusal, naming ``field``, for a tokenizer that turns no text into tokens.
@@ -164,6 +174,7 @@ class Tokeniser:
             unknown=unknown,
             vocabulary=max(ids.values()) + 1,
             replacement=None if unknown is None or _UNKNOWN in ids else tokenizer.unk_token,
+            **others,
         )
 
     @property
@@ -231,7 +242,7 @@ def tokenise(documents: Iterable[str], tokeniser: Tokeniser, *, workers: int) ->
 
     Text that is no more than a chunk for each worker is tokenised right here.
     """
-    chunks = _chunks(documents)
+    chunks = _chunks(documents, splits=tokeniser.splits)
     head = list(itertools.islice(chunks, workers + 1))
     with _one_thread_each():
         if workers == 1 or len(head) <= workers:
@@ -240,10 +251,12 @@ def tokenise(documents: Iterable[str], tokeniser: Tokeniser, *, workers: int) ->
             yield from _tokenise_in_processes(itertools.chain(head, chunks), tokeniser, workers)
 
 
-def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:
+def _chunks(documents: Iterable[str], *, splits: bool) -> Iterator[list[str]]:
     chunk: list[str] = []
     characters = 0
-    for document in itertools.chain.from_iterable(cut(document, CHUNK_CHARACTERS) for document in documents):
+    if splits:
+        documents = itertools.chain.from_iterable(cut(document, CHUNK_CHARACTERS) for document in documents)
+    for document in documents:
         chunk.append(document)
         characters += len(document)
         if characters >= CHUNK_CHARACTERS or isinstance(document, Piece):

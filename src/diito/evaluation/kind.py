@@ -77,6 +77,8 @@ class Kind:
     """``files(settings, measurements, results)``: write more beside the results file; the paths."""
     packages: Callable[[Any], Sequence[str]] = lambda settings: ()
     """Modules beyond diito's core that a measurement with these settings imports."""
+    extra: str = "evaluation"
+    """The extra of diito that installs them."""
     figures: Sequence[Figure] = ()
     """What a report takes from its results."""
     kept: Callable[[dict[str, Any]], dict[str, Any]] = lambda result: result

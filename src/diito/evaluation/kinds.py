@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from diito.evaluation.fine_tuning.kinds import FINE_TUNING
+from diito.evaluation.harness.kinds import HARNESS
 from diito.evaluation.held_out.kinds import HELD_OUT
 from diito.evaluation.kind import Figure, Job, Kind, Result
 from diito.evaluation.settings import AllSettings
@@ -49,7 +50,7 @@ _ALL = Kind(
     parts=_parts_of_all,
 )
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (*HELD_OUT, *FINE_TUNING, _ALL)}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (*HELD_OUT, *FINE_TUNING, HARNESS, _ALL)}
 """The kinds of evaluation by name."""
 
 
@@ -73,7 +74,7 @@ def check_packages(kind: Kind, settings: Any) -> None:
     for _, part, part_settings in parts_of(kind, settings):
         for module in part.packages(part_settings):
             if importlib.util.find_spec(module) is None:
-                raise Refusal("", f"{module} is not installed; install it with: pip install 'diito[evaluation]'")
+                raise Refusal("", f"{module} is not installed; install it with: pip install 'diito[{part.extra}]'")
 
 
 @contextlib.contextmanager

@@ -40,9 +40,12 @@ class HeldOutSettings:
     )
     """Held-out text, as in a recipe's ``corpus.sources``. A plain string is a local path."""
     layout: Literal["blocks", "lines"] = "blocks"
-    """blocks: text joined and cut to ``length``. lines: one line a sequence."""
+    """blocks: text joined and cut to ``length``. lines: one line a sequence; conversations always are."""
     length: int = 512
     """Tokens of a block, or of the longest line."""
+    assistant_only_loss: bool = True
+    """Conversations, and prompts with completions: what the assistant says is measured, or the completion; false measures all
+    of it."""
     limit: int | None = None
     """How many blocks or lines, spread evenly over the text; null takes all."""
     batch: int = 16
@@ -186,6 +189,26 @@ class NerSettings(FineTuningSettings):
 @dataclass
 class SquadSettings(FineTuningSettings):
     """Question answering on SQuAD v1.1. ``data`` holds train-v1.1.json and dev-v1.1.json."""
+
+
+@dataclass
+class HarnessSettings:
+    """Tasks of EleutherAI's lm-evaluation-harness (lm-eval), for decoders; the names are its own."""
+
+    tasks: list[str] = field(default_factory=list)
+    """Its tasks and groups, such as ``[lambada_openai, arc_easy]``, or those of your own in ``include_path``."""
+    include_path: str | None = None
+    """Folder with the .yaml files of tasks of your own; code that they name is run."""
+    num_fewshot: int | None = None
+    """Solved examples before each; null takes what the task says."""
+    limit: int | None = None
+    """How many examples of each task, the first ones; null takes all."""
+    batch_size: int = 16
+    """Examples at a time."""
+    apply_chat_template: bool = False
+    """true asks through the tokenizer's chat template."""
+    seed: int = 1234
+    """Chooses the solved examples, and all else that a task draws."""
 
 
 @dataclass

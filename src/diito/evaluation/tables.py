@@ -14,11 +14,12 @@ from diito.evaluation.settings import (
     ClassificationSettings,
     FineTuningSettings,
     GlueSettings,
+    HarnessSettings,
     InterchangeSettings,
     PerplexitySettings,
 )
 from diito.suites.glue import glue_mean, missing_tasks
-from diito.tables import Table, interval, number
+from diito.tables import MISSING, Table, interval, number
 
 _INTERCHANGE = {"iia": "IIA", "effective_iia": "effective", "counterfactual_kl": "KL", "efficacy": "efficacy"}
 
@@ -70,6 +71,22 @@ def classification_tables(settings: ClassificationSettings, measurements: Sequen
         header = ("model", *(name.replace("_", " ") for name in columns))
         tables.append(Table("classification", each.result["task"].capitalize(), note, header, [("", rows)]))
     return tables
+
+
+def harness_tables(settings: HarnessSettings, measurements: Sequence[Measurement]) -> list[Table]:
+    """A line for each task and metric, with lm-eval's standard error."""
+    rows: list[Sequence[str]] = []
+    for each in measurements:
+        for task, numbers in each.result["tasks"].items():
+            counts = (str(each.result["shots"].get(task, MISSING)), str(each.result["examples"].get(task, MISSING)))
+            for name, value in numbers.items():
+                metric, _, kind = name.partition(",")
+                if not metric.endswith("_stderr"):
+                    spread = numbers.get(f"{metric}_stderr,{kind}")
+                    label = metric if kind == "none" else f"{metric} ({kind})"
+                    rows.append((task, label, number(value, 4), number(spread, 4), *counts))
+    header = ("task", "metric", "value", "s.e.", "shots", "examples")
+    return [Table("harness", "lm-evaluation-harness", "", header, [("", rows)], texts=(0, 1))]
 
 
 def perplexity_tables(settings: PerplexitySettings, measurements: Sequence[Measurement]) -> list[Table]:

@@ -66,7 +66,8 @@ START: dict[str, dict[str, Any]] = {
 }
 """What a starting recipe sets, by its task (those of the user's own: as the first): a first run, with no model hub where diito
 has a teacher for the task."""
-_OF_EXAMPLES = ("masking", "corpus.layout", "corpus.document_boundaries", "corpus.minimum_tokens", "corpus.maximum_unknown")
+_OF_DECODERS = ("corpus.document_boundaries", "corpus.assistant_only_loss", "evaluation.continuations")
+_OF_EXAMPLES = ("masking", "corpus.layout", "corpus.minimum_tokens", "corpus.maximum_unknown", *_OF_DECODERS)
 _OF_OTHERS: dict[str, tuple[str, ...]] = {
     "causal-lm": ("masking", "corpus.examples", "intervention.across_texts"),
     "sequence-classification": _OF_EXAMPLES,

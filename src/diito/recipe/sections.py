@@ -88,7 +88,11 @@ class SourceSection:
     revision: str | None = None
     """Hub revision of the dataset."""
     column: str = "text"
-    """Column that holds the text (all but .txt); in token classification the list of words."""
+    """Column that holds the text (all but .txt); in token classification the list of words. causal-lm: ``messages`` holds
+    conversations, lists of {role, content}; with ``prompt`` it is the column of what follows the prompt."""
+    prompt: str | None = None
+    """causal-lm: column of a prompt, a text or a list of messages, which is read and not predicted: ``{path: my.jsonl, prompt:
+    prompt, column: completion}``."""
     pair: str | None = None
     """sequence-classification: column of a second text, for models that read two."""
     label: str | None = None
@@ -97,22 +101,27 @@ class SourceSection:
 
 
 @dataclass
-class CorpusSection:
+class CorpusSection(Aliased):
     """The training text."""
 
     sources: Annotated[list[SourceSection | Text], MinLen(1)] = field(
         default_factory=lambda: [SourceSection(dataset="Salesforce/wikitext", config="wikitext-103-v1")], metadata=PLACE
     )
-    """Where the text comes from, joined in this order. A plain string is a local path."""
+    """Where the text comes from, joined in this order. A plain string is a local path. causal-lm also learns from chat data,
+    ``{path: chats.jsonl, column: messages}``, and from prompts with completions, ``{path: my.jsonl, prompt: prompt, column:
+    completion}``, of which the assistant's words are predicted, or the completion."""
     layout: Literal["blocks", "lines"] = "blocks"
-    """blocks: documents joined and cut to ``length``, no padding. lines: one line a sequence, as the paper. In classification
-    an example is a sequence, whatever stands here."""
+    """blocks: documents joined and cut to ``length``, no padding; whole conversations, which do not see each other. lines: one
+    line a sequence, as the paper, or one conversation. In classification an example is a sequence, whatever stands here."""
     length: Length | None = None
-    """Tokens of a block; in lines the longest sequence (longer lines are split, longer examples cut). Special tokens included.
-    null: as many as the teacher allows, at most 512."""
+    """Tokens of a block; in lines the longest sequence (longer lines are split, longer examples and conversations cut). Special
+    tokens included. null: as many as the teacher allows, at most 512."""
     document_boundaries: bool = False
     """blocks of causal-lm: true frames each document instead of each block, and lets no token look beyond its document, in
     which positions begin anew."""
+    assistant_only_loss: bool = True
+    """Conversations, and prompts with completions: what the assistant says is predicted, or the completion; false predicts all
+    of it (also: completion_only_loss)."""
     share: Share = 1.0
     """Share of the documents that is used, a seeded subset (the paper's low-resource runs: 0.15)."""
     examples: Count | None = None
@@ -125,6 +134,8 @@ class CorpusSection:
     """Processes that tokenise."""
     cache: str | None = field(default=None, metadata=FREE)
     """Folder of the tokenised corpus; null takes the cache folder of Hugging Face datasets."""
+
+    ALIASES: ClassVar[Mapping[str, Alias]] = {"completion_only_loss": Alias(("assistant_only_loss",))}
 
 
 @dataclass
@@ -342,6 +353,8 @@ class EvaluationSection:
     """Blocks that are evaluated, spread over the text; null takes all, of the corpus's own documents at most 200."""
     batch: Count = 16
     """Blocks evaluated at a time (the results do not depend on it)."""
+    continuations: CountOrNever = field(default=3, metadata=FREE)
+    """causal-lm: so many held-out texts are continued by teacher and student after training, greedily; 0: none."""
     interchange_every: CountOrNever = field(default=0, metadata=FREE)
     """Steps between measurements of interchange-intervention accuracy alone; 0: only where all is evaluated
     (``training.eval_steps``, and before and after training)."""

@@ -19,6 +19,7 @@ import torch.distributed
 import transformers
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
+from diito.evaluation.held_out.continuations import continuations
 from diito.evaluation.held_out.interchange import interchange_accuracy
 from diito.evaluation.held_out.metrics import find_metric
 from diito.faults import remedy
@@ -203,10 +204,26 @@ def _finish(folder: RunFolder, parts: Parts, measure: Evaluation | None, results
     if measure is not None:
         results["after"] = measure(parts.student)
         _say(True, _table(results, parts))
+        if said := _continuations(parts):
+            results["continuations"] = said
+            _say(True, "\n\n".join(["", *map(_side_by_side, said)]))
     results["recipe"] = dataclasses.asdict(parts.plan.recipe)
     results["student"] = folder.save_student(parts.student, parts.tokenizer, _card(parts, results))
     write_json(folder.results, results)  # last: it says that the run is finished
     _say(True, f"student    {folder.student}  ({parts.task.head.__name__}.from_pretrained loads it)")
+
+
+def _continuations(parts: Parts) -> list[dict[str, str]]:
+    """What teacher and student say next in a few held-out texts, where the task has models that go on with a text."""
+    count = parts.plan.recipe.evaluation.continuations
+    if parts.held_out is None or not parts.task.generates or not count:
+        return []
+    models = {"teacher": parts.teacher.to(parts.student.device), "student": parts.student}  # type: ignore[arg-type]
+    return continuations(models, parts.held_out, parts.tokenizer, count)
+
+
+def _side_by_side(said: dict[str, str]) -> str:
+    return "\n".join(f"{name:<10} {' '.join(text.split())}" for name, text in said.items())
 
 
 def _card(parts: Parts, results: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ class Plan:
     held_out_blocks: int | None = None
     """Blocks that are measured; None where nothing is."""
     held_out_layout: str = "blocks"
-    """What they are: blocks, or labelled examples."""
+    """What they are: blocks, lines (conversations), or labelled examples."""
 
     @property
     def rows_per_step(self) -> int:
@@ -115,6 +115,10 @@ class Plan:
         own = " of documents of the corpus that are not trained on" if evaluation.sources is None else ""
         if self.held_out_layout == "examples":
             return f"{self.held_out_blocks:,} examples" + (" of the corpus that are not trained on" if own else "")
+        if self.held_out_layout == "lines":
+            return f"{self.held_out_blocks:,} conversations of at most {evaluation.length} tokens" + (
+                " of the corpus that are not trained on" if own else ""
+            )
         return f"{self.held_out_blocks:,} blocks of {evaluation.length} tokens{own}"
 
     def _compute(self) -> str:

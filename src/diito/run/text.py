@@ -7,7 +7,7 @@ import dataclasses
 from transformers import PreTrainedTokenizerBase
 
 from diito.corpus import Corpus, NothingLeft, Part, find_sources
-from diito.evaluation.held_out.text import HeldOut
+from diito.evaluation.held_out.text import HeldOut, held_out_layout
 from diito.recipe import CorpusSection, Recipe
 from diito.tasks.task import Task
 
@@ -75,9 +75,12 @@ def _held_out_share(recipe: Recipe) -> float:
 
 def _held_out_section(recipe: Recipe) -> CorpusSection:
     evaluation = recipe.evaluation
+    sources = recipe.corpus.sources if evaluation.sources is None else evaluation.sources
     return CorpusSection(
-        sources=recipe.corpus.sources if evaluation.sources is None else evaluation.sources,
+        sources=sources,
+        layout=held_out_layout(sources),
         length=evaluation.length,
+        assistant_only_loss=recipe.corpus.assistant_only_loss,
         workers=recipe.corpus.workers,
         cache=recipe.corpus.cache,
     )

@@ -3,7 +3,9 @@
 1. every real token with a real one behind it is a slot, and the token behind it its label;
 2. a swap can change the slots at and behind its first position, in its own document where documents are kept apart; what can
    change no slot (the last token) is not swapped;
-3. with ``corpus.document_boundaries`` positions restart at each document, which keeps the models from looking back beyond it.
+3. with ``corpus.document_boundaries`` positions restart at each document, which keeps the models from looking back beyond it;
+4. of conversations, and of prompts with completions, only the tokens of the answers are predicted; a swap may be anywhere
+   before the last of them, and conversations that share a block are kept apart.
 
 Nothing is drawn, so a held-out example is the same as one to train on. Shapes follow from the shape of the batch alone.
 """
@@ -19,7 +21,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from diito.corpus.conversations import are_conversations, conversations_of, is_of_conversations
 from diito.corpus.framing import Framing, document_framing
+from diito.corpus.packing import DOCUMENTS, MASKS
 from diito.method.positions import real_positions
 from diito.method.reach import reach_of_a_decoder
 from diito.models.causal import logits_stay, reads_ahead
@@ -30,7 +34,7 @@ from diito.tasks.task import IGNORED, UNUSED, Batching, HeldOutBatching, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from diito.recipe import CorpusSection, Recipe
+    from diito.recipe import CorpusSection, Recipe, SourceSection
 
 
 @dataclass
@@ -43,29 +47,36 @@ class NextTokens(Batching, HeldOutBatching):
     """The tokens around each document of a row, where documents are kept apart."""
     tokenizer: Any = None
     """What turns predicted tokens into text again, where their bytes are counted."""
+    columns: tuple[str, ...] = (MASKS,)
+    """What is read of a dataset of one's own beside its tokens."""
 
     def batch(self, rows: Mapping[str, Tensor], *, generator: torch.Generator) -> dict[str, Tensor]:
         """See :class:`diito.tasks.task.Batching`. K is T - 1, at least 1.
 
-        ``rows`` may have ``context`` Long[B]: how many first tokens of each row are not predicted.
+        ``rows`` may have ``context`` Long[B]: how many first tokens of each row are not predicted; ``assistant_masks``
+        Long[B, T]: 1 where a token is predicted (without it all are); and ``documents`` Long[B, T], as below.
 
-        ``swappable``: the slots. Where documents are kept apart also ``position_ids`` Long[B, T], the place of each token in
-        its document, and ``documents`` Long[B, T], the number of that document in the row.
+        ``swappable``: the positions from which a slot can be changed. Where documents are kept apart also ``position_ids``
+        Long[B, T], the place of each token in its document, and ``documents`` Long[B, T], the number of that document in the
+        row, below 0 where padding stands in for one.
         """
         ids = rows["input_ids"]
         real = real_positions(rows)
         following = torch.zeros_like(real)
         following[:, :-1] = real[:, :-1] & real[:, 1:]
-        apart = {} if self.documents is None else self._apart(ids, self.documents)
+        apart = self._apart(rows)
         if apart:
             following[:, :-1] &= apart["documents"][:, :-1] == apart["documents"][:, 1:]
         if "context" in rows:
             following[:, :-1] &= torch.arange(1, ids.shape[1], device=ids.device) >= rows["context"].unsqueeze(1)
+        if MASKS in rows:
+            following[:, :-1] &= rows[MASKS][:, 1:] > 0
         used = following[:, : max(1, ids.shape[1] - 1)]
         slots = torch.arange(used.shape[1], device=ids.device).expand_as(used).where(used, UNUSED)
         labels = ids.roll(-1, 1)[:, : used.shape[1]].where(used, IGNORED)
-        others = {name: value for name, value in rows.items() if name != "context"}
-        return {**others, **apart, "slots": slots, "labels": labels, "swappable": following}
+        swappable = _before_a_slot(following, apart.get("documents")) & real if MASKS in rows else following
+        others = {name: value for name, value in rows.items() if name not in ("context", MASKS)}
+        return {**others, **apart, "slots": slots, "labels": labels, "swappable": swappable}
 
     def examples(self, rows: Mapping[str, Tensor], *, seed: int, examples: Sequence[int]) -> dict[str, Tensor]:
         """The same: nothing is drawn."""
@@ -79,16 +90,32 @@ class NextTokens(Batching, HeldOutBatching):
         )
         return [len(text.encode()) for text in texts]
 
-    @staticmethod
-    def _apart(ids: Int[Tensor, "batch tokens"], framing: Framing) -> dict[str, Tensor]:
+    def _apart(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The place of each token in its document and the number of that; nothing where documents are not kept apart."""
+        ids = rows["input_ids"]
         begins = torch.zeros_like(ids, dtype=torch.bool)
-        if framing.before:
-            begins |= ids == framing.before[0]
-        if framing.after:
-            begins[:, 1:] |= ids[:, :-1] == framing.after[-1]
+        if DOCUMENTS in rows:
+            documents = rows[DOCUMENTS]
+            begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+        elif self.documents is not None:
+            if self.documents.before:
+                begins |= ids == self.documents.before[0]
+            if self.documents.after:
+                begins[:, 1:] |= ids[:, :-1] == self.documents.after[-1]
+            documents = begins.cumsum(1)
+        else:
+            return {}
         places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         first = places.where(begins, 0).cummax(1).values
-        return {"position_ids": places - first, "documents": begins.cumsum(1)}
+        return {"position_ids": places - first, "documents": documents}
+
+
+def _before_a_slot(
+    slots: Bool[Tensor, "batch tokens"], documents: Int[Tensor, "batch tokens"] | None
+) -> Bool[Tensor, "batch tokens"]:
+    """The positions at or before a slot, of the same document where these are kept apart: the reach of a decoder backwards."""
+    everywhere = torch.arange(slots.shape[1], device=slots.device).expand_as(slots)
+    return reach_of_a_decoder(everywhere, slots.flip(1), None if documents is None else documents.flip(1)).flip(1)
 
 
 class CausalLM(Task):
@@ -101,11 +128,26 @@ class CausalLM(Task):
     metric = "perplexity-of-text"
     predicted = "next tokens"
     keeps_documents_apart = True
+    reads_conversations = True
+    generates = True
     is_drawn = False
     unusable_rules: ClassVar[Mapping[str, str]] = {
         "masked": "swaps masked tokens, and here none is masked",
         "prefix-end": "swaps before the first predicted token, and here all tokens but the first are predicted",
     }
+
+    def check_rule(self, name: str, *, field: str, corpus: Any = None) -> None:
+        """A prefix has an end where conversations, or prompts with completions, are not predicted from their first token on."""
+        has_prefixes = corpus is not None and corpus.assistant_only_loss and any(map(is_of_conversations, corpus.sources))
+        if not (name == "prefix-end" and has_prefixes):
+            super().check_rule(name, field=field, corpus=corpus)
+
+    def check_sources(self, sources: Sequence[SourceSection | str], *, field: str) -> None:
+        if are_conversations(sources, field=field):
+            for source in conversations_of(sources, field=field):
+                source.check()
+        else:
+            super().check_sources(sources, field=field)
 
     @property
     def head(self) -> Any:
@@ -121,7 +163,8 @@ class CausalLM(Task):
         vocab_size: int,
         token_counts: Int[Tensor, " tokens"] | None = None,
     ) -> NextTokens:
-        apart = settings is not None and settings.document_boundaries
+        # Of conversations every row says itself which tokens are together.
+        apart = settings is not None and settings.document_boundaries and not any(map(is_of_conversations, settings.sources))
         documents = document_framing(self.framing(tokenizer), tokenizer, field="corpus") if apart else None
         return NextTokens(self.padding_id(tokenizer), documents)
 
@@ -148,6 +191,14 @@ class CausalLM(Task):
             raise Refusal(
                 "corpus.document_boundaries", "lines hold one document each; leave it out, or give corpus.layout blocks"
             )
+        if recipe.intervention.positions == "prefix-end":
+            if recipe.corpus.layout == "blocks":
+                raise Refusal(
+                    "corpus.layout",
+                    "prefix-end swaps one token of a row, and in blocks a row holds several conversations; give lines",
+                )
+            if not all(map(is_of_conversations, recipe.evaluation.sources or [])):
+                raise Refusal("evaluation.sources", "prefix-end is measured on conversations; give some, or leave it out")
 
     def check_model(self, model: PreTrainedModel, recipe: Recipe) -> None:
         """Refuse a model that reads ahead, and one that cannot keep documents apart where the recipe asks for it."""
@@ -157,17 +208,19 @@ class CausalLM(Task):
                 f"{recipe.teacher.model!r} reads tokens behind the one that it predicts from; give a decoder, or set "
                 "is_decoder in its configuration",
             )
-        if recipe.corpus.document_boundaries:
+        packs = recipe.corpus.layout == "blocks" and any(map(is_of_conversations, recipe.corpus.sources))
+        if recipe.corpus.document_boundaries or packs:
             inputs = probe(model)
             length = inputs["input_ids"].shape[1]
             cut = length // 2
             places = torch.arange(length, device=model.device)
             inputs["position_ids"] = (places - cut * (places >= cut)).expand_as(inputs["input_ids"])
             if not logits_stay(model, inputs, changed=0, tokens=slice(cut, None)):
-                raise Refusal(
-                    "corpus.document_boundaries",
-                    f"a {model.config.model_type} looks back beyond a document although positions restart there; leave it out",
-                )
+                kind = model.config.model_type
+                beyond = f"a {kind} looks back beyond a document although positions restart there"
+                if packs:
+                    raise Refusal("corpus.layout", f"blocks hold several conversations, and {beyond}; give lines")
+                raise Refusal("corpus.document_boundaries", f"{beyond}; leave it out")
 
 
 __all__ = ["CausalLM", "NextTokens"]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from diito.corpus.examples import Examples, Row, choose
+from diito.corpus.forms import LENGTH, NothingLeft
 from diito.corpus.sources import find_sources
-from diito.corpus.store import LENGTH, NothingLeft
 from diito.tasks.task import Task
 
 if TYPE_CHECKING:

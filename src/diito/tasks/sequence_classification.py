@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from diito.corpus.conversations import refuse_conversations
 from diito.corpus.examples import Row, check_examples, read_examples
 from diito.corpus.sources import find_sources
 from diito.method.draws import host_random
@@ -151,6 +152,7 @@ class SequenceClassification(TaskOfExamples):
         return padding
 
     def check_sources(self, sources: Sequence[SourceSection | str], *, field: str) -> None:
+        refuse_conversations(sources, field=field)
         check_examples(sources, field=field)
 
     def read_rows(

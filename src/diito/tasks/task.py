@@ -22,6 +22,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from diito.corpus import Corpus, Part, check_sources, load_corpus
+from diito.corpus.conversations import is_of_conversations, refuse_conversations
 from diito.corpus.framing import Framing, framing_of, special_ids
 from diito.refusal import Refusal
 
@@ -88,6 +89,10 @@ class Task(ABC):
     """What is measured on held-out text: a row of ``diito.evaluation.held_out.metrics``, or an import path of one."""
     keeps_documents_apart: ClassVar[bool] = False
     """Whether ``corpus.document_boundaries`` is something that it can give."""
+    reads_conversations: ClassVar[bool] = False
+    """Whether its corpus may be conversations, or prompts with completions."""
+    generates: ClassVar[bool] = False
+    """Whether its models go on with a text, so that what they say can be looked at."""
     is_drawn: ClassVar[bool] = True
     """Whether held-out examples are draws, which another seed makes otherwise."""
     unusable_rules: ClassVar[Mapping[str, str]] = {}
@@ -127,8 +132,11 @@ class Task(ABC):
         """What turns held-out rows into the examples on which :attr:`metric` is measured; None: nothing is measured."""
         return None
 
-    def check_rule(self, name: str, *, field: str) -> None:
-        """Refuse (Refusal), naming ``field``, a position rule that swaps nothing of use."""
+    def check_rule(self, name: str, *, field: str, corpus: Any = None) -> None:
+        """Refuse (Refusal), naming ``field``, a position rule that swaps nothing of use.
+
+        ``corpus``: the settings of the text, with ``sources`` and ``assistant_only_loss``, where it depends on these.
+        """
         if name in self.unusable_rules:
             raise Refusal(field, f"{name} {self.unusable_rules[name]}; give another rule, such as consecutive")
 
@@ -138,6 +146,7 @@ class Task(ABC):
 
     def check_sources(self, sources: Sequence[SourceSection | str], *, field: str) -> None:
         """Refuse (Refusal) text that could not be read, before anything slow is started."""
+        refuse_conversations(sources, field=field)
         check_sources(sources, field=field)
 
     def load_rows(
@@ -156,7 +165,7 @@ class Task(ABC):
     def check(self, recipe: Recipe) -> None:
         """Refuse (Refusal) what a recipe asks for and this task cannot give; here a rule, the section of another task,
         documents kept apart, and where rows are no labelled examples what belongs to these."""
-        self.check_rule(recipe.intervention.positions, field="intervention.positions")
+        self.check_rule(recipe.intervention.positions, field="intervention.positions", corpus=recipe.corpus)
         if recipe.corpus.document_boundaries and not self.keeps_documents_apart:
             raise Refusal("corpus.document_boundaries", f"is of causal-lm, and the task is {recipe.task}; leave it out")
         if not self.of_examples:
@@ -165,6 +174,10 @@ class Task(ABC):
                     raise Refusal(
                         field, f"belongs to tasks with labelled examples, and the task is {recipe.task}; leave it out"
                     )
+        if not recipe.corpus.assistant_only_loss and not (
+            self.reads_conversations and any(map(is_of_conversations, recipe.corpus.sources))
+        ):
+            raise Refusal("corpus.assistant_only_loss", "belongs to conversations of causal-lm; leave it out")
         for name in SECTIONS:
             section = getattr(recipe, name)
             if name != self.settings and section != type(section)():

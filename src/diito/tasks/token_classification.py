@@ -22,6 +22,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from diito.corpus.conversations import refuse_conversations
 from diito.corpus.examples import Row, check_examples, read_examples
 from diito.corpus.sources import LocalFiles, find_sources
 from diito.method.reach import reach_of_a_decoder, reach_of_an_encoder
@@ -110,6 +111,7 @@ class TokenClassification(TaskOfExamples):
         return padding
 
     def check_sources(self, sources: Sequence[SourceSection | str], *, field: str) -> None:
+        refuse_conversations(sources, field=field)
         for index, (found, given) in enumerate(zip(find_sources(sources, field=field), sources, strict=True)):
             if not isinstance(given, str) and given.pair is not None:
                 raise Refusal(f"{field}[{index}].pair", "belongs to sequence-classification; leave it out")

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from diito.corpus import ShuffledSampler, collate
 from diito.method.draws import generator
 from diito.method.objective import DistillationObjective
+from diito.method.positions import real_positions
 from diito.recipe import MaskingSection
 from diito.refusal import Refusal
 from diito.tasks.masked_lm import Masking
@@ -116,8 +117,8 @@ class DistillationTrainer(CheckpointTrainer):
         """Mask the rows on the device and compute the named losses; returns the weighted sum."""
         step = self.micro_batches()
         losses = model(self._batch(inputs, step), step=step)
-        mask = inputs.get("attention_mask")
-        tokens = inputs["input_ids"].numel() if mask is None else mask.sum()
+        is_padded = "attention_mask" in inputs or "documents" in inputs
+        tokens = real_positions(inputs).sum() if is_padded else inputs["input_ids"].numel()
         changed = self.objective.changed
         self._counters.add(
             losses if changed is None else {**losses, "changed": changed}, tokens, step=self.state.global_step + 1

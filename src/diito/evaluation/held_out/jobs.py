@@ -73,8 +73,8 @@ def _perplexity_identity(settings: PerplexitySettings, source: ModelSource, text
         raise Refusal("MODEL", f"{source.name!r} is a {text.task.noun}; measure it with: diito evaluate classification")
     if settings.draws < 1:
         raise Refusal("draws", f"{settings.draws} must be at least 1")
-    if settings.stride is not None and (text.task.is_drawn or settings.layout == "lines"):
-        raise Refusal("stride", "belongs to blocks of causal-lm; leave it out")
+    if settings.stride is not None and (text.task.is_drawn or text.identity["layout"] == "lines"):
+        raise Refusal("stride", "belongs to blocks of causal-lm, and conversations are lines; leave it out")
     strided = {} if settings.stride is None else {"stride": settings.stride}
     return {"kind": "perplexity", "model": models.digest(source), **text.identity, "draws": _draws(settings, text), **strided}
 
@@ -226,7 +226,7 @@ def _interchange_text(settings: InterchangeSettings, source: ModelSource) -> Pla
     if not 0 < settings.share <= 1:
         raise Refusal("share", f"{settings.share} must be above 0 and at most 1")
     text = plan_text(settings, source)
-    text.task.check_rule(settings.positions, field="positions")
+    text.task.check_rule(settings.positions, field="positions", corpus=settings)
     if not find_metric(text.task.metric).is_of_classes:
         raise Refusal(
             "MODEL", f"{source.name!r} answers with no single class, and agreement is counted in classes; give another"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diito.evaluation.held_out.text import HeldOut
+from diito.evaluation.held_out.text import HeldOut, held_out_layout
 from diito.evaluation.settings import HeldOutSettings
 from diito.models import load as models
 from diito.models.load import ModelSource
@@ -53,10 +53,12 @@ def plan_text(settings: HeldOutSettings, source: ModelSource) -> PlannedText:
     batching = task.held_out_batching(tokenizer=tokenizer, vocab_size=vocabulary)
     if batching is None:
         raise Refusal("task", f"{task.name} has no held-out examples to measure on; give another task")
+    layout = held_out_layout(settings.sources, settings.layout)
     section = CorpusSection(
         sources=settings.sources,
-        layout=settings.layout,
+        layout=layout,
         length=settings.length,
+        assistant_only_loss=settings.assistant_only_loss,
         minimum_tokens=min(12, settings.length),
         workers=settings.workers,
         cache=settings.cache,
@@ -73,7 +75,7 @@ def plan_text(settings: HeldOutSettings, source: ModelSource) -> PlannedText:
         "text": examples.digest(),
         "vocabulary": hashlib.sha256(json.dumps(words).encode()).hexdigest()[:32],
         "seed": settings.seed,
-        "layout": settings.layout,
+        "layout": layout,
         "length": settings.length,
     }
     if task.name != find_task(DEFAULT).name:  # whose measurements of diito 0.1.0 do not say so

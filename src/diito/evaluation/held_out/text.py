@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,10 +17,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from diito.corpus import collate
+from diito.corpus.conversations import is_of_conversations
 from diito.method.reach import Reach, reach_of_an_encoder
 from diito.models.padding import reads_padding
 from diito.models.steps import accepted, first, logits_of
 from diito.tasks.task import HeldOutBatching
+
+if TYPE_CHECKING:
+    from diito.recipe import SourceSection
 
 LOGITS = 1 << 28
 """Bytes of logits held at a time."""
@@ -64,7 +68,7 @@ class HeldOut:
 
     @property
     def layout(self) -> str:
-        """What the rows are: blocks of text, or labelled examples."""
+        """What the rows are: blocks of text, lines (conversations), or labelled examples."""
         return str(getattr(self.corpus, "layout", "blocks"))
 
     @property
@@ -117,6 +121,13 @@ class HeldOut:
                 for name in sorted(row.keys() - {"input_ids"}):  # of text there is no other
                     total.update(f"{name}:".encode() + row[name].numpy().tobytes())
         return total.hexdigest()[:32]
+
+
+def held_out_layout(
+    sources: Sequence[SourceSection | str], wanted: Literal["blocks", "lines"] = "blocks"
+) -> Literal["blocks", "lines"]:
+    """The layout of held-out text: conversations are rows of their own, so that any model reads them apart."""
+    return "lines" if any(map(is_of_conversations, sources)) else wanted
 
 
 def at_slots(states: Tensor, slots: Tensor) -> Tensor:

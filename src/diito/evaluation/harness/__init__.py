@@ -1,0 +1,1 @@
+"""Measurements that EleutherAI's lm-evaluation-harness makes."""
