@@ -174,7 +174,8 @@ def test_cosine_losses_refuse_models_of_different_widths():
     for name in ("cos", "causal_cos"):
         with pytest.raises(ValueError, match=rf"objective.weights.{name}: must be 0 .* \(8\) and teacher \(12\)"):
             DistillationObjective(student, teacher, alignment, weights={"mlm": 0.5, name: 0.5})
-    objective = DistillationObjective(student, teacher, alignment, weights={"mlm": 0.5, "ce": 0.25, "causal_ce": 0.25})
+    weights = {"mlm": 0.5, "ce": 0.25, "causal_ce": 0.25}
+    objective = DistillationObjective(student, teacher, alignment, weights=weights, special_ids=[])
     ids = torch.randint(5, 20, (3, 9))
     labels = torch.where(torch.arange(9) == 4, ids, -100)
     assert objective({"input_ids": ids, "labels": labels}, step=0)["loss"].isfinite()

@@ -19,8 +19,8 @@ def _checked(definition, typechecker):
         return _jaxtyped(definition, typechecker=typechecker)
     if "<locals>" in definition.__qualname__:
         return definition
-    has_axes = any("Tensor, " in str(annotation) for annotation in definition.__annotations__.values())
     definition.__annotations__ = {name: _hint(hint, definition) for name, hint in definition.__annotations__.items()}
+    has_axes = any("Tensor, " in str(hint) for hint in definition.__annotations__.values())
     return _jaxtyped(typechecked(definition), typechecker=None) if has_axes else typechecked(definition)
 
 

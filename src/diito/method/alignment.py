@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from diito.paths import expand
 from diito.refusal import Refusal
@@ -189,13 +190,13 @@ def _check_depths(teacher_layers: int, student_layers: int) -> None:
 _VARIABLE = re.compile(r"\$L:(?:(\d+)|\[(\d+):(\d+)\])\$H:(?:(\d+)|\[(\d+):(\d+)\])\$\[(\d+):(\d+)\]")
 
 
-def _pair_of_variables(student: list[str], teacher: list[str], head_size: int) -> AlignedPair:
+def _pair_of_variables(student: list[Any], teacher: list[Any], head_size: int) -> AlignedPair:
     student_layers, student_dimensions = _parse_variables(student, head_size)
     teacher_layers, teacher_dimensions = _parse_variables(teacher, head_size)
     return AlignedPair(student_layers, teacher_layers, student_dimensions, teacher_dimensions)
 
 
-def _parse_variables(names: list[str], head_size: int) -> tuple[list[int], list[DimensionRange]]:
+def _parse_variables(names: list[Any], head_size: int) -> tuple[list[int], list[DimensionRange]]:
     """``$L:layers$H:heads$[start:stop]`` names, which must share their heads and dimensions, as layers and ranges."""
     layers: set[int] = set()
     spans: set[tuple[int, int, int, int]] = set()
