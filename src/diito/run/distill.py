@@ -204,7 +204,7 @@ def _finish(folder: RunFolder, parts: Parts, measure: Evaluation | None, results
         results["after"] = measure(parts.student)
         _say(True, _table(results, parts))
     results["recipe"] = dataclasses.asdict(parts.plan.recipe)
-    results["student"] = folder.save_student(parts.student, parts.tokenizer, _card(parts, results))
+    results["student"] = folder.save_student(parts.student, parts.tokenizer, _card(parts, results), kept=parts.kept)
     write_json(folder.results, results)  # last: it says that the run is finished
     _say(True, f"student    {folder.student}  ({parts.task.head.__name__}.from_pretrained loads it)")
 
