@@ -21,9 +21,11 @@ from diito.corpus.tokenise import Tokeniser
 from diito.models import load as models
 from diito.models.load import ModelSource
 from diito.recipe import Recipe
-from diito.recipe.fields import FREE, PLACE
+from diito.recipe.fields import FREE, LATER, PLACE
+from diito.recipe.flags import default_of
 from diito.refusal import Refusal
 from diito.run.parts import Parts
+from diito.run.students import source_of
 from diito.secrets import redact
 
 VERSIONS = {"distil": 2}
@@ -40,11 +42,18 @@ def make_manifest(recipe: Recipe, parts: Parts, *, processes: int) -> dict[str, 
         "teacher.tokenizer": tokeniser.fingerprint(),
         "corpus.sources": parts.corpus.digest(),
         "evaluation.sources": parts.held_out and parts.held_out.digest(),
+        **student_contents(recipe),
         "alignment.file": [dataclasses.asdict(pair) for pair in parts.alignment.pairs],
         **own_parts(recipe),
     }
     manifest = {**VERSIONS, "processes": processes, "fields": fixed_fields(recipe), "contents": contents}
     return _as_in_a_file(manifest)
+
+
+def student_contents(recipe: Recipe) -> dict[str, str]:
+    """A hash of the checkpoint that a recipe names as its student, by its field; nothing where there is none."""
+    source = source_of(recipe.student)
+    return {} if source is None else {source.field: models.digest(source)}
 
 
 def refuse_other_fields(before: dict[str, Any], now: dict[str, Any], run: Path) -> None:
@@ -115,9 +124,11 @@ def _as_in_a_file(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields(section: Any, prefix: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """The key, the value and the role on resume of each field."""
+    """The key, the value and the role on resume of each field; one that came later only where it says something else."""
     for field in dataclasses.fields(section):
         key, value, role = prefix + field.name, getattr(section, field.name), dict(field.metadata)
+        if LATER.items() <= role.items() and value == default_of(field):
+            continue
         if dataclasses.is_dataclass(value):
             yield from _fields(value, f"{key}.")
         elif isinstance(value, dict):

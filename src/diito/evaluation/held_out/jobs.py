@@ -30,7 +30,8 @@ from diito.models.answers import label_names
 from diito.models.learn import learn
 from diito.models.load import ModelSource
 from diito.models.student import build_student, student_layers
-from diito.recipe.checks import check_alignment
+from diito.recipe import StudentSection
+from diito.recipe.checks import check_alignment, in_full
 from diito.recipe.file import read
 from diito.refusal import Refusal
 
@@ -253,12 +254,6 @@ def _pairs(
 ) -> list[AlignedPair]:
     if settings.map:
         return all_pairs(depth, teacher_depth)
-    if depth > teacher_depth and settings.alignment.kind != "custom":
-        raise Refusal(
-            "alignment.kind",
-            f"{settings.alignment.kind} needs a teacher as deep as the student, and they have {teacher_depth} and {depth} "
-            "layers; give custom pairs, or --map true",
-        )
     check_alignment(settings.alignment, depth)
     layers = {"teacher_layers": teacher_depth, "student_layers": depth}
     alignment = build_alignment(settings.alignment, **layers, seed=settings.seed)
@@ -273,10 +268,13 @@ def _undistilled_layers(settings: InterchangeSettings, source: ModelSource, stud
     """
     (depth, width, _), (teacher_depth, teacher_width, _) = (models.sizes_of(each, field="MODEL") for each in (student, teacher))
     alike = student.model_type == teacher.model_type and width == teacher_width
+    if settings.student_layers is None and depth >= teacher_depth:
+        return None
     if settings.student_layers is None:
         recipe = Path(resolve(source.name)).parent / "recipe.yaml"
-        chosen = student_layers(read(recipe).student.layers if recipe.is_file() else depth, teacher_depth) if alike else []
-        return chosen if len(chosen) == depth < teacher_depth else None
+        given = _copied_layers(read(recipe).student) if recipe.is_file() else depth
+        chosen = student_layers(given, teacher_depth) if alike and given is not None else []
+        return chosen if len(chosen) == depth else None
     try:
         chosen = student_layers(settings.student_layers, teacher_depth)
     except Refusal as refusal:
@@ -284,6 +282,11 @@ def _undistilled_layers(settings: InterchangeSettings, source: ModelSource, stud
     if not alike or len(chosen) != depth:
         raise Refusal("student_layers", f"{chosen} of the teacher do not make a student of {depth} layers like this one")
     return chosen
+
+
+def _copied_layers(section: StudentSection) -> int | list[int] | str | None:
+    """The layers that a recipe copies from the teacher; None where its student begins as something else."""
+    return None if section.initial == "random" or section.model or section.config else in_full(section).layers
 
 
 def _windows(settings: PerplexitySettings, text: PlannedText) -> HeldOut:
