@@ -59,7 +59,7 @@ def test_middle_and_late(kind, teacher, student, expected):
 
 
 @pytest.mark.parametrize("kind", ["full", "middle", "late", "late_released"])
-@pytest.mark.parametrize(("teacher", "student"), [(3, 4), (12, 0), (0, 0), (12, -1)])
+@pytest.mark.parametrize(("teacher", "student"), [(0, 4), (12, 0), (0, 0), (12, -1)])
 def test_depths_that_do_not_fit_are_refused(kind, teacher, student):
     with pytest.raises(ValueError, match=r"^student\.layers: "):
         getattr(Alignment, kind)(teacher, student)

@@ -136,7 +136,7 @@ def test_overrides_win_over_the_file(key, text, value):
 
 def test_an_override_deep_in_an_overridden_section_wins():
     recipe = read(RECIPES[0], {"objective.weights.ce": "3", "objective.weights": "{mlm: 2}"})
-    assert (recipe.objective.weights.mlm, recipe.objective.weights.ce, recipe.objective.weights.cos) == (2, 3, 0.25)
+    assert (recipe.objective.weights.mlm, recipe.objective.weights.ce, recipe.objective.weights.cos) == (2, 3, None)
 
 
 def test_absent_and_empty_sections_keep_their_defaults(tmp_path):
@@ -174,7 +174,7 @@ def test_absent_and_empty_sections_keep_their_defaults(tmp_path):
         (
             "student: {layers: {a: 1}}\n",
             1,
-            "student.layers: a section is not a whole number or a list of whole numbers or text",
+            "student.layers: a section is not a whole number or a list of whole numbers or text or null",
         ),
         ("student: 3\n", 1, "student: '3' is not a section of keys with values"),
         ("name: [a]\n", 1, "name: a list is not text"),

@@ -52,13 +52,13 @@ def _align(settings: AlignSettings, student: ModelSource, run: EvaluateSettings)
     results = open_results(student.name, run)
     kind = find("map")
     (job,) = kind.jobs(settings, student, device=run.device, results=results)
-    default = _default_job(settings, student, run, results, job)
+    default = _default_job(settings, student, run, results)
     measured = [measure(job, results, again=run.again)]
     chosen = best_monotone(goodness(measured[0].result["models"]["student"]["pairs"], settings.score))
     choice = _choice(job, measured[0], default, chosen, settings.score, results, run)
     models = f"{student.name} with {settings.teacher}"
     best = f"The monotone alignment of {models} with the best {settings.score}, by diito align."
-    if choice is None or choice["better"] == "chosen":
+    if choice["better"] == "chosen":
         pairs = [AlignedPairSection([ours], [theirs]) for ours, theirs in enumerate(chosen)]
         heading = best
     else:
@@ -77,13 +77,8 @@ def _align(settings: AlignSettings, student: ModelSource, run: EvaluateSettings)
     return 0
 
 
-def _default_job(
-    settings: AlignSettings, student: ModelSource, run: EvaluateSettings, results: ResultsFile, whole: Job
-) -> Job | None:
-    """The same measurement of the alignment that the chosen one is held against; None where it needs a deeper teacher."""
-    deepest = {side: max(pair[side][0] for pair in whole.identity["pairs"]) for side in ("student", "teacher")}
-    if deepest["student"] > deepest["teacher"] and settings.alignment.kind != "custom":
-        return None
+def _default_job(settings: AlignSettings, student: ModelSource, run: EvaluateSettings, results: ResultsFile) -> Job:
+    """The same measurement of the alignment that the chosen one is held against."""
     alone = dataclasses.replace(settings, map=False)
     (job,) = find("interchange").jobs(alone, student, device=run.device, results=results)
     return job
@@ -92,15 +87,13 @@ def _default_job(
 def _choice(
     whole: Job,
     measured: Measurement,
-    default: Job | None,
+    default: Job,
     chosen: list[int],
     score: str,
     results: ResultsFile,
     run: EvaluateSettings,
-) -> dict[str, Any] | None:
-    """What is known of the chosen alignment against the default one, from the results file if it is there; None: no default."""
-    if default is None:
-        return None
+) -> dict[str, Any]:
+    """What is known of the chosen alignment against the default one, from the results file if it is there."""
     other = measure(default, results, again=run.again)
     pairs = default.identity["pairs"]
     same = pairs == [dataclasses.asdict(AlignedPair([ours], [theirs])) for ours, theirs in enumerate(chosen)]
@@ -115,11 +108,9 @@ def _choice(
     return measure(job, results, again=run.again).result
 
 
-def _said(choice: dict[str, Any] | None, settings: AlignSettings) -> str:
+def _said(choice: dict[str, Any], settings: AlignSettings) -> str:
     """What is known of the best alignment against the default one, in a line."""
     kind = settings.alignment.kind
-    if choice is None:
-        return f"{kind} needs a teacher as deep as the student, so there is none to compare with"
     if choice["same"]:
         return f"{kind}: the same"
     if choice["interval"] is None:
@@ -153,6 +144,6 @@ def _check_file(path: Path) -> None:
         raise Refusal("file", f"{path} exists and holds no alignment; give another file") from error
 
 
-def _write(path: Path, pairs: list[AlignedPairSection], heading: str) -> None:
+def _write(path: Path, pairs: Sequence[AlignedPairSection], heading: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, f"# {heading}\n{dump(AlignmentSection(kind='custom', pairs=pairs))}")
+    write_text(path, f"# {heading}\n{dump(AlignmentSection(kind='custom', pairs=[*pairs]))}")

@@ -23,13 +23,12 @@ from diito.experiments.grid import Distillation, Evaluation, Reference, Resource
 from diito.method.alignment_files import build_alignment
 from diito.models import load as models
 from diito.models.load import ModelSource
-from diito.models.student import student_layers
 from diito.models.teacher import load_config
 from diito.recipe import Recipe
-from diito.recipe.checks import student_depth
 from diito.refusal import Refusal, Refusals, refusals_of
-from diito.run.manifest import VERSIONS, fixed_fields, own_parts
+from diito.run.manifest import VERSIONS, fixed_fields, own_parts, student_contents
 from diito.run.parts import prepare
+from diito.run.students import sizes_of_student
 from diito.tasks import find_task
 from diito.training.arguments import training_arguments
 
@@ -105,6 +104,7 @@ class _Maker:
             "alignment": _alignment(recipe),
             "processes": self.resources.distil.processes,
             **prepared["digests"],
+            **student_contents(recipe),
         }
         if recipe.training.arguments:
             identity["arguments"] = recipe.training.arguments
@@ -122,7 +122,10 @@ class _Maker:
                     "evaluations are planned with the teacher's own tokenizer; save it in the teacher's "
                     "folder and leave this out",
                 )
-            model, depth = ModelSource(teacher.model, "teacher.model", teacher.revision), student_depth(planned.of.recipe)
+            model, depth = (
+                ModelSource(teacher.model, "teacher.model", teacher.revision),
+                sizes_of_student(planned.of.recipe).depth,
+            )
         else:
             model, depth = ModelSource(planned.of.model, "model"), None
         settings = planned.settings
@@ -168,7 +171,7 @@ def _alignment(recipe: Recipe) -> list[dict[str, Any]]:
     task = find_task(recipe.task)
     config = load_config(recipe.teacher, head=task.head, noun=task.noun)
     depth = models.sizes_of(config, field="teacher.model").depth
-    layers = {"teacher_layers": depth, "student_layers": len(student_layers(recipe.student.layers, depth))}
+    layers = {"teacher_layers": depth, "student_layers": sizes_of_student(recipe).depth}
     return [dataclasses.asdict(pair) for pair in build_alignment(recipe.alignment, **layers, seed=recipe.seed).pairs]
 
 

@@ -11,8 +11,8 @@ from diito.experiments.folders import JobFolder
 from diito.experiments.grid import Condition, Distillation, Evaluation, Grid, Reference, Row
 from diito.experiments.jobs import Job
 from diito.files import write_json, write_text
-from diito.recipe.checks import student_depth
 from diito.recipe.file import dump, write_value
+from diito.run.students import sizes_of_student
 
 
 def prepare_folder(job: Job, output: Path, grid: Grid) -> None:
@@ -57,7 +57,7 @@ def write_index(grid: Grid, jobs: Sequence[Job], output: Path) -> None:
             "group": each.group,
             "paper": each.paper,
             "method": each.method if isinstance(each, Condition) else "reference",
-            "layers": student_depth(recipes[each.name]) if each.name in recipes else None,
+            "layers": sizes_of_student(recipes[each.name]).depth if each.name in recipes else None,
             "share": recipes[each.name].corpus.share if each.name in recipes else None,
         }
         for each in grid.rows

@@ -87,11 +87,14 @@ class Alignment:
 
     @classmethod
     def full(cls, teacher_layers: int, student_layers: int) -> Alignment:
-        """FULL: the teacher's layers cut into one contiguous group a student layer, the first ones larger by one."""
+        """FULL: the teacher's layers cut into one contiguous group a student layer, the first ones larger by one.
+
+        Of a student with more layers than its teacher it is the other way round: a group of student layers a teacher layer.
+        """
         _check_depths(teacher_layers, student_layers)
-        size, larger = divmod(teacher_layers, student_layers)
-        starts = [layer * size + min(layer, larger) for layer in range(student_layers + 1)]
-        return cls(AlignedPair([layer], range(starts[layer], starts[layer + 1])) for layer in range(student_layers))
+        if student_layers <= teacher_layers:
+            return cls(AlignedPair([layer], group) for layer, group in enumerate(_groups(teacher_layers, student_layers)))
+        return cls(AlignedPair(group, [layer]) for layer, group in enumerate(_groups(student_layers, teacher_layers)))
 
     @classmethod
     def middle(cls, teacher_layers: int, student_layers: int) -> Alignment:
@@ -111,8 +114,9 @@ class Alignment:
     def late_released(cls, teacher_layers: int, student_layers: int) -> Alignment:
         """LATE, as the authors' released files: S_{L_S-3} and S_{L_S-2} answer to T_{L_T-3} and T_{L_T-2}."""
         _check_depths(teacher_layers, student_layers)
-        if student_layers < 3:
-            raise Refusal("alignment.kind", f"late-released needs at least 3 student layers, not {student_layers}")
+        if min(student_layers, teacher_layers) < 3:
+            depths = f"not {student_layers} and {teacher_layers}"
+            raise Refusal("alignment.kind", f"late-released needs at least 3 student layers and 3 teacher layers, {depths}")
         return cls(AlignedPair([student_layers - row], [teacher_layers - row]) for row in (3, 2))
 
     @classmethod
@@ -181,10 +185,15 @@ def replace_teacher(pair: AlignedPair, teacher: Iterable[int]) -> AlignedPair:
 
 
 def _check_depths(teacher_layers: int, student_layers: int) -> None:
-    if not 1 <= student_layers <= teacher_layers:
-        raise Refusal(
-            "student.layers", f"{student_layers} layers for a teacher of {teacher_layers}; give 1 to {teacher_layers}"
-        )
+    if min(student_layers, teacher_layers) < 1:
+        raise Refusal("student.layers", f"{student_layers} layers for a teacher of {teacher_layers}; give at least 1 of each")
+
+
+def _groups(layers: int, count: int) -> list[range]:
+    """The layers in ``count`` contiguous groups, the first ones larger by one where they do not divide."""
+    size, larger = divmod(layers, count)
+    starts = [group * size + min(group, larger) for group in range(count + 1)]
+    return [range(start, stop) for start, stop in pairwise(starts)]
 
 
 _VARIABLE = re.compile(r"\$L:(?:(\d+)|\[(\d+):(\d+)\])\$H:(?:(\d+)|\[(\d+):(\d+)\])\$\[(\d+):(\d+)\]")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from diito.method.alignment import AlignedPair, Alignment
 from diito.method.draws import host_random
 from diito.recipe import AlignmentSection
@@ -32,7 +35,7 @@ def _named_alignment(section: AlignmentSection, teacher_layers: int, student_lay
             raise Refusal("alignment.file", f"{section.file} must hold the pairs of an alignment of kind custom")
         check_alignment(content, student_layers)
         section = content
+    pairs: Sequence[Any] = section.pairs or ()
     return Alignment(
-        AlignedPair(pair.student, pair.teacher, pair.student_dimensions, pair.teacher_dimensions)
-        for pair in section.pairs or ()
+        AlignedPair(pair.student, pair.teacher, pair.student_dimensions, pair.teacher_dimensions) for pair in pairs
     )

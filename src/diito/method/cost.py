@@ -15,7 +15,7 @@ from diito.method.alignment import Alignment
 from diito.models.layered import Layered
 
 BACKWARD = 2
-"""A backward pass multiplies twice as much as its forward pass."""
+"""A backward pass multiplies twice as much as its forward pass: once for what a weight reads, once for the weight."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class ModelSize:
     """Elements of a layer's matrices, on average over the layers."""
     head_weights: int
     """Elements of the head's matrices, the output embeddings among them."""
+    trained: float = 1.0
+    """Share of the layers' elements that is trained; the others get no gradient of their own."""
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> ModelSize:
@@ -35,8 +37,9 @@ class ModelSize:
         layered = Layered(model)
         body = f"{layered.parts.body}."
         head = (value for name, value in model.named_parameters(remove_duplicate=False) if not name.startswith(body))
-        matrices = sum(_elements(layer.parameters()) for layer in layered.layers)
-        return cls(layered.depth, layered.width, matrices / layered.depth, _elements(head))
+        weights = [weight for layer in layered.layers for weight in layer.parameters()]
+        matrices, frozen = _elements(weights), _elements(weight for weight in weights if not weight.requires_grad)
+        return cls(layered.depth, layered.width, matrices / layered.depth, _elements(head), 1 - frozen / max(1, matrices))
 
     @classmethod
     def of_bert(cls, *, layers: int, width: int, inner: int, words: int) -> ModelSize:
@@ -90,7 +93,7 @@ def step_cost(
     def run(layers: float, model: ModelSize) -> float:
         return layers * model.layer(length) + loss_tokens * model.head()
 
-    student_factor = 1 + BACKWARD
+    student_factor = 1 + BACKWARD / 2 * (1 + student.trained)
     base = run(teacher.layers, teacher) + student_factor * run(student.layers, student)
     if not counterfactual:
         return StepCost(base, 0.0)

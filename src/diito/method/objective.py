@@ -10,6 +10,7 @@ Slots are the tokens at which something is predicted, and labels what is right t
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -38,6 +39,7 @@ PAPER_WEIGHTS = {TASK: 0.25, "ce": 0.25, "cos": 0.25, "causal_ce": 0.25}
 
 _TASKS = ("slots", "masked_positions", "swappable", "documents")
 """What a task says of a batch beside what the models read."""
+_TYPES = "token_type_ids"
 _SOURCE = "source_"
 """How the names begin of what a source reads that is not a row of the batch."""
 
@@ -50,7 +52,8 @@ class DistillationObjective(nn.Module):
 
     ``alignment``: Π; one pair is drawn for each micro-batch, the same on all ranks.
     ``weights``: weight of each loss by name, used as given; a loss of weight 0 is not computed, and without counterfactual
-    losses there is no counterfactual run. Default: task, ce, cos, causal_ce at 1/4. ``mlm`` is another name of task.
+    losses there is no counterfactual run. Default: task, ce, cos, causal_ce at 1/4; without cos where the widths differ, which
+    is said. ``mlm`` is another name of task.
     ``temperature``: of the smoothed cross-entropies. ``tokens``: the tokens of every loss but the task's, "masked" (the slots)
     or "all" real ones.
     ``positions``: a rule of ``positions``, or its name; ``share``: of the eligible positions; ``specials``: whether special
@@ -95,7 +98,9 @@ class DistillationObjective(nn.Module):
         # A tuple hides the teacher from nn.Module: no parameter, no state, no train().
         self._hidden_teacher: tuple[Teacher, Any] = (live or teacher, teacher)
         self.alignment = alignment
-        self.weights = _named(PAPER_WEIGHTS if weights is None else weights)
+        if weights is None:
+            weights = _default_weights(Layered(student, field="student").width, self._hidden_teacher[0].width)
+        self.weights = _named(weights)
         self.answers = answers_of(student)
         table = {**paper_losses(temperature, self.answers), **(losses or {})}
         self.losses = {name: find_loss(name, table) for name in self.weights}
@@ -281,12 +286,12 @@ class DistillationObjective(nn.Module):
         inputs = {name: value for name, value in batch.items() if name not in _TASKS}
         sources = {name.removeprefix(_SOURCE): inputs.pop(name) for name in list(inputs) if name.startswith(_SOURCE)}
         sources = {name: value for name, value in sources.items() if name not in _TASKS}
-        for model in (self.student, self.teacher):
-            if isinstance(model, PreTrainedModel):
-                layered = Layered(model)
-                layered.check_inputs(inputs)
-                if sources:
-                    layered.check_inputs(sources)
+        views = [Layered(model) for model in (self.student, self.teacher) if isinstance(model, PreTrainedModel)]
+        for given in (inputs, sources):
+            if any(view.reads(_TYPES, given) for view in views):  # a model without token types has those of the other in vain
+                given.pop(_TYPES, None)
+            for view in views if given else ():
+                view.check_inputs(given)
 
     def _check(self, temperature: float) -> None:
         if not temperature > 0:
@@ -300,12 +305,27 @@ class DistillationObjective(nn.Module):
             teacher_width=teacher.width,
             student_width=student.width,
         )
-        for name, loss in self.losses.items():
-            if "hidden" in loss.reads and student.width != teacher.width:
-                raise Refusal(
-                    f"objective.weights.{name}",
-                    f"must be 0 where the widths of student ({student.width}) and teacher ({teacher.width}) differ",
-                )
+        check_widths(self.losses, student.width, teacher.width)
+
+
+def check_widths(losses: Mapping[str, Loss], student: int, teacher: int) -> None:
+    """Refuse, naming its weight, a loss that compares hidden states of one width where the models have two."""
+    for name, loss in losses.items():
+        if "hidden" in loss.reads and student != teacher:
+            raise Refusal(
+                f"objective.weights.{name}",
+                f"must be 0 where the widths of student ({student}) and teacher ({teacher}) differ",
+            )
+
+
+def _default_weights(student: int, teacher: int) -> dict[str, float]:
+    """The paper's weights, without that of the hidden states where the widths differ."""
+    if student == teacher:
+        return PAPER_WEIGHTS
+    warnings.warn(
+        f"cos is left out of the losses, as the widths of student ({student}) and teacher ({teacher}) differ", stacklevel=3
+    )
+    return {name: weight for name, weight in PAPER_WEIGHTS.items() if name != "cos"}
 
 
 def _second_names(module: nn.Module) -> dict[str, str]:

@@ -139,12 +139,13 @@ def load_tokenizer(source: ModelSource, *, config: Any = None) -> PreTrainedToke
     return tokenizer
 
 
-def load_trained(source: ModelSource, head: Any, *, noun: str) -> PreTrainedModel:
+def load_trained(source: ModelSource, head: Any, *, noun: str, **changes: Any) -> PreTrainedModel:
     """The model with a head that it was trained with, in fp32 and eval mode.
 
-    ``head``: an Auto class; ``noun``: the head in words. Raises ValueError for a checkpoint without that head.
+    ``head``: an Auto class; ``noun``: the head in words; ``changes``: of its configuration. Raises ValueError for a checkpoint
+    without that head.
     """
-    model, missing = _load(source, head, _needed(noun), trained=True)
+    model, missing = _load(source, head, _needed(noun), trained=True, **changes)
     if missing:
         raise _headless(source, noun, f"it lacks {missing[0]}")
     return model.eval()

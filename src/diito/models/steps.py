@@ -140,6 +140,10 @@ class Steps:
         """The layers in the order in which they run; layers that share a module are that module more than once."""
         return [self.model.get_submodule(f"{self.parts.layers}.{name}") for name in self.parts.order]
 
+    def reads(self, name: str, inputs: Inputs) -> bool:
+        """Whether the model reads the input called ``name``."""
+        return name in accepted(self.body, inputs, like=self.model)
+
     def check_inputs(self, inputs: Inputs) -> None:
         """Refuse (ValueError) an input that a run in steps would not use as the model's own forward does.
 

@@ -1,24 +1,25 @@
-"""A student made of some of its teacher's layers."""
+"""A student made of its teacher: some of its layers, or its configuration with other sizes, filled with what of it is kept."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from diito.models.cut import Kept, cut_state, keep
 from diito.models.layered import Layered
-from diito.models.learn import describe, probe, same
-from diito.models.steps import accepted, logits_of
-from diito.recipe import RELEASED_LAYERS
-from diito.refusal import Refusal
+from diito.models.learn import describe, learn, probe, same
+from diito.models.steps import Inputs, accepted, logits_of
+from diito.models.student_config import FIELD, changed, check_buildable, set_dropout, shortened
+from diito.recipe import LAYERS, RELEASED_LAYERS, StudentSection
+from diito.recipe.checks import student_form
+from diito.refusal import Refusal, refuse
 
-_DEPTHS = ("num_hidden_layers", "decoder_layers", "num_decoder_layers")
-"""Names of the number of layers; the last two are those of decoders taken from an encoder-decoder."""
-_NEVER_PER_LAYER = ("architectures", "_id", "_ids")
-"""Endings of the names of lists that may be as long as the model is deep by chance."""
+Initial = Literal["teacher", "cut", "random"]
 
 
 def student_layers(layers: int | Sequence[int] | str, teacher_layers: int) -> list[int]:
@@ -45,69 +46,100 @@ def student_layers(layers: int | Sequence[int] | str, teacher_layers: int) -> li
 
 def build_student(
     teacher: PreTrainedModel,
-    layers: int | Sequence[int] | str = 6,
+    layers: int | Sequence[int] | str | None = None,
     *,
+    config: Mapping[str, Any] | None = None,
+    initial: Initial | None = None,
+    calibration: Sequence[Inputs] | None = None,
+    seed: int = 42,
     dropout: float | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
-    """A model of the teacher's class with the given layers, its embeddings and head, sharing no storage with it.
+    """A model of the teacher's class, sharing no storage with it: with some of its layers, or with other sizes.
 
-    ``layers``: see :func:`student_layers`. ``dropout``: of hidden states and attention; None keeps the teacher's. ``dtype``:
-    of the student's weights, fp32 by default whatever the teacher is held in, since they are trained. Weights are tied where
-    the teacher's are. The student is in train mode whatever the teacher's, so that a loop of one's own trains with dropout;
-    call ``eval()`` to measure it.
+    ``layers``: see :func:`student_layers`; 6 where neither they nor ``config`` are given. ``config``: instead of layers, fields
+    of the teacher's configuration that are others in the student (``student_config.changed``).
+    ``initial``: the first weights. "teacher" (default of layers) copies the layers, the embeddings and the head; "random"
+    (default of config) draws all of them by ``seed``; "cut" keeps the parts of the teacher that are most active on
+    ``calibration``, batches of what the teacher reads (``cut.keep``).
+    ``dropout``: of hidden states and attention; None keeps the teacher's. ``dtype``: of the student's weights, fp32 by default
+    whatever the teacher is held in, since they are trained. Weights are tied where the teacher's are. The student is in train
+    mode whatever the teacher's, so that a loop of one's own trains with dropout; call ``eval()`` to measure it.
 
-    Raises ValueError as :func:`student_layers` does, for a teacher that cannot be run layer by layer, and where a model of the
-    chosen layers would not compute what these layers compute in the teacher.
+    Raises ValueError as :func:`student_layers` and ``student_config.changed`` do, for a teacher that cannot be run layer by
+    layer, where a model of the chosen layers would not compute what these layers compute in the teacher, and where it is not
+    known how a model is to be cut.
     """
+    student, _ = make_student(
+        teacher, layers, config=config, initial=initial, calibration=calibration, seed=seed, dropout=dropout, dtype=dtype
+    )
+    return student
+
+
+def make_student(
+    teacher: PreTrainedModel,
+    layers: int | Sequence[int] | str | None = None,
+    *,
+    config: Mapping[str, Any] | None = None,
+    initial: Initial | None = None,
+    calibration: Sequence[Inputs] | None = None,
+    seed: int = 42,
+    dropout: float | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[PreTrainedModel, Kept | None]:
+    """:func:`build_student`, and of a student that is cut what was kept."""
     original = Layered(teacher)
-    chosen = student_layers(layers, original.depth)
-    config = _shortened(teacher.config, original.depth, chosen)
-    if teacher.get_output_embeddings() is not None:
-        config.tie_word_embeddings = is_tied(teacher)
+    initial = initial or ("teacher" if config is None else "random")
+    if initial not in get_args(Initial):
+        raise Refusal("student.initial", f"{initial!r} is not one of {', '.join(get_args(Initial))}")
+    given = None if config is None else dict(config)
+    refuse(student_form(StudentSection(layers=layers, config=given, initial=initial)))  # type: ignore[arg-type]
+    if initial == "cut" and not calibration:
+        raise Refusal("student.initial", "cut needs calibration: batches of what the teacher reads")
+    if config is None:
+        chosen = student_layers(LAYERS if layers is None else layers, original.depth)
+        made = shortened(teacher.config, original.depth, chosen)
+    else:
+        made = changed(teacher.config, config, depth=original.depth)
+        check_buildable(made, type(teacher)._from_config)
+    if teacher.get_output_embeddings() is not None and "tie_word_embeddings" not in (config or {}):
+        made.tie_word_embeddings = is_tied(teacher)
     if dropout is not None:
-        _set_dropout(config, dropout)
+        set_dropout(made, dropout)
+    if initial == "teacher":
+        return _copied(original, made, chosen, dtype).train(), None
+    student, kept = _drawn(type(teacher), made, seed, dtype), None
+    if calibration is not None and initial == "cut":
+        kept = keep(original, made, calibration)
+        student.load_state_dict(cut_state(original, student, kept))
+    learn(student, field=FIELD)
+    return student.train(), kept
+
+
+def _drawn(kind: type[PreTrainedModel], config: PreTrainedConfig, seed: int, dtype: torch.dtype) -> PreTrainedModel:
+    """A model with weights that are a function of ``seed``; the caller's random state stays as it is."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind._from_config(config, dtype=dtype)
+
+
+def _copied(original: Layered, config: PreTrainedConfig, chosen: Sequence[int], dtype: torch.dtype) -> PreTrainedModel:
+    """The chosen layers, the embeddings and the head, copied, and seen to compute what they do in the teacher."""
+    teacher = original.model
     try:
-        with torch.random.fork_rng():  # its random first weights are replaced below and must not move the caller's draws
-            student = type(teacher)._from_config(config, dtype=dtype)
+        student = _drawn(type(teacher), config, 0, dtype)
         student.load_state_dict(_chosen_state(original, chosen))
         alike = _computes_alike(student, original, chosen)
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise Refusal("student.layers", f"{_by_place(teacher, chosen)} ({describe(error)})") from error
     if not alike:
         raise Refusal("student.layers", _by_place(teacher, chosen))
-    return student.train()
+    return student
 
 
 def _by_place(teacher: PreTrainedModel, chosen: Sequence[int]) -> str:
     name = teacher.name_or_path or type(teacher).__name__
     return f"the layers of {name!r} compute by their place; a student of {list(chosen)} would not compute what they do"
-
-
-def _shortened(config: PreTrainedConfig, depth: int, chosen: Sequence[int]) -> PreTrainedConfig:
-    """A copy of ``config`` for the chosen layers: their number, and of every list with an entry a layer their entries."""
-    shortened = copy.deepcopy(config)
-    for part in _with_parts(shortened):
-        lists = {
-            name: [value[layer] for layer in chosen]
-            for name, value in vars(part).items()
-            if isinstance(value, list | tuple) and len(value) == depth and not name.endswith(_NEVER_PER_LAYER)
-        }
-        # Past the configuration's own setter, which may compare lists and number before both are there.
-        vars(part).update(lists)
-        for name in _DEPTHS:
-            target = part.attribute_map.get(name, name)
-            if vars(part).get(target) == depth:
-                vars(part)[target] = len(chosen)
-    return shortened
-
-
-def _with_parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
-    """A configuration and those nested in it."""
-    yield config
-    for value in vars(config).values():
-        if isinstance(value, PreTrainedConfig):
-            yield from _with_parts(value)
 
 
 def _chosen_state(original: Layered, chosen: Sequence[int]) -> dict[str, Tensor]:
@@ -163,12 +195,3 @@ def is_tied(model: PreTrainedModel) -> bool:
     output = model.get_output_embeddings()
     weight = getattr(output, "weight", None)
     return weight is not None and weight is model.get_input_embeddings().weight
-
-
-def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
-    """Every rate of hidden states and attention; not those of layers as a whole or of a classifier's head."""
-    for part in _with_parts(config):
-        for name, value in list(vars(part).items()):
-            other = any(word in name for word in ("classifier", "summary", "layerdrop", "head_dropout"))
-            if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool) and not other:
-                setattr(part, name, dropout)

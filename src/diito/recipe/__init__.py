@@ -2,6 +2,7 @@
 
 from diito.recipe.fields import DimensionRange
 from diito.recipe.sections import (
+    LAYERS,
     RELEASED_LAYERS,
     AlignedPairSection,
     AlignmentSection,
@@ -20,6 +21,7 @@ from diito.recipe.sections import (
 )
 
 __all__ = [
+    "LAYERS",
     "RELEASED_LAYERS",
     "AlignedPairSection",
     "AlignmentSection",

@@ -10,21 +10,22 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Collection, Iterator, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 from diito.plugins import check_reference, installed
 from diito.recipe.arguments import argument_refusals
 from diito.recipe.file import read_again
 from diito.recipe.keys import bare, hints, members
 from diito.recipe.sections import (
+    LAYERS,
     RELEASED_LAYERS,
-    AlignedPairSection,
     AlignmentSection,
     CorpusSection,
     EvaluationSection,
     InterventionSection,
     Recipe,
     SourceSection,
+    StudentSection,
 )
 from diito.refusal import Refusal, refuse
 
@@ -35,17 +36,22 @@ def check(recipe: Recipe) -> None:
     refuse(_refusals(recipe))
 
 
-def check_alignment(alignment: AlignmentSection, depth: int) -> None:
-    """The same for the section ``alignment`` alone, with a student of ``depth`` layers."""
+def check_alignment(alignment: AlignmentSection, depth: int | None) -> None:
+    """The same for the section ``alignment`` alone, with a student of ``depth`` layers (None: not known yet)."""
     read_again(alignment)
     refuse(_alignment(alignment, depth))
 
 
-def student_depth(recipe: Recipe) -> int:
-    """The number of layers of the student."""
-    layers = recipe.student.layers
+def student_depth(student: StudentSection) -> int | None:
+    """The number of layers of the student, as far as the recipe alone says it."""
+    if student.model is not None:
+        return None
+    if student.config is not None:
+        depth = student.config.get("num_hidden_layers")
+        return depth if isinstance(depth, int) else None
+    layers = LAYERS if student.layers is None else student.layers
     if isinstance(layers, str):
-        return len(RELEASED_LAYERS[layers])
+        return len(RELEASED_LAYERS[layers]) if layers in RELEASED_LAYERS else None
     return layers if isinstance(layers, int) else len(layers)
 
 
@@ -60,17 +66,9 @@ def is_causal(recipe: Recipe) -> bool:
 
 
 def _refusals(recipe: Recipe) -> Iterator[Refusal]:
-    layers = recipe.student.layers
-    is_known = not isinstance(layers, str) or layers in RELEASED_LAYERS
-    if isinstance(layers, str) and not is_known:
-        near = difflib.get_close_matches(layers, RELEASED_LAYERS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        known = ", ".join(RELEASED_LAYERS)
-        sentence = f"{layers!r} is not a number of layers, a list of teacher layers or one of {known}{hint}"
-        yield Refusal("student.layers", sentence)
+    yield from _student(recipe.student)
     yield from _corpus(recipe.corpus)
-    if is_known:
-        yield from _alignment(recipe.alignment, student_depth(recipe))
+    yield from _alignment(recipe.alignment, student_depth(recipe.student))
     yield from _intervention(recipe)
     yield from _objective(recipe)
     if recipe.training.batch == 1 and recipe.intervention.pairing == "in-batch" and is_causal(recipe):
@@ -81,6 +79,49 @@ def _refusals(recipe: Recipe) -> Iterator[Refusal]:
         )
     yield from argument_refusals(recipe.training)
     yield from _evaluation(recipe.evaluation)
+
+
+def student_form(student: StudentSection) -> Iterator[Refusal]:
+    """What does not go together of the ways to make a student."""
+    given = [name for name in ("layers", "model", "config") if getattr(student, name) is not None]
+    if len(given) > 1:
+        other = f"is another way to make a student than student.{given[1]}; give one of them, and null for the other"
+        yield Refusal(f"student.{given[0]}", other)
+        return
+    form, initial = given[0] if given else "layers", student.initial
+    if form != "model" and student.revision is not None:
+        yield Refusal("student.revision", "belongs to student.model; leave it out, or give that")
+    if form == "model" and initial is not None:
+        yield Refusal("student.initial", "leave it out with student.model, which brings its weights")
+    if form == "layers" and initial == "cut":
+        yield Refusal(
+            "student.initial", "cut makes a student narrower: say how in student.config, or take teacher, which copies"
+        )
+    if form == "config" and initial == "teacher":
+        yield Refusal(
+            "student.initial", "teacher copies whole layers: give student.layers, or take cut, which keeps parts of them"
+        )
+    if student.calibration is not None and initial != "cut":
+        yield Refusal("student.calibration", "belongs to student.initial: cut; leave it out")
+    if student.lora is not None and student.freeze is not None:
+        yield Refusal("student.freeze", "leave it out with student.lora, which trains nothing but the adapter")
+    if student.lora is not None and student.lora.get("merge") is False and form != "model":
+        yield Refusal(
+            "student.lora",
+            "an adapter alone needs the model that it was trained on, and one that is made from the teacher is saved nowhere; "
+            "set merge to true, or save that student and give it as student.model",
+        )
+
+
+def _student(student: StudentSection) -> Iterator[Refusal]:
+    layers = student.layers
+    if isinstance(layers, str) and layers not in RELEASED_LAYERS:
+        near = difflib.get_close_matches(layers, RELEASED_LAYERS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        known = ", ".join(RELEASED_LAYERS)
+        sentence = f"{layers!r} is not a number of layers, a list of teacher layers or one of {known}{hint}"
+        yield Refusal("student.layers", sentence)
+    yield from student_form(student)
 
 
 def _references(fields: dict[str, tuple[str, str, Collection[str]]]) -> Iterator[Refusal]:
@@ -111,7 +152,7 @@ def _sources(field: str, sources: Sequence[SourceSection | str]) -> Iterator[Ref
             yield Refusal(f"{place}.{given}", "belongs to a hub dataset; leave it out where path is given")
 
 
-def _alignment(alignment: AlignmentSection, depth: int) -> Iterator[Refusal]:
+def _alignment(alignment: AlignmentSection, depth: int | None) -> Iterator[Refusal]:
     kind = alignment.kind
     if kind == "custom":
         yield from _custom(alignment, depth)
@@ -119,6 +160,8 @@ def _alignment(alignment: AlignmentSection, depth: int) -> Iterator[Refusal]:
     for given in ("pairs", "file"):
         if getattr(alignment, given) is not None:
             yield Refusal(f"alignment.{given}", f"belongs to alignment.kind custom, and the kind is {kind}")
+    if depth is None:
+        return
     needed = {"late": 2, "late-released": 3}.get(kind, 1)
     if depth < needed:
         yield Refusal("alignment.kind", f"{kind} needs at least {needed} student layers; student.layers gives {depth}")
@@ -126,14 +169,14 @@ def _alignment(alignment: AlignmentSection, depth: int) -> Iterator[Refusal]:
         yield Refusal("alignment.top", f"must be true; {kind} has no pair below the top of {depth} layers")
 
 
-def _custom(alignment: AlignmentSection, depth: int) -> Iterator[Refusal]:
+def _custom(alignment: AlignmentSection, depth: int | None) -> Iterator[Refusal]:
     if (alignment.pairs is None) == (alignment.file is None):
         yield Refusal("alignment.kind", "custom needs exactly one of alignment.pairs and alignment.file")
     elif alignment.file is not None and not os.path.isfile(alignment.file):
         yield Refusal("alignment.file", f"{alignment.file!r} is not a file; give the path of a .nm or .yaml file")
-    pairs: Sequence[AlignedPairSection] = alignment.pairs or []
+    pairs: Sequence[Any] = alignment.pairs or []
     for index, pair in enumerate(pairs):
-        if pair.student[-1] >= depth:
+        if depth is not None and pair.student[-1] >= depth:
             within = f"{pair.student} must stay within the student's layers, 0 to {depth - 1}"
             yield Refusal(f"alignment.pairs[{index}].student", within)
 

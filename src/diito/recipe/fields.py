@@ -28,6 +28,13 @@ def is_layer_list(layers: Sequence[int]) -> bool:
     return bool(layers) and layers[0] >= 0 and increasing
 
 
+def is_layer_pair(pair: Any) -> bool:
+    """must be [student layer, teacher layer], each a layer or a list of layers that increase, counted from 0"""
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        return False
+    return all(is_layer_list([side] if isinstance(side, int) else side) for side in pair)
+
+
 def is_range(bounds: Sequence[int]) -> bool:
     """must be a range [start, stop] with 0 <= start < stop"""
     return 0 <= bounds[0] < bounds[1]
@@ -43,6 +50,8 @@ BelowOne = Annotated[float, Ge(0), Lt(1)]
 AboveZero = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Layers = Annotated[list[int], Predicate(is_layer_list)]
+LayerPair = Annotated[list[int | list[int]], Predicate(is_layer_pair)]
+"""``[s, t]``: a student layer and the teacher layer that answers to it, or lists of them."""
 DimensionRange = Annotated[tuple[int, int], Predicate(is_range)]
 """``[start, stop)`` within a hidden state."""
 

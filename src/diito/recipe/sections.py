@@ -33,12 +33,14 @@ from diito.recipe.fields import (
     Count,
     CountOrNever,
     DimensionRange,
+    LayerPair,
     Layers,
     Length,
     NotNegative,
     Share,
     Text,
     is_folder_name,
+    is_layer_pair,
 )
 
 RELEASED_LAYERS = {
@@ -47,6 +49,8 @@ RELEASED_LAYERS = {
     "released-9": [0, 2, 3, 4, 7, 8, 9, 10, 11],
 }
 """The layers of the authors' released students, by the name a recipe gives them; for a teacher of 12 layers."""
+LAYERS = 6
+"""The layers of a student where a recipe says nothing of it."""
 
 
 @dataclass
@@ -63,13 +67,32 @@ class TeacherSection:
 
 @dataclass
 class StudentSection:
-    """The model that is trained, made from the teacher's layers."""
+    """The model that is trained: some of the teacher's layers, another checkpoint, or the teacher's configuration changed."""
 
-    layers: Count | Layers | str = 6
+    layers: Count | Layers | str | None = None
     """A number of layers (layer i is copied from teacher layer floor(i * L_T / n)), the list of teacher layers to copy,
-    or the name of a released list: released-3, released-6, released-9."""
+    or the name of a released list: released-3, released-6, released-9. null: 6, where neither ``model`` nor ``config`` is
+    given."""
+    model: Text | None = field(default=None, metadata=PLACE)
+    """Instead of ``layers``: hub id or local folder of any model of the same task whose tokenizer gives the same ids."""
+    revision: str | None = field(default=None, metadata=PLACE)
+    """Hub revision (branch, tag or commit) of ``model``."""
+    config: dict[str, Any] | None = None
+    """Instead of ``layers``: fields of the teacher's configuration that are others in the student, such as
+    {num_hidden_layers: 4, hidden_size: 256, num_attention_heads: 4, intermediate_size: 1024}."""
+    initial: Literal["teacher", "cut", "random"] | None = None
+    """The first weights. teacher: copied with the layers (the default with ``layers``). random: drawn by the seed (the default
+    with ``config``). cut: those heads, neurons and dimensions of the teacher that are most active on rows of the corpus."""
+    calibration: Count | None = None
+    """Rows of the corpus that ``initial: cut`` looks at; null: 256."""
+    freeze: list[Text] | None = None
+    """Parts that are not trained: embeddings, head, norm, layers, layers.0, or the path of a module."""
+    lora: dict[str, Any] | None = None
+    """Train an adapter in place of the student's weights: fields of peft.LoraConfig, such as {r: 8, lora_alpha: 16}, and
+    ``merge``; merge: true (the default) saves the model with the adapter in its weights, false the adapter alone, for a student
+    of ``model``. Needs the extra [peft]."""
     dropout: BelowOne | None = None
-    """Dropout of hidden states and attention in the student; null keeps the teacher's."""
+    """Dropout of hidden states and attention in the student; null keeps that of its configuration."""
 
 
 @dataclass
@@ -162,20 +185,32 @@ class AlignedPairSection:
     """Ranges [start, stop) of the teacher's hidden state; null swaps all of it."""
 
 
+def _in_full(pair: Any) -> Any:
+    """``[s, t]`` as a section; anything else as it is."""
+    if not is_layer_pair(pair):
+        return pair
+    student, teacher = ([side] if isinstance(side, int) else side for side in pair)
+    return AlignedPairSection(student=student, teacher=teacher)
+
+
 @dataclass
 class AlignmentSection:
     """Which student layers answer to which teacher layers."""
 
     kind: Literal["full", "middle", "late", "late-released", "custom"] = "full"
     """Which student layer answers to which teacher layers; custom takes ``pairs`` or ``file``."""
-    pairs: Annotated[list[AlignedPairSection], MinLen(1)] | None = None
-    """The pairs of a custom alignment."""
+    pairs: Annotated[list[AlignedPairSection | LayerPair], MinLen(1)] | None = None
+    """The pairs of a custom alignment; [s, t] is short for {student: [s], teacher: [t]}, and s or t may be a list of layers."""
     file: str | None = field(default=None, metadata=PLACE)
     """Instead of ``pairs``: a released ``.nm`` file, or YAML with this section, such as ``diito align`` writes."""
     top: bool = True
     """false drops pairs that reach the student's last layer (only the output head is above it)."""
     shuffled: bool = False
     """A control: the alignment with the teacher layers permuted (seeded)."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.pairs, list):  # written in full, however they were given
+            self.pairs = [_in_full(pair) for pair in self.pairs]
 
 
 @dataclass
@@ -200,6 +235,10 @@ class InterventionSection:
     """token-swap: the same spans are swapped in the input ids instead of the activations."""
 
 
+COS = 0.25
+"""The weight of ``cos`` where a recipe gives none and the widths agree."""
+
+
 @dataclass
 class WeightsSection(Aliased):
     """Weights of the losses in their sum, used as given; a causal weight of 0 costs nothing. Losses of your own stand beside
@@ -209,8 +248,8 @@ class WeightsSection(Aliased):
     """The task's own loss: in masked language modelling the cross-entropy with the masked words (also: mlm)."""
     ce: NotNegative = 0.25
     """Smoothed cross-entropy with the teacher."""
-    cos: NotNegative = 0.25
-    """Cosine distance of the last hidden states."""
+    cos: NotNegative | None = None
+    """Cosine distance of the last hidden states. null: 0.25, or 0 where student and teacher are of different widths."""
     causal_ce: NotNegative = 0.25
     """The DIITO loss: smoothed cross-entropy under the same interchange intervention."""
     causal_cos: NotNegative = 0.0
@@ -224,8 +263,9 @@ class WeightsSection(Aliased):
     REST: ClassVar[str] = "further"
 
     def as_dict(self) -> dict[str, float]:
-        """Every loss with its weight, those of the user's own losses too."""
-        return {name: value for name, value in vars(self).items() if name != "further"} | self.further
+        """Every loss with its weight, those of the user's own too; ``cos``, where it is not given, as for equal widths."""
+        own = {name: value for name, value in vars(self).items() if name != "further"}
+        return own | {"cos": COS if self.cos is None else self.cos} | self.further
 
     @classmethod
     def takes(cls, name: str) -> bool:

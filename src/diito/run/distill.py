@@ -208,7 +208,7 @@ def _finish(folder: RunFolder, parts: Parts, measure: Evaluation | None, results
             results["continuations"] = said
             _say(True, "\n\n".join(["", *map(_side_by_side, said)]))
     results["recipe"] = dataclasses.asdict(parts.plan.recipe)
-    results["student"] = folder.save_student(parts.student, parts.tokenizer, _card(parts, results))
+    results["student"] = folder.save_student(parts.student, parts.tokenizer, _card(parts, results), kept=parts.kept)
     write_json(folder.results, results)  # last: it says that the run is finished
     _say(True, f"student    {folder.student}  ({parts.task.head.__name__}.from_pretrained loads it)")
 

@@ -30,6 +30,8 @@ from diito.files import (
     writing,
 )
 from diito.locks import HOLDER, Held, hold
+from diito.models.adapter import is_merged, merged
+from diito.models.cut import Kept
 from diito.paths import expand
 from diito.recipe import Recipe
 from diito.recipe.file import dump, read
@@ -38,6 +40,7 @@ from diito.run.manifest import deciding_fields, differing_fields, fixed_fields, 
 from diito.training.checkpoints import checkpoint_fault, checkpoints_by_step
 
 _CARD = "README.md"
+_KEPT = "cut.json"
 
 
 class RunFolder:
@@ -143,15 +146,22 @@ class RunFolder:
         except ValueError:
             return {}
 
-    def save_student(self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str) -> dict[str, str]:
+    def save_student(
+        self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str, *, kept: Kept | None = None
+    ) -> dict[str, str]:
         """Weights, configuration, tokenizer and model card, written aside and renamed; the checksums of all but the card, which
-        is there to be edited. Raises CannotWrite."""
+        is there to be edited. ``kept``: what of the teacher a student that was cut is made of. Raises CannotWrite."""
+        lora = self.recipe.student.lora
+        if lora is not None and is_merged(lora):
+            student = merged(student)
         aside = self.student.with_name("student.new")
         shutil.rmtree(aside, ignore_errors=True)
         with writing(self.student):
             student.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
             write_text(aside / _CARD, card)
+            if kept is not None:
+                write_json(aside / _KEPT, kept.as_json())
             sums = checksums(aside, without=[_CARD])
         replace_folder(aside, self.student)
         return sums

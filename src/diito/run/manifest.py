@@ -24,6 +24,7 @@ from diito.recipe import Recipe
 from diito.recipe.fields import FREE, PLACE
 from diito.refusal import Refusal
 from diito.run.parts import Parts
+from diito.run.students import source_of
 from diito.secrets import redact
 
 VERSIONS = {"distil": 2}
@@ -40,6 +41,7 @@ def make_manifest(recipe: Recipe, parts: Parts, *, processes: int) -> dict[str, 
         "teacher.tokenizer": tokeniser.fingerprint(),
         "corpus.sources": parts.corpus.digest(),
         "evaluation.sources": parts.held_out and parts.held_out.digest(),
+        **student_contents(recipe),
         "alignment.file": [dataclasses.asdict(pair) for pair in parts.alignment.pairs],
         **own_parts(recipe),
     }
@@ -47,8 +49,15 @@ def make_manifest(recipe: Recipe, parts: Parts, *, processes: int) -> dict[str, 
     return _as_in_a_file(manifest)
 
 
+def student_contents(recipe: Recipe) -> dict[str, str]:
+    """A hash of the checkpoint that a recipe names as its student, by its field; nothing where there is none."""
+    source = source_of(recipe.student)
+    return {} if source is None else {source.field: models.digest(source)}
+
+
 def refuse_other_fields(before: dict[str, Any], now: dict[str, Any], run: Path) -> None:
-    """Refuse, naming the first, fields that a run was not started with."""
+    """Refuse, naming the first, fields that a run was not started with; one that there was not yet was as it is by default."""
+    before = {**fixed_fields(Recipe()), **before}
     for key in before | now:
         if before.get(key) != now.get(key):
             written = key.replace("training.arguments.", "training.").replace("weights.further.", "weights.")

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,20 +22,22 @@ from diito.evaluation.held_out.text import HeldOut
 from diito.method.alignment import Alignment
 from diito.method.alignment_files import build_alignment
 from diito.method.losses import CAUSAL, Loss, find_loss, paper_losses
-from diito.method.objective import DistillationObjective
+from diito.method.objective import DistillationObjective, check_widths
 from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement
+from diito.models.cut import Kept
 from diito.models.layered import longest_sequence
 from diito.models.load import Sizes, sizes_of
-from diito.models.student import build_student, student_layers
 from diito.models.teacher import load_config, load_teacher, load_tokenizer
 from diito.recipe import Recipe
 from diito.recipe.checks import loss_name
+from diito.recipe.sections import COS
 from diito.refusal import Refusal, collect
 from diito.run.plan import Plan
+from diito.run.students import PlannedStudent, build, calibration_rows, in_full, plan_student
 from diito.run.text import load_text, with_lengths
 from diito.speed.precision import prepare_models
 from diito.tasks import find_task
-from diito.tasks.task import Task
+from diito.tasks.task import Batching, Task
 from diito.training.trainer import DistillationTrainer, Evaluation
 
 PAIRINGS: dict[str, Pairing] = {"in-batch": derangement, "independent": derangement}
@@ -53,9 +56,15 @@ class Survey:
     sizes: Sizes
     """The teacher's."""
     tokenizer: PreTrainedTokenizerBase
-    student_layers: list[int]
-    """The teacher layers that the student is made of."""
+    student: PlannedStudent
     alignment: Alignment
+    left_out: str = ""
+    """A loss that the recipe would have by default and the student cannot have, in words."""
+
+    @property
+    def words(self) -> int:
+        """The words that both teacher and student know."""
+        return min(self.sizes.words, self.student.sizes.words)
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,10 @@ class Parts:
     corpus: Corpus
     held_out: HeldOut | None
     plan: Plan
+    words: int | None = None
+    """How many words the logits of both have in common, where they differ in number."""
+    kept: Kept | None = None
+    """Of a student that was cut: what of the teacher was kept."""
 
 
 def survey(recipe: Recipe) -> Survey:
@@ -106,18 +119,25 @@ def survey(recipe: Recipe) -> Survey:
         tokenizer: Any = None
         with attempt():
             tokenizer = load_tokenizer(recipe.teacher, config, needed=task.needed_tokens)
+        student: Any = None
         with attempt():
-            longest = _longest_sequence(config, tokenizer)
+            student = plan_student(recipe.student, task, config, tokenizer)
+            recipe = dataclasses.replace(recipe, student=in_full(recipe.student))
+        with attempt():
+            longest, own = _longest_sequence(config, tokenizer), student and student.longest
             for field, section in (("corpus", recipe.corpus), ("evaluation", recipe.evaluation)):
                 with attempt():
-                    _check_length(f"{field}.length", section.length, longest)
-            recipe = with_lengths(recipe, min(LENGTH, longest or LENGTH))
-        with attempt():
-            chosen = student_layers(recipe.student.layers, sizes.depth)
-            depths = {"teacher_layers": sizes.depth, "student_layers": len(chosen)}
-            alignment = build_alignment(recipe.alignment, **depths, seed=recipe.seed)
-            alignment.check(**depths, teacher_width=sizes.width, student_width=sizes.width)
-    return Survey(recipe, task, losses, sizes, tokenizer, chosen, alignment)
+                    _check_length(f"{field}.length", section.length, longest, "teacher")
+                    _check_length(f"{field}.length", section.length, own, "student")
+            recipe = with_lengths(recipe, min(LENGTH, longest or LENGTH, own or LENGTH))
+        if student is not None:
+            depths = {"teacher_layers": sizes.depth, "student_layers": student.sizes.depth}
+            with attempt():
+                alignment = build_alignment(recipe.alignment, **depths, seed=recipe.seed)
+                alignment.check(**depths, teacher_width=sizes.width, student_width=student.sizes.width)
+            with attempt():
+                recipe, left_out = _with_widths(recipe, losses, sizes.width, student.sizes.width)
+    return Survey(recipe, task, losses, sizes, tokenizer, student, alignment, left_out)
 
 
 def position_rule(recipe: Recipe) -> PositionRule:
@@ -185,17 +205,23 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
     teacher = load_teacher(recipe.teacher, head=task.head, noun=task.noun)
     task.check_model(teacher, recipe)
     task = task.of(teacher)
-    student = build_student(teacher, surveyed.student_layers, dropout=recipe.student.dropout)
+    planned = surveyed.student
+    student = None if planned.calibration else build(planned, teacher, recipe, task)
     with arguments.main_process_first(desc="corpus"):
-        corpus, held_out = load_text(recipe, task, tokenizer, vocab_size=surveyed.sizes.words)
+        corpus, held_out = load_text(recipe, task, tokenizer, vocab_size=surveyed.words)
+    if student is None:  # which parts of the teacher it keeps depends on the text
+        batching = _batching(recipe, task, tokenizer, corpus, words=surveyed.words)
+        rows = calibration_rows(corpus, batching, planned.calibration, seed=recipe.seed)
+        student = build(planned, teacher, recipe, task, rows)
     plan = Plan(
         recipe,
         teacher,
-        student,
-        surveyed.student_layers,
+        student.model,
+        planned.made_of,
         surveyed.alignment,
         corpus,
         arguments.world_size,
+        left_out=surveyed.left_out,
         has_counterfactual=has_counterfactual(recipe, surveyed.losses),
         slot_share=task.slot_share(_settings(recipe, task)),
         held_out_blocks=None if held_out is None else len(held_out.examples),
@@ -207,7 +233,19 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
             f"the corpus has {len(corpus)} sequences, fewer than one micro-batch of {recipe.training.batch} on "
             f"{arguments.world_size} process(es); give more text or a smaller batch",
         )
-    return Parts(task, surveyed.losses, tokenizer, teacher, student, surveyed.alignment, corpus, held_out, plan)
+    return Parts(
+        task,
+        surveyed.losses,
+        tokenizer,
+        teacher,
+        student.model,
+        surveyed.alignment,
+        corpus,
+        held_out,
+        plan,
+        words=planned.words(surveyed.sizes, tokenizer),
+        kept=student.kept,
+    )
 
 
 def build_trainer(
@@ -230,26 +268,42 @@ def build_trainer(
         specials=intervention.specials,
         special_ids=parts.task.special_ids(parts.tokenizer),
         reach=parts.task.reach,
+        words=parts.words,
         source_positions=intervention.source_positions,
         control=intervention.control,
         seed=recipe.seed,
     )
     prepare_models(parts.student, teacher, recipe.speed, device=arguments.device)
-    batching = parts.task.batching(
-        _settings(recipe, parts.task),
-        tokenizer=parts.tokenizer,
-        vocab_size=sizes_of(teacher.config, field="teacher.model").words,
-        token_counts=parts.corpus.token_counts,
-    )
+    words = parts.words or sizes_of(teacher.config, field="teacher.model").words
     return DistillationTrainer(
         module,
         arguments,
         train_dataset=parts.corpus,
-        batching=batching,
+        batching=_batching(recipe, parts.task, parts.tokenizer, parts.corpus, words=words),
         draw_sources=intervention.pairing == "independent" and module.has_counterfactual,
         evaluation=evaluation,
         processing_class=parts.tokenizer,
     )
+
+
+def _batching(recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase, corpus: Corpus, *, words: int) -> Batching:
+    """What makes batches of the corpus; ``words``: of both models."""
+    settings = _settings(recipe, task)
+    return task.batching(settings, tokenizer=tokenizer, vocab_size=words, token_counts=corpus.token_counts)
+
+
+def _with_widths(recipe: Recipe, own: Mapping[str, Loss], teacher: int, student: int) -> tuple[Recipe, str]:
+    """The recipe with the weight of ``cos`` that fits these widths where it gives none, and in words what is left out by that.
+
+    Raises Refusal, naming the weight, for a loss with a weight that compares hidden states of one width.
+    """
+    weights, left_out = recipe.objective.weights, ""
+    if weights.cos is None:
+        left_out = "" if teacher == student else f" (no cos, as the widths {student} and {teacher} differ)"
+        weights = dataclasses.replace(weights, cos=0.0 if left_out else COS)
+    table = {**paper_losses(recipe.objective.temperature), **own}
+    check_widths({name: find_loss(name, table) for name, weight in weights.as_dict().items() if weight}, student, teacher)
+    return dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, weights=weights)), left_out
 
 
 def _settings(recipe: Recipe, task: Task) -> Any:
@@ -267,6 +321,6 @@ def _longest_sequence(config: Any, tokenizer: PreTrainedTokenizerBase | None) ->
     return limit if limit < 10**9 else None
 
 
-def _check_length(field: str, length: int | None, longest: int | None) -> None:
+def _check_length(field: str, length: int | None, longest: int | None, model: str) -> None:
     if length is not None and longest is not None and length > longest:
-        raise Refusal(field, f"{length} tokens, but the teacher has positions for {longest}; give at most {longest}")
+        raise Refusal(field, f"{length} tokens, but the {model} has positions for {longest}; give at most {longest}")

@@ -23,13 +23,15 @@ class Plan:
     recipe: Recipe
     teacher: PreTrainedModel
     student: PreTrainedModel
-    student_layers: Sequence[int]
-    """The teacher layers that the student is made of."""
+    made_of: str
+    """What the student is made of, in words."""
     alignment: Alignment
     corpus: Corpus
     processes: int
     has_counterfactual: bool
     """Whether a loss reads the runs under the intervention."""
+    left_out: str = ""
+    """What is not among the losses although it would be by default, in words."""
     slot_share: float = 1.0
     """Slots for each token."""
     held_out_blocks: int | None = None
@@ -77,16 +79,15 @@ class Plan:
 
     def _lines(self) -> list[tuple[str, str]]:
         teacher, student = (model.num_parameters() for model in (self.teacher, self.student))
-        layers = _list(self.student_layers)
         weights = self.recipe.objective.weights.as_dict().items()
         corpus = self.corpus.statistics.describe().splitlines()
         return [
             ("teacher", f"{self.recipe.teacher.model}: {_model(self.teacher)}, {_count(teacher)} parameters"),
             (
                 "student",
-                f"{_model(self.student)} from teacher layers {layers}, {_count(student)} ({student / teacher:.0%})",
+                f"{_model(self.student)} {self.made_of}, {_count(student)} ({student / teacher:.0%}){self._trained()}",
             ),
-            ("objective", " + ".join(f"{weight:.3g} {name}" for name, weight in weights if weight)),
+            ("objective", " + ".join(f"{weight:.3g} {name}" for name, weight in weights if weight) + self.left_out),
             ("alignment", self._alignment()),
             *zip(["corpus"] + [""] * len(corpus), corpus, strict=False),
             *(("corpus", remark) for remark in self.corpus.remarks),
@@ -94,6 +95,11 @@ class Plan:
             ("steps", self._steps()),
             ("compute", self._compute()),
         ]
+
+    def _trained(self) -> str:
+        """How much of the student is trained, where not all of it is."""
+        trained = self.student.num_parameters(only_trainable=True)
+        return "" if trained == self.student.num_parameters() else f", of which {trained / 1e6:.2g} M are trained"
 
     def _steps(self) -> str:
         training = self.recipe.training

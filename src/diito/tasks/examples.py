@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from diito.corpus.examples import Examples, Row, choose
 from diito.corpus.forms import LENGTH, NothingLeft
 from diito.corpus.sources import find_sources
+from diito.models.answers import answers_of_config, label_names
+from diito.refusal import Refusal
 from diito.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -63,6 +65,22 @@ class TaskOfExamples(Task):
             vocabulary=max(tokenizer.get_vocab().values()) + 1,
             remarks=[remark for source in find_sources(section.sources, field=place) for remark in source.remarks()],
         )
+
+    def check_student(self, config: Any, teacher: Any, *, name: str, field: str) -> None:
+        """A student has the teacher's labels, by their names and in their order, and means the same by its outputs."""
+        ours, theirs = label_names(config), label_names(teacher)
+        if ours != theirs:
+            raise Refusal(
+                field,
+                f"the labels of {name!r} ({', '.join(ours)}) are not the teacher's ({', '.join(theirs)}), in this order; give "
+                "a model that has them, or set id2label in its config.json right",
+            )
+        if answers_of_config(config) != answers_of_config(teacher):
+            kinds = f"{answers_of_config(config)}, and the teacher with {answers_of_config(teacher)}"
+            raise Refusal(field, f"{name!r} answers with {kinds}; give a model with the same problem_type")
+        padding = [each.get_text_config().pad_token_id for each in (config, teacher)]
+        if padding[0] != padding[1]:
+            raise Refusal(field, f"pad_token_id of {name!r} is {padding[0]} and the teacher's {padding[1]}; set it to the same")
 
     @abstractmethod
     def read_rows(

@@ -187,6 +187,11 @@ class Task(ABC):
         """Refuse (Refusal) a teacher that has the head and cannot do the task, as the recipe wants it; here none."""
         return
 
+    def check_student(self, config: Any, teacher: Any, *, name: str, field: str) -> None:
+        """Refuse (Refusal), naming ``field``, a checkpoint called ``name`` that cannot answer as this teacher does; both are
+        configurations. Here none."""
+        return
+
     def slot_share(self, settings: Any = None) -> float:
         """Slots for each token of the corpus, about, for what a run will cost. ``settings``: as in :meth:`batching`."""
         return 1.0

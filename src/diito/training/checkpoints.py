@@ -1,6 +1,7 @@
 """What a checkpoint holds, when it appears, and how it is read back.
 
-1. the student is saved as an ordinary Hugging Face checkpoint, beside the optimiser's and Trainer's state; never the teacher;
+1. the student is saved as an ordinary Hugging Face checkpoint, or its adapter where that alone is trained, beside the
+   optimiser's and Trainer's state; never the teacher;
 2. all of it is written into a staging folder and given its name when every rank has finished, then the oldest is dropped;
 3. what a failed or interrupted save leaves behind is removed; the checkpoint before it stays;
 4. the checksum of every file is written with it, so that a checkpoint that is no longer whole is never read.
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from transformers.trainer_utils import rotate_checkpoints
 
 from diito.files import CannotWrite, checksums, first_difference, read_json, replace_folder, write_json, writing
+from diito.models.adapter import has_adapter, load_adapter
 from diito.refusal import Refusal
 from diito.training.upload import ASIDE, UploadingTrainer
 
@@ -169,6 +171,9 @@ class CheckpointTrainer(UploadingTrainer):
 
     def _load_student(self, folder: str) -> None:
         student = self.student()
+        if has_adapter(student):
+            load_adapter(student, folder)
+            return
         saved = type(student).from_pretrained(folder, dtype=student.dtype, local_files_only=True)
         student.load_state_dict(saved.state_dict())
 

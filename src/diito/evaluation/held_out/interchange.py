@@ -27,6 +27,7 @@ from diito.evaluation.held_out.text import LOGITS, HeldOut, at_slots, rows_of_sl
 from diito.method.alignment import AlignedPair, Alignment, DimensionRange
 from diito.method.draws import generator, host_random
 from diito.method.intervention import resume, source_values
+from diito.method.objective import count_outputs
 from diito.method.positions import PositionRule, consecutive, derangement
 from diito.method.reach import reached
 from diito.method.swaps import SwapDraws
@@ -170,9 +171,14 @@ class _Runs:
             return at_slots(final, slots)
         return self.layered.head(final, self.inputs)[slots[:, 0] >= 0]
 
-    def logits(self, said: Tensor) -> Tensor:
-        """The logits of some of what :meth:`base` or :meth:`under` gave."""
-        return self.layered.head(said) if self.layered.per_token else said
+    @property
+    def words(self) -> int:
+        """How many logits there are: words of the vocabulary, padding among them, or labels."""
+        return count_outputs(self.layered.model)
+
+    def logits(self, said: Tensor, words: int) -> Tensor:
+        """The first ``words`` logits, those of both models, of some of what :meth:`base` or :meth:`under` gave."""
+        return (self.layered.head(said) if self.layered.per_token else said)[..., :words]
 
 
 def _compare(ours: Mapping[str, _Runs], theirs: _Runs, pairs: Sequence[AlignedPair], draw: _Draw) -> NDArray[np.float64]:
@@ -188,16 +194,16 @@ def _compare(ours: Mapping[str, _Runs], theirs: _Runs, pairs: Sequence[AlignedPa
 
     swapped = draw.positions.gather(1, draw.slots.clamp(min=0))[draw.slots >= 0].cpu().numpy().astype(np.int64)
     rows = rows_of_slots(draw.slots)
-    words = theirs.layered.model.config.get_text_config().vocab_size
+    words = min(runs.words for runs in (theirs, *ours.values()))
     chunk = max(1, LOGITS // (4 * words * (2 * len(teacher_sides) + len(student_sides))))
     sums = np.zeros((len(ours), len(pairs), len(draw.positions), 2, len(QUANTITIES)))
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
         places = (rows[part], swapped[part])
-        target = _Answers([theirs.logits(said[part]) for said in targets])
-        word = _Answers([theirs.logits(unchanged[part])]).words[:, 0]
+        target = _Answers([theirs.logits(said[part], words) for said in targets])
+        word = _Answers([theirs.logits(unchanged[part], words)]).words[:, 0]
         for index, (name, runs) in enumerate(ours.items()):
-            answer = _Answers([runs.logits(said[part]) for said in finals[name]])
+            answer = _Answers([runs.logits(said[part], words) for said in finals[name]])
             divergence = target.divergence(answer)
             for number, pair in enumerate(pairs):
                 theirs_at = teacher_sides.index((pair.teacher, pair.teacher_dimensions))
@@ -213,12 +219,12 @@ def _compare(ours: Mapping[str, _Runs], theirs: _Runs, pairs: Sequence[AlignedPa
 def _agreement(ours: _Runs, theirs: _Runs, slots: Tensor) -> NDArray[np.float64]:
     """[examples, 2]: used slots, and those at which both base runs have the same most likely word."""
     rows, bases = rows_of_slots(slots), [runs.base(slots) for runs in (ours, theirs)]
-    words = theirs.layered.model.config.get_text_config().vocab_size
+    words = min(ours.words, theirs.words)
     chunk = max(1, LOGITS // (8 * words))
     sums = np.zeros((len(slots), 2))
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
-        said, told = (runs.logits(base[part]).argmax(-1) for runs, base in zip((ours, theirs), bases, strict=True))
+        said, told = (runs.logits(base[part], words).argmax(-1) for runs, base in zip((ours, theirs), bases, strict=True))
         alike = (said == told).double()
         np.add.at(sums, rows[part], torch.stack([torch.ones_like(alike), alike], dim=1).cpu().numpy())
     return sums

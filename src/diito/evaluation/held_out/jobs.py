@@ -253,12 +253,6 @@ def _pairs(
 ) -> list[AlignedPair]:
     if settings.map:
         return all_pairs(depth, teacher_depth)
-    if depth > teacher_depth and settings.alignment.kind != "custom":
-        raise Refusal(
-            "alignment.kind",
-            f"{settings.alignment.kind} needs a teacher as deep as the student, and they have {teacher_depth} and {depth} "
-            "layers; give custom pairs, or --map true",
-        )
     check_alignment(settings.alignment, depth)
     layers = {"teacher_layers": teacher_depth, "student_layers": depth}
     alignment = build_alignment(settings.alignment, **layers, seed=settings.seed)
@@ -275,7 +269,8 @@ def _undistilled_layers(settings: InterchangeSettings, source: ModelSource, stud
     alike = student.model_type == teacher.model_type and width == teacher_width
     if settings.student_layers is None:
         recipe = Path(resolve(source.name)).parent / "recipe.yaml"
-        chosen = student_layers(read(recipe).student.layers if recipe.is_file() else depth, teacher_depth) if alike else []
+        given = read(recipe).student.layers if recipe.is_file() else depth
+        chosen = student_layers(given, teacher_depth) if alike and given is not None else []
         return chosen if len(chosen) == depth < teacher_depth else None
     try:
         chosen = student_layers(settings.student_layers, teacher_depth)

@@ -97,13 +97,14 @@ def _check_length(settings: HeldOutSettings, source: ModelSource) -> None:
 def check_teacher(settings: HeldOutSettings, source: ModelSource, text: PlannedText, teacher: ModelSource) -> None:
     check_model(teacher, text.task)
     _check_length(settings, teacher)
-    ours, theirs = (models.sizes_of(models.load_configuration(each), field=each.field).words for each in (source, teacher))
-    if ours != theirs or text.tokenizer.get_vocab() != models.load_tokenizer(teacher).get_vocab():
+    if text.tokenizer.get_vocab() != models.load_tokenizer(teacher).get_vocab():
         raise Refusal(
             "teacher",
             f"{teacher.name!r} has another vocabulary than {source.name!r}; interchange needs a student and a teacher that "
             "read and predict the same words",
         )
+    words = models.sizes_of(models.load_configuration(teacher), field=teacher.field).words
+    check_tokenizer(text.tokenizer, teacher, vocabulary=words, field="teacher")
 
 
 def device_of(wanted: str) -> torch.device:
