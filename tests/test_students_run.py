@@ -24,7 +24,8 @@ FORMS = {
     "frozen": {"student.layers": "2", "student.freeze": "[embeddings, layers.0]"},
     "lora": {"student.layers": "2", "student.lora": "{r: 2, lora_alpha: 4, target_modules: [query, value]}"},
 }
-forms = pytest.mark.parametrize("form", [pytest.param(form, marks=[needs_peft] if form == "lora" else []) for form in FORMS])
+MARKS = {"lora": [needs_peft], "random": [pytest.mark.soak], "deeper": [pytest.mark.soak], "frozen": [pytest.mark.soak]}
+forms = pytest.mark.parametrize("form", [pytest.param(form, marks=MARKS.get(form, [])) for form in FORMS])
 
 
 def overrides(form: str) -> dict[str, str]:

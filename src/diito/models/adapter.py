@@ -69,6 +69,7 @@ def add_adapter(model: PreTrainedModel, settings: Mapping[str, Any], *, seed: in
             model.add_adapter(config)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise Refusal(FIELD, " ".join(str(error).split())) from error
+    config.auto_mapping = {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
     base = Path(model.name_or_path)
     config.base_model_name_or_path = str(base.absolute()) if base.is_dir() else model.name_or_path
 

@@ -99,7 +99,11 @@ class Plan:
     def _trained(self) -> str:
         """How much of the student is trained, where not all of it is."""
         trained = self.student.num_parameters(only_trainable=True)
-        return "" if trained == self.student.num_parameters() else f", of which {trained / 1e6:.2g} M are trained"
+        return (
+            ""
+            if trained == self.student.num_parameters()
+            else f", of which {trained / self.student.num_parameters():.1%} are trained"
+        )
 
     def _steps(self) -> str:
         training = self.recipe.training

@@ -58,7 +58,7 @@ class PlannedStudent:
     def made_of(self) -> str:
         """What it is made of, in words."""
         if self.section.model is not None:
-            return f"{self.section.model}"
+            return f"from the checkpoint {self.section.model}"
         if self.section.initial == "random" or (self.section.initial is None and self.layers is None):
             return "with weights drawn by the seed"
         if self.layers is None:
