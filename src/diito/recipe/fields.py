@@ -28,7 +28,7 @@ def is_layer_list(layers: Sequence[int]) -> bool:
     return bool(layers) and layers[0] >= 0 and increasing
 
 
-def is_layer_pair(pair: Any) -> bool:
+def is_short_pair(pair: Any) -> bool:
     """must be [student layer, teacher layer], each a layer or a list of layers that increase, counted from 0"""
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         return False
@@ -50,7 +50,7 @@ BelowOne = Annotated[float, Ge(0), Lt(1)]
 AboveZero = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Layers = Annotated[list[int], Predicate(is_layer_list)]
-LayerPair = Annotated[list[int | list[int]], Predicate(is_layer_pair)]
+ShortPair = Annotated[list[int | list[int]], Predicate(is_short_pair)]
 """``[s, t]``: a student layer and the teacher layer that answers to it, or lists of them."""
 DimensionRange = Annotated[tuple[int, int], Predicate(is_range)]
 """``[start, stop)`` within a hidden state."""
@@ -61,6 +61,9 @@ FREE = {"on resume": "free"}
 be as it was."""
 PLACE = {"on resume": "place"}
 """Metadata of a field that says where something is: it may differ when a run is resumed, what is found there may not."""
+LATER = {"left out at its default": True}
+"""Metadata of a field that diito 0.1.0 did not have: what it says by default was so before, so that runs from then are resumed
+and finished jobs keep their names."""
 FREE_ARGUMENTS = {
     "free": (
         "activation_checkpointing",

@@ -25,6 +25,7 @@ from annotated_types import Ge, Lt, MinLen, Predicate
 from diito.recipe.fields import (
     FREE,
     FREE_ARGUMENTS,
+    LATER,
     PLACE,
     AboveZero,
     Alias,
@@ -33,14 +34,14 @@ from diito.recipe.fields import (
     Count,
     CountOrNever,
     DimensionRange,
-    LayerPair,
     Layers,
     Length,
     NotNegative,
     Share,
+    ShortPair,
     Text,
     is_folder_name,
-    is_layer_pair,
+    is_short_pair,
 )
 
 RELEASED_LAYERS = {
@@ -77,17 +78,17 @@ class StudentSection:
     """Instead of ``layers``: hub id or local folder of any model of the same task whose tokenizer gives the same ids."""
     revision: str | None = field(default=None, metadata=PLACE)
     """Hub revision (branch, tag or commit) of ``model``."""
-    config: dict[str, Any] | None = None
+    config: dict[str, Any] | None = field(default=None, metadata=LATER)
     """Instead of ``layers``: fields of the teacher's configuration that are others in the student, such as
     {num_hidden_layers: 4, hidden_size: 256, num_attention_heads: 4, intermediate_size: 1024}."""
-    initial: Literal["teacher", "cut", "random"] | None = None
+    initial: Literal["teacher", "cut", "random"] | None = field(default=None, metadata=LATER)
     """The first weights. teacher: copied with the layers (the default with ``layers``). random: drawn by the seed (the default
     with ``config``). cut: those heads, neurons and dimensions of the teacher that are most active on rows of the corpus."""
-    calibration: Count | None = None
+    calibration: Count | None = field(default=None, metadata=LATER)
     """Rows of the corpus that ``initial: cut`` looks at; null: 256."""
-    freeze: list[Text] | None = None
+    freeze: list[Text] | None = field(default=None, metadata=LATER)
     """Parts that are not trained: embeddings, head, norm, layers, layers.0, or the path of a module."""
-    lora: dict[str, Any] | None = None
+    lora: dict[str, Any] | None = field(default=None, metadata=LATER)
     """Train an adapter in place of the student's weights: fields of peft.LoraConfig, such as {r: 8, lora_alpha: 16}, and
     ``merge``; merge: true (the default) saves the model with the adapter in its weights, false the adapter alone, for a student
     of ``model``. Needs the extra [peft]."""
@@ -187,7 +188,7 @@ class AlignedPairSection:
 
 def _in_full(pair: Any) -> Any:
     """``[s, t]`` as a section; anything else as it is."""
-    if not is_layer_pair(pair):
+    if not is_short_pair(pair):
         return pair
     student, teacher = ([side] if isinstance(side, int) else side for side in pair)
     return AlignedPairSection(student=student, teacher=teacher)
@@ -199,7 +200,7 @@ class AlignmentSection:
 
     kind: Literal["full", "middle", "late", "late-released", "custom"] = "full"
     """Which student layer answers to which teacher layers; custom takes ``pairs`` or ``file``."""
-    pairs: Annotated[list[AlignedPairSection | LayerPair], MinLen(1)] | None = None
+    pairs: Annotated[list[AlignedPairSection | ShortPair], MinLen(1)] | None = None
     """The pairs of a custom alignment; [s, t] is short for {student: [s], teacher: [t]}, and s or t may be a list of layers."""
     file: str | None = field(default=None, metadata=PLACE)
     """Instead of ``pairs``: a released ``.nm`` file, or YAML with this section, such as ``diito align`` writes."""

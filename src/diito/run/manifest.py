@@ -21,7 +21,8 @@ from diito.corpus.tokenise import Tokeniser
 from diito.models import load as models
 from diito.models.load import ModelSource
 from diito.recipe import Recipe
-from diito.recipe.fields import FREE, PLACE
+from diito.recipe.fields import FREE, LATER, PLACE
+from diito.recipe.flags import default_of
 from diito.refusal import Refusal
 from diito.run.parts import Parts
 from diito.run.students import source_of
@@ -56,8 +57,7 @@ def student_contents(recipe: Recipe) -> dict[str, str]:
 
 
 def refuse_other_fields(before: dict[str, Any], now: dict[str, Any], run: Path) -> None:
-    """Refuse, naming the first, fields that a run was not started with; one that there was not yet was as it is by default."""
-    before = {**fixed_fields(Recipe()), **before}
+    """Refuse, naming the first, fields that a run was not started with."""
     for key in before | now:
         if before.get(key) != now.get(key):
             written = key.replace("training.arguments.", "training.").replace("weights.further.", "weights.")
@@ -124,9 +124,11 @@ def _as_in_a_file(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields(section: Any, prefix: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """The key, the value and the role on resume of each field."""
+    """The key, the value and the role on resume of each field; one that came later only where it says something else."""
     for field in dataclasses.fields(section):
         key, value, role = prefix + field.name, getattr(section, field.name), dict(field.metadata)
+        if LATER.items() <= role.items() and value == default_of(field):
+            continue
         if dataclasses.is_dataclass(value):
             yield from _fields(value, f"{key}.")
         elif isinstance(value, dict):
