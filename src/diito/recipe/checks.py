@@ -7,6 +7,7 @@ the teacher does not have, a corpus that is not there) are checked where that is
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -53,6 +54,12 @@ def student_depth(student: StudentSection) -> int | None:
     if isinstance(layers, str):
         return len(RELEASED_LAYERS[layers]) if layers in RELEASED_LAYERS else None
     return layers if isinstance(layers, int) else len(layers)
+
+
+def in_full(section: StudentSection) -> StudentSection:
+    """The section with the layers that are meant where it says nothing."""
+    says_nothing = section.layers is None and section.model is None and section.config is None
+    return dataclasses.replace(section, layers=LAYERS) if says_nothing else section
 
 
 def loss_name(reference: str) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from diito.embedded import resolve
+from diito.models.adapter import is_merged
+from diito.recipe import Recipe
 from diito.recipe.file import dump
 from diito.run.plan import Plan
 from diito.tables import markdown_code, markdown_text
@@ -44,10 +46,10 @@ def model_card(
     hub = [source.dataset for source in recipe.corpus.sources if not isinstance(source, str) and source.dataset]
     data = ModelCardData(
         model_name=recipe.name,
-        library_name="transformers",
+        library_name="transformers" if recipe.student.lora is None or is_merged(recipe.student.lora) else "peft",
         pipeline_tag=pipeline,
         tags=["diito", "distillation", pipeline],
-        base_model=None if Path(resolve(recipe.teacher.model)).exists() else recipe.teacher.model,
+        base_model=_bases(recipe) or None,
         datasets=hub or None,
         eval_results=_eval_results(plan, results, pipeline, columns) or None,
     )
@@ -61,6 +63,13 @@ def model_card(
         markdown_code(dump(recipe), "yaml"),
     ]
     return str(ModelCard("\n\n".join(sections) + "\n"))
+
+
+def _bases(recipe: Recipe) -> str | list[str]:
+    """The hub ids of what the student was made from: a checkpoint of its own, and the teacher."""
+    named = [name for name in (recipe.student.model, recipe.teacher.model) if name is not None]
+    ids = [name for name in named if not Path(resolve(name)).exists()]
+    return ids[0] if len(ids) == 1 else ids
 
 
 def _eval_results(plan: Plan, results: dict[str, Any], pipeline: str, columns: Columns) -> list[EvalResult]:

@@ -29,11 +29,11 @@ from diito.models.layered import longest_sequence
 from diito.models.load import Sizes, sizes_of
 from diito.models.teacher import load_config, load_teacher, load_tokenizer
 from diito.recipe import Recipe
-from diito.recipe.checks import loss_name
+from diito.recipe.checks import in_full, loss_name
 from diito.recipe.sections import COS
 from diito.refusal import Refusal, collect
 from diito.run.plan import Plan
-from diito.run.students import PlannedStudent, build, calibration_rows, in_full, plan_student
+from diito.run.students import PlannedStudent, build, calibration_rows, plan_student
 from diito.run.text import load_text, with_lengths
 from diito.speed.precision import prepare_models
 from diito.tasks import find_task

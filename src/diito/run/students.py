@@ -28,7 +28,8 @@ from diito.models.same_words import difference
 from diito.models.student import make_student, student_layers
 from diito.models.student_config import FIELD, changed, check_buildable, dropout_fields, shortened
 from diito.models.teacher import load_config
-from diito.recipe import LAYERS, Recipe, StudentSection
+from diito.recipe import Recipe, StudentSection
+from diito.recipe.checks import in_full
 from diito.refusal import Refusal
 from diito.tasks import find_task
 from diito.tasks.task import Batching, Task
@@ -87,12 +88,6 @@ def sizes_of_student(recipe: Recipe) -> Sizes:
     """The sizes of the student that a recipe describes, from configurations alone."""
     task = find_task(recipe.task)
     return plan_student(recipe.student, task, load_config(recipe.teacher, head=task.head, noun=task.noun)).sizes
-
-
-def in_full(section: StudentSection) -> StudentSection:
-    """The section with the layers that are meant where it says nothing."""
-    says_nothing = section.layers is None and section.model is None and section.config is None
-    return dataclasses.replace(section, layers=LAYERS) if says_nothing else section
 
 
 def source_of(section: StudentSection) -> ModelSource | None:

@@ -211,4 +211,5 @@ def _uniform_masking(tokenizer: PreTrainedTokenizerBase | None, objective: Disti
         raise Refusal("processing_class", f"{type(tokenizer).__name__} has no mask token; give a masking, or another tokenizer")
     section = MaskingSection(rate=0.15, smoothing=0.0)
     vocabulary = objective.student.config.get_text_config().vocab_size
+    vocabulary = min(vocabulary, objective.words or vocabulary)  # a word that is put in must be one of both models
     return Masking.for_tokenizer(section, tokenizer=tokenizer, vocab_size=vocabulary, token_counts=None)

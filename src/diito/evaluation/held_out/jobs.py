@@ -30,7 +30,8 @@ from diito.models.answers import label_names
 from diito.models.learn import learn
 from diito.models.load import ModelSource
 from diito.models.student import build_student, student_layers
-from diito.recipe.checks import check_alignment
+from diito.recipe import StudentSection
+from diito.recipe.checks import check_alignment, in_full
 from diito.recipe.file import read
 from diito.refusal import Refusal
 
@@ -269,7 +270,7 @@ def _undistilled_layers(settings: InterchangeSettings, source: ModelSource, stud
     alike = student.model_type == teacher.model_type and width == teacher_width
     if settings.student_layers is None:
         recipe = Path(resolve(source.name)).parent / "recipe.yaml"
-        given = read(recipe).student.layers if recipe.is_file() else depth
+        given = _copied_layers(read(recipe).student) if recipe.is_file() else depth
         chosen = student_layers(given, teacher_depth) if alike and given is not None else []
         return chosen if len(chosen) == depth < teacher_depth else None
     try:
@@ -279,6 +280,11 @@ def _undistilled_layers(settings: InterchangeSettings, source: ModelSource, stud
     if not alike or len(chosen) != depth:
         raise Refusal("student_layers", f"{chosen} of the teacher do not make a student of {depth} layers like this one")
     return chosen
+
+
+def _copied_layers(section: StudentSection) -> int | list[int] | str | None:
+    """The layers that a recipe copies from the teacher; None where its student begins as something else."""
+    return None if section.initial == "random" or section.model or section.config else in_full(section).layers
 
 
 def _windows(settings: PerplexitySettings, text: PlannedText) -> HeldOut:
