@@ -44,8 +44,11 @@ def with_values(values: dict[str, object]) -> Recipe:
     return recipe
 
 
-def test_recipes_are_those_of_the_paper_and_two_more():
-    assert {path.stem for path in RECIPES} == {*ROWS, "diito-full-blocks", "quickstart"}
+STUDENTS = {f"student-{form}" for form in ("cut", "random", "model", "frozen", "lora")}
+
+
+def test_recipes_are_those_of_the_paper_and_a_few_more():
+    assert {path.stem for path in RECIPES} == {*ROWS, *STUDENTS, "diito-full-blocks", "quickstart"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

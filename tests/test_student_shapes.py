@@ -17,8 +17,8 @@ from diito.models.student import make_student
 
 WIDER = {"hidden_size": 32, "num_attention_heads": 4}
 HALF = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 10}
-FAMILIES = ("bert", "distilbert", "modernbert", "gpt2", "llama")
-MORE = ("roberta", "deberta-v2", "qwen3", "gpt_neox")
+FAMILIES = ("bert", "gpt2", "llama")
+MORE = ("distilbert", "modernbert", "roberta", "deberta-v2", "qwen3", "gpt_neox")
 DOWN = {
     "distilbert": "ffn.lin2",
     "modernbert": "mlp.Wo",
@@ -62,7 +62,7 @@ def test_a_cut_that_keeps_everything_is_the_teacher_and_one_of_neurons_is_the_te
     assert student.eval()(**inputs).logits.shape == without(**inputs).logits.shape
 
 
-@pytest.mark.parametrize(("heads", "groups"), [(2, 2), (2, 1), (1, 1)])
+@pytest.mark.parametrize(("heads", "groups"), [(2, 2), (2, 1), pytest.param(1, 1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("family", ["llama", pytest.param("qwen3", marks=pytest.mark.soak)])
 def test_a_cut_of_heads_is_the_teacher_with_the_output_of_the_other_heads_at_zero(family, heads, groups):
     teacher, inputs = teacher_of(family)
