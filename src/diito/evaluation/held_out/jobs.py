@@ -268,11 +268,13 @@ def _undistilled_layers(settings: InterchangeSettings, source: ModelSource, stud
     """
     (depth, width, _), (teacher_depth, teacher_width, _) = (models.sizes_of(each, field="MODEL") for each in (student, teacher))
     alike = student.model_type == teacher.model_type and width == teacher_width
+    if settings.student_layers is None and depth >= teacher_depth:
+        return None
     if settings.student_layers is None:
         recipe = Path(resolve(source.name)).parent / "recipe.yaml"
         given = _copied_layers(read(recipe).student) if recipe.is_file() else depth
         chosen = student_layers(given, teacher_depth) if alike and given is not None else []
-        return chosen if len(chosen) == depth < teacher_depth else None
+        return chosen if len(chosen) == depth else None
     try:
         chosen = student_layers(settings.student_layers, teacher_depth)
     except Refusal as refusal:
