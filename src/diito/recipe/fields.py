@@ -33,6 +33,11 @@ def is_range(bounds: Sequence[int]) -> bool:
     return 0 <= bounds[0] < bounds[1]
 
 
+def is_layer_pair(pair: Sequence[int]) -> bool:
+    """must be a pair [student layer, teacher layer], counted from 0"""
+    return min(pair) >= 0
+
+
 Text = Annotated[str, Predicate(is_written)]
 Count = Annotated[int, Ge(1)]
 CountOrNever = Annotated[int, Ge(0)]
@@ -52,6 +57,9 @@ FREE = {"on resume": "free"}
 be as it was."""
 PLACE = {"on resume": "place"}
 """Metadata of a field that says where something is: it may differ when a run is resumed, what is found there may not."""
+LATER = {"left out at its default": True}
+"""Metadata of a field that diito 0.1.0 did not have: what it says by default was so before, so that runs from then are resumed
+and finished jobs keep their names."""
 FREE_ARGUMENTS = {
     "free": (
         "activation_checkpointing",
@@ -90,6 +98,8 @@ class Alias(NamedTuple):
     fields: tuple[str, ...]
     values: Mapping[str, Any] | None = None
     """What the words of the old field are in the new one."""
+    is_older: bool = True
+    """Whether it is a name from diito 0.1.0; else one that Python has another use for."""
 
 
 class Aliased:

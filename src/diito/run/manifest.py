@@ -21,7 +21,8 @@ from diito.corpus.tokenise import Tokeniser
 from diito.models import load as models
 from diito.models.load import ModelSource
 from diito.recipe import Recipe
-from diito.recipe.fields import FREE, PLACE
+from diito.recipe.fields import FREE, LATER, PLACE
+from diito.recipe.flags import default_of
 from diito.refusal import Refusal
 from diito.run.parts import Parts
 from diito.secrets import redact
@@ -115,13 +116,17 @@ def _as_in_a_file(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields(section: Any, prefix: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """The key, the value and the role on resume of each field."""
+    """The key, the value and the role on resume of each field; one that came later only where it says something else."""
     for field in dataclasses.fields(section):
         key, value, role = prefix + field.name, getattr(section, field.name), dict(field.metadata)
+        if LATER.items() <= role.items() and value == default_of(field):
+            continue
         if dataclasses.is_dataclass(value):
             yield from _fields(value, f"{key}.")
         elif isinstance(value, dict):
-            yield from ((f"{key}.{name}", item, FREE if name in role.get("free", ()) else {}) for name, item in value.items())
+            yield from (
+                (f"{key}.{name}", _plain(item), FREE if name in role.get("free", ()) else {}) for name, item in value.items()
+            )
         else:
             yield key, _plain(value), role
 

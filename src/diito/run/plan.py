@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
@@ -11,6 +11,9 @@ from transformers import PreTrainedModel
 from diito.corpus import Corpus
 from diito.method.alignment import AlignedPair, Alignment, DimensionRange
 from diito.method.cost import ModelSize, StepCost, step_cost
+from diito.method.losses import Loss
+from diito.method.rows import Needs
+from diito.method.schedules import Ramp, Weight
 from diito.models.load import sizes_of
 from diito.recipe import Recipe
 
@@ -27,14 +30,20 @@ class Plan:
     alignment: Alignment
     corpus: Corpus
     processes: int
-    has_counterfactual: bool
-    """Whether a loss reads the runs under the intervention."""
+    losses: Mapping[str, Loss]
+    """Those with a weight, made for the two models."""
+    weights: Mapping[str, Weight]
     slot_share: float = 1.0
     """Slots for each token."""
     held_out_blocks: int | None = None
     """Blocks that are measured; None where nothing is."""
     held_out_layout: str = "blocks"
     """What they are: blocks, or labelled examples."""
+
+    @property
+    def has_counterfactual(self) -> bool:
+        """Whether a loss reads the runs under the intervention."""
+        return Needs.of(self.losses.values()).counterfactual
 
     @property
     def rows_per_step(self) -> int:
@@ -67,8 +76,10 @@ class Plan:
             self.alignment,
             length=round(self.corpus.statistics.mean_length),
             loss_tokens=1.0 if self.recipe.objective.tokens == "all" else self.slot_share,
-            counterfactual=self.has_counterfactual,
             from_the_start=self.recipe.intervention.control == "token-swap",
+            batch=self.recipe.training.batch,
+            losses=self.losses,
+            weights=self.weights,
         )
 
     def __str__(self) -> str:
@@ -77,7 +88,6 @@ class Plan:
     def _lines(self) -> list[tuple[str, str]]:
         teacher, student = (model.num_parameters() for model in (self.teacher, self.student))
         layers = _list(self.student_layers)
-        weights = self.recipe.objective.weights.as_dict().items()
         corpus = self.corpus.statistics.describe().splitlines()
         return [
             ("teacher", f"{self.recipe.teacher.model}: {_model(self.teacher)}, {teacher / 1e6:.1f} M parameters"),
@@ -85,7 +95,7 @@ class Plan:
                 "student",
                 f"{_model(self.student)} from teacher layers {layers}, {student / 1e6:.1f} M ({student / teacher:.0%})",
             ),
-            ("objective", " + ".join(f"{weight:.3g} {name}" for name, weight in weights if weight)),
+            ("objective", " + ".join(f"{_weight(weight)} {name}" for name, weight in self.weights.items())),
             ("alignment", self._alignment()),
             *zip(["corpus"] + [""] * len(corpus), corpus, strict=False),
             *(("corpus", remark) for remark in self.corpus.remarks),
@@ -131,6 +141,12 @@ class Plan:
         if intervention.control != "none":
             swapped += f", {intervention.control}"
         return f"{name}: {', '.join(map(_pair, self.alignment.pairs))}; {swapped}"
+
+
+def _weight(weight: Weight) -> str:
+    if isinstance(weight, Ramp):
+        return f"({weight.start:.3g} to {weight.end:.3g} by {weight.by:.0%})"
+    return f"{weight:.3g}"
 
 
 def _pair(pair: AlignedPair) -> str:

@@ -115,7 +115,8 @@ class DistillationTrainer(CheckpointTrainer):
     ) -> Any:
         """Mask the rows on the device and compute the named losses; returns the weighted sum."""
         step = self.micro_batches()
-        losses = model(self._batch(inputs, step), step=step)
+        progress = {"progress": self.state.global_step / self.state.max_steps} if self.objective.has_schedules else {}
+        losses = model(self._batch(inputs, step), step=step, **progress)
         mask = inputs.get("attention_mask")
         tokens = inputs["input_ids"].numel() if mask is None else mask.sum()
         changed = self.objective.changed
