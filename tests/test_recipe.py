@@ -44,8 +44,8 @@ def with_values(values: dict[str, object]) -> Recipe:
     return recipe
 
 
-def test_recipes_are_those_of_the_paper_and_two_more():
-    assert {path.stem for path in RECIPES} == {*ROWS, "diito-full-blocks", "quickstart"}
+def test_recipes_are_those_of_the_paper_and_three_more():
+    assert {path.stem for path in RECIPES} == {*ROWS, "diito-full-blocks", "quickstart", "losses"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -23,6 +23,7 @@ EXTRA = {
     "diito-middle": ["--student.layers", "3"],
     "diito-full": ["--corpus.share", "0.15", "--corpus.minimum_tokens", "5"],
     "diito-full-cos": ["--student.layers", "9"],
+    "losses": ["--objective.options.relations.heads", "4"],  # the tiny teacher is 8 wide
     "diito-full-masked": ["--speed.precision", "bf16"],
 }
 

@@ -148,12 +148,13 @@ class Representation(nn.Module):
 
     def __init__(self, name: str, models: Two, layers: Sequence[Sequence[int]] | None, *, needs_width: bool = False) -> None:
         super().__init__()
-        self.name = name
         self.pairs = layer_pairs(name, models, self.default_pairs(models) if layers is None else layers)
         self.projections = nn.ModuleList()
         student, teacher = models.student.width, models.teacher.width
         if needs_width and student != teacher:
-            self.projections.extend(_projection(student, teacher, models.seed, name, index) for index in range(len(self.pairs)))
+            drawn = [_projection(student, teacher, models.seed, name, index) for index in range(len(self.pairs))]
+            self.projections.extend(drawn)
+            self.to(models.student.model.device)
 
     @staticmethod
     def default_pairs(models: Two) -> Iterable[Sequence[int]]:
