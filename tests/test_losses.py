@@ -291,6 +291,16 @@ def test_a_name_without_a_row_is_refused(name):
     assert refused.value.field == "objective.weights"
 
 
-def test_a_row_reads_logits_or_hidden_states():
-    with pytest.raises(ValueError, match="reads"):
-        Loss(lambda student, teacher, labels: student.logits, reads=frozenset({"attention"}))
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"function": lambda *sides: 0, "reads": frozenset({"attentions"})}, "reads"),
+        ({"function": lambda *sides: 0, "reads": frozenset({"states", "logits"})}, "reads"),
+        ({"reads": frozenset({"hidden"})}, "function"),
+        ({"function": lambda *sides: 0, "make": lambda models: Loss(lambda *sides: 0)}, "function"),
+    ],
+)
+def test_a_row_reads_what_there_is_and_has_a_function_or_what_makes_it(options, field):
+    with pytest.raises(Refusal) as refused:
+        Loss(**options)
+    assert refused.value.field == field

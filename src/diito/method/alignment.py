@@ -49,6 +49,14 @@ def dimension_ranges(dimensions: Dimensions) -> tuple[DimensionRange, ...] | Non
     return ranges
 
 
+def other_dimensions(ranges: Sequence[DimensionRange] | None, width: int) -> tuple[DimensionRange, ...]:
+    """The ranges of a hidden state of ``width`` that ``ranges`` (None: all of it) leave out."""
+    if ranges is None:
+        return ()
+    bounds = [0, *(bound for each in sorted(ranges) for bound in each), width]
+    return tuple((start, stop) for start, stop in zip(bounds[::2], bounds[1::2], strict=True) if start < stop)
+
+
 @dataclass(frozen=True)
 class AlignedPair:
     """One element of Π: student layers (and ranges of their states) and the teacher's that answer to them."""

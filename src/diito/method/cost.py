@@ -5,13 +5,15 @@ The bound that a step can reach; what is left out (norms, activations, softmax, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from diito.method.alignment import Alignment
+from diito.method.losses import Loss
+from diito.method.schedules import Weight, active_share
 from diito.models.layered import Layered
 
 BACKWARD = 2
@@ -67,11 +69,13 @@ class StepCost:
     """Teacher and student on the base: standard distillation."""
     counterfactual: float
     """What the counterfactual runs add."""
+    losses: float = 0.0
+    """What losses multiply themselves: relations, projections, and the like."""
 
     @property
     def total(self) -> float:
-        """Both."""
-        return self.base + self.counterfactual
+        """All of it."""
+        return self.base + self.counterfactual + self.losses
 
 
 def step_cost(
@@ -83,11 +87,15 @@ def step_cost(
     loss_tokens: float,
     counterfactual: bool = True,
     from_the_start: bool = False,
+    batch: int = 1,
+    losses: Mapping[str, Loss] | None = None,
+    weights: Mapping[str, Weight] | None = None,
 ) -> StepCost:
     """FLOPs for one token in sequences of ``length`` tokens, of which the share ``loss_tokens`` reaches the head.
 
     ``counterfactual``: whether there are counterfactual runs. ``from_the_start``: whether they start at the embeddings (the
-    token-swap control) instead of above the swap.
+    token-swap control) instead of above the swap. ``batch``: sequences of a micro-batch. ``losses``, made for the two models,
+    and their ``weights``: they say what is run, for what share of the steps, and what they cost themselves.
     """
 
     def run(layers: float, model: ModelSize) -> float:
@@ -95,11 +103,18 @@ def step_cost(
 
     student_factor = 1 + BACKWARD / 2 * (1 + student.trained)
     base = run(teacher.layers, teacher) + student_factor * run(student.layers, student)
-    if not counterfactual:
-        return StepCost(base, 0.0)
+    shares, own, outside = float(counterfactual), 0.0, 0.0
+    if losses is not None and weights is not None:
+        active = {name: active_share(weights[name]) for name in losses}
+        shares = max((active[name] for name, loss in losses.items() if loss.run != "base"), default=0.0)
+        outside = max((active[name] for name, loss in losses.items() if loss.outside), default=0.0)
+        own = sum(active[name] * loss.flops(batch, length, loss_tokens) for name, loss in losses.items()) / (batch * length)
+    if not shares:
+        return StepCost(base, 0.0, own)
     pairs = alignment.pairs
     teacher_above = sum(teacher.layers - 1 - pair.teacher[0] for pair in pairs) / len(pairs)
     student_above = sum(student.layers - 1 - pair.student[0] for pair in pairs) / len(pairs)
     if from_the_start:
         teacher_above, student_above = teacher.layers, student.layers
-    return StepCost(base, run(teacher_above, teacher) + student_factor * run(student_above, student))
+    above = student_factor * run(student_above, student)
+    return StepCost(base, shares * (run(teacher_above, teacher) + above) + outside * above, own)

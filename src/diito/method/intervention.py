@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from diito.method.alignment import DimensionRange, Dimensions, dimension_ranges
 from diito.method.positions import matched_sources, real_positions
+from diito.models.kept import Kept
 from diito.models.layered import Inputs, Layered, Run
 from diito.refusal import Refusal
 
@@ -113,18 +114,22 @@ def resume(
     positions: Bool[Tensor, "batch tokens"],
     *,
     dimensions: Sequence[DimensionRange] | None = None,
+    keep: Kept | None = None,
 ) -> Float[Tensor, "batch tokens width"]:
     """The counterfactual run from its first swap upwards: N_h under the intervention.
 
     ``hidden``: the base run's output of the lowest layer in ``values``, where the run is taken up again. ``values``: for each
-    swapped layer what it is set to, as the run passes it. Returns the last layer's representation, after the final norm.
+    swapped layer what it is set to, as the run passes it. ``keep``: takes what it wants of the layers from the swap upwards.
+    Returns the last layer's representation, after the final norm.
     """
     lowest = min(values)
-    hidden = set_values(hidden, values[lowest], positions, dimensions=dimensions)
-    for layer in range(lowest + 1, layered.depth):
-        hidden = layered.advance(run, hidden, layer)
+    for layer in range(lowest, layered.depth):
+        if layer > lowest:
+            hidden = layered.advance(run, hidden, layer, keep)
         if layer in values:
             hidden = set_values(hidden, values[layer], positions, dimensions=dimensions)
+        if keep is not None:
+            keep.keep(layer, hidden)
     return layered.final(hidden)
 
 

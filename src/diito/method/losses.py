@@ -1,4 +1,6 @@
-"""The losses: pure functions of tensors that give one value a token, averaged by :func:`token_mean`; and their table.
+"""The losses: pure functions of tensors that give one value a token, averaged by :func:`token_mean`; and what a row of them is.
+
+The paper's are here; divergences, hidden states and interventions have files of their own, and ``rows`` names them all.
 
 Everything is computed in fp32, whatever the models run in: a softmax over 30,000 words in bf16 is wrong in the second digit.
 Losses over the vocabulary go through :func:`by_chunks`: a step spends more time on passes over logits than on making them.
@@ -18,7 +20,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from diito.method.alignment import Alignment
 from diito.models.answers import Answers
+from diito.models.kept import Kept
+from diito.models.steps import Steps
 from diito.refusal import Refusal
 
 
@@ -169,6 +174,10 @@ class Predictions:
     ) -> None:
         self.hidden = hidden
         """N_h, the contextual representation: Float[tokens width]."""
+        self.kept: Kept | None = None
+        """What the run's layers held, where a loss reads it."""
+        self.natural: Predictions | None = None
+        """Of a counterfactual run: the same model's predictions in its base run, where a loss reads them."""
         self._head = head
 
     @cached_property
@@ -186,7 +195,21 @@ class Predictions:
 
 
 LOGITS, HIDDEN = frozenset({"logits"}), frozenset({"hidden"})
-READABLE = LOGITS | HIDDEN
+STATES, ATTENTION, NATURAL = frozenset({"states"}), frozenset({"attention"}), frozenset({"natural"})
+READABLE = LOGITS | HIDDEN | STATES | ATTENTION | NATURAL
+LayerPairs = tuple[tuple[int, int], ...]
+"""(student layer, teacher layer), counted from 0."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The two models that a loss is made for."""
+
+    student: Steps
+    teacher: Steps | None
+    """None where the teacher is no model, but something that answers as one: for losses of predictions alone."""
+    alignment: Alignment
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -196,18 +219,53 @@ class Loss:
     Its causal form, ``causal_`` and its name, is the same row read from the runs under the interchange intervention.
     """
 
-    function: Callable[[Predictions, Predictions, Shaped[Tensor, "tokens ..."]], Float[Tensor, " tokens"]]
-    """From the student's and the teacher's predictions and the labels (-100 or NaN where there is none): a value a token."""
+    function: Callable[[Predictions, Predictions, Shaped[Tensor, "tokens ..."]], Float[Tensor, "*shape"]] | None = None
+    """From the student's and the teacher's predictions and the labels (-100 or NaN where there is none): a value a token, or
+    one number for all of them. A module is trained with the student, and saved beside it."""
     counterfactual: bool = False
     """True reads the runs under the interchange intervention instead of the base runs."""
     labelled: bool = False
     """True averages over the tokens with a label only (where the objective's tokens are "masked", all have one)."""
     reads: frozenset[str] = LOGITS
-    """What of the predictions it reads: ``logits``, ``hidden`` (which must be as wide in student and teacher), or both."""
+    """What of the predictions it reads: ``logits``; ``hidden`` (which must be as wide in student and teacher); ``states``,
+    the outputs of layers, or ``attention``, their queries, keys and values, both in ``Predictions.kept``; ``natural``, the
+    student's base run beside its counterfactual one."""
+    layers: LayerPairs = ()
+    """The layers whose states or attention it reads."""
+    make: Callable[[Models], Loss] | None = None
+    """In place of ``function``: makes the row for two models, so that it can know their sizes."""
+    outside: bool = False
+    """True compares the student's run under a swap outside of Π with the teacher's base run."""
 
     def __post_init__(self) -> None:
         if not self.reads or not self.reads <= READABLE:
             raise Refusal("reads", f"{sorted(self.reads)} must be some of {sorted(READABLE)}")
+        if self.reads & (STATES | ATTENTION) and self.reads & LOGITS:
+            raise Refusal("reads", "a loss of states or attention cannot read logits too, which may be made in parts")
+        if (self.function is None) == (self.make is None):
+            raise Refusal("function", "give a loss either a function or what makes it (make)")
+
+    @property
+    def run(self) -> str:
+        """The run of the student that it reads: ``base``, ``counterfactual`` or ``outside``."""
+        return "outside" if self.outside else "counterfactual" if self.counterfactual else "base"
+
+    def made_for(self, models: Models) -> Loss:
+        """The row for two models; one that needs none is as it was."""
+        return self if self.make is None else replace(self.make(models), counterfactual=self.counterfactual)
+
+    def flops(self, rows: int, tokens: int, loss_tokens: float) -> float:
+        """Matrix products of a micro-batch of ``rows`` sequences of ``tokens``, of which a share are loss tokens: what a
+        ``function`` that multiplies by itself says of itself, in its own ``flops(rows, tokens, loss_tokens)``."""
+        own = getattr(self.function, "flops", None)
+        return 0.0 if own is None else own(rows, tokens, loss_tokens)
+
+    def values(
+        self, student: Predictions, teacher: Predictions, labels: Shaped[Tensor, "tokens ..."]
+    ) -> Float[Tensor, "*shape"]:
+        """What ``function`` gives."""
+        assert self.function is not None
+        return self.function(student, teacher, labels)
 
 
 TASK = "task"
@@ -258,6 +316,8 @@ def find_loss(name: str, table: Mapping[str, Loss]) -> Loss:
         )
     if row.labelled:
         raise Refusal("objective.weights", f"{name}: a label says what the base is, not what an intervention makes of it")
+    if row.counterfactual or row.outside:
+        raise Refusal("objective.weights", f"{name}: {name.removeprefix(CAUSAL)} is of an intervention as it is")
     return replace(row, counterfactual=True)
 
 

@@ -9,7 +9,6 @@ Slots are the tokens at which something is predicted, and labels what is right t
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -24,11 +23,13 @@ from transformers import PreTrainedModel
 
 from diito.method.alignment import Alignment
 from diito.method.draws import generator, host_random, keyed_dropout
-from diito.method.losses import ALIASES, TASK, Loss, NamedLosses, find_loss, paper_losses, token_mean
+from diito.method.losses import ALIASES, TASK, Loss, NamedLosses, token_mean
 from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement, has_label
 from diito.method.reach import Reach, reach_of_an_encoder, reached
 from diito.method.recompute import values_of
+from diito.method.rows import Needs, Options, loss_rows, make_losses
 from diito.method.runs import LiveTeacher, Runs, Teacher, run_model
+from diito.method.schedules import Ramp, Weight, active_share, check_never_all_zero, check_weight, weights_at
 from diito.method.slots import labels_at_slots, slots_and_labels, with_slots
 from diito.method.swaps import Swap, SwapDraws
 from diito.models.answers import answers_of
@@ -51,11 +52,12 @@ class DistillationObjective(nn.Module):
     or anything that answers as :class:`diito.method.runs.Teacher` does.
 
     ``alignment``: Π; one pair is drawn for each micro-batch, the same on all ranks.
-    ``weights``: weight of each loss by name, used as given; a loss of weight 0 is not computed, and without counterfactual
-    losses there is no counterfactual run. Default: task, ce, cos, causal_ce at 1/4; without cos where the widths differ, which
-    is said. ``mlm`` is another name of task.
-    ``temperature``: of the smoothed cross-entropies. ``tokens``: the tokens of every loss but the task's, "masked" (the slots)
-    or "all" real ones.
+    ``weights``: weight of each loss by name (``rows`` has them all), used as given, or a ``schedules.Ramp``; a loss of weight 0
+    is not computed, and without counterfactual losses there is no counterfactual run. Default: task, ce, cos, causal_ce at 1/4;
+    without cos where the widths differ, which is said. ``mlm`` is another name of task. ``options``: of single losses,
+    ``{"jsd": {"beta": 0.3}}``.
+    ``temperature``: of the losses over predictions that have none among their options. ``tokens``: the tokens of these losses,
+    but for the task's, "masked" (the slots) or "all" real ones.
     ``positions``: a rule of ``positions``, or its name; ``share``: of the eligible positions; ``specials``: whether special
     tokens are eligible; ``special_ids``: their ids ([] where rows have none), None takes the first and last real token of each
     row, which is where encoders have them.
@@ -77,7 +79,8 @@ class DistillationObjective(nn.Module):
         teacher: PreTrainedModel | Teacher,
         alignment: Alignment,
         *,
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, Weight] | None = None,
+        options: Options | None = None,
         temperature: float = 2.0,
         tokens: Literal["masked", "all"] = "masked",
         positions: PositionRule | str = "consecutive",
@@ -102,8 +105,12 @@ class DistillationObjective(nn.Module):
             weights = _default_weights(Layered(student, field="student").width, self._hidden_teacher[0].width)
         self.weights = _named(weights)
         self.answers = answers_of(student)
-        table = {**paper_losses(temperature, self.answers), **(losses or {})}
-        self.losses = {name: find_loss(name, table) for name in self.weights}
+        table = {**loss_rows(temperature, self.answers, options), **(losses or {})}
+        self.losses = make_losses(self.weights, table, student, teacher, alignment, seed=seed)
+        self.loss_modules = nn.ModuleDict(
+            {name: loss.function for name, loss in self.losses.items() if isinstance(loss.function, nn.Module)}
+        )
+        """What losses train beside the student, such as projections: saved beside it, and no part of it."""
         self.tokens = tokens
         self.swaps = SwapDraws(
             rule=NAMED_RULES[positions] if isinstance(positions, str) else positions,
@@ -122,7 +129,7 @@ class DistillationObjective(nn.Module):
         Where it is 0, swapping was plain distillation."""
         self.recompute = False
         self.words = _shared_words(student, teacher, words)
-        self._check(temperature)
+        self._check()
         # safetensors, and so the stock Trainer, refuses a weight that stands under two names.
         self.register_state_dict_post_hook(_without_second_names)
         self.register_load_state_dict_pre_hook(_with_second_names)
@@ -135,16 +142,21 @@ class DistillationObjective(nn.Module):
     @property
     def has_base(self) -> bool:
         """Whether any active loss reads the base runs."""
-        return any(not loss.counterfactual for loss in self.losses.values())
+        return Needs.of(self.losses.values()).base
 
     @property
     def has_counterfactual(self) -> bool:
-        """Whether any active loss reads the counterfactual runs."""
-        return any(loss.counterfactual for loss in self.losses.values())
+        """Whether any active loss reads runs under an intervention."""
+        return Needs.of(self.losses.values()).counterfactual
+
+    @property
+    def has_schedules(self) -> bool:
+        """Whether a weight changes over the steps."""
+        return any(isinstance(weight, Ramp) for weight in self.weights.values())
 
     @property
     def reads(self) -> frozenset[str]:
-        """What the active losses read of the predictions: ``logits``, ``hidden``."""
+        """What the active losses read of the predictions: ``logits``, ``hidden``, ..."""
         return frozenset().union(*(loss.reads for loss in self.losses.values()))
 
     def forward(
@@ -158,6 +170,7 @@ class DistillationObjective(nn.Module):
         labels: Tensor | None = None,
         slots: Int[Tensor, "batch slots"] | None = None,
         step: int | None = None,
+        progress: float | None = None,
         **others: Tensor,
     ) -> dict[str, Float[Tensor, ""]]:
         """Named losses of one micro-batch, each a mean over its tokens, and ``loss``, their weighted sum. All carry gradients.
@@ -169,7 +182,8 @@ class DistillationObjective(nn.Module):
         with labels Int[batch tokens].) ``source_input_ids``, ``source_attention_mask`` and so on (any length): sources that
         are not rows of the batch.
         ``step``: micro-batches since the start; it keys every draw, dropout included. None uses a counter of the module's own,
-        which counts in train mode and is part of its state dict.
+        which counts in train mode and is part of its state dict. ``progress``: the share of the run's steps that is done, which
+        weights with a schedule need.
 
         Raises ValueError for labels that are neither one a token nor one a slot, and for an entry that the models do not read.
         """
@@ -185,12 +199,14 @@ class DistillationObjective(nn.Module):
         batch = {**with_slots(Layered(self.student), batch)}
         batch["labels"] = labels_at_slots(batch, self.answers)
         self._check_inputs(batch)
-        step = self._step(step)
+        step, weights = self._step(step), weights_at(self.weights, progress)
+        needs = Needs.of(self.losses[name] for name in weights)
         slots, labels = slots_and_labels(batch, tokens=self.tokens)
         pair = self.alignment.draw(host_random("alignment", self.seed, step))
-        swap = self.draw_swap(batch, step=step) if self.has_counterfactual else None
-        base, outputs = self.has_base, self.words
-        teacher = self._hidden_teacher[0].runs(batch, pair, swap, slots, step=step, base=base, outputs=outputs)
+        swap = self.draw_swap(batch, step=step) if needs.counterfactual else None
+        base, outputs = needs.base, self.words
+        keep = {"keep": needs.teacher} if needs.teacher else {}
+        teacher = self._hidden_teacher[0].runs(batch, pair, swap, slots, step=step, base=base, outputs=outputs, **keep)
         key, device = (self.seed, step, _rank()), batch["input_ids"].device
         dropout = partial(keyed_dropout, "dropout", *key, device=device)
         # Heads of language models drop nothing out, and keying costs time.
@@ -208,11 +224,13 @@ class DistillationObjective(nn.Module):
             dropout=dropout,
             head_dropout=head_dropout,
             recompute=self.recompute and self.training,
+            keep=needs.student,
+            outside=needs.outside,
         )
         if swap is not None and swap.of_tokens:
             self.changed = swap.changed(batch)
         reach = None if swap is None else reached(self.reach, batch, slots, swap.positions)
-        return self._named_losses(student, teacher, labels, slots, reach)
+        return self._named_losses(weights, student, teacher, labels, slots, reach)
 
     def draw_swap(self, batch: Mapping[str, Tensor], *, step: int) -> Swap:
         """What micro-batch ``step`` swaps on this rank: a function of the batch, the seed, ``step`` and the rank."""
@@ -221,28 +239,29 @@ class DistillationObjective(nn.Module):
 
     def _named_losses(
         self,
+        weights: Mapping[str, float],
         student: Runs,
         teacher: Runs,
         labels: Shaped[Tensor, "batch slots *classes"],
         slots: Int[Tensor, "batch slots"],
         reach: Bool[Tensor, "batch slots"] | None,
     ) -> dict[str, Float[Tensor, ""]]:
-        """Every active loss and their weighted sum. What no swap reaches is out of the counterfactual losses."""
+        """Every loss with a weight, and their weighted sum. What no swap reaches is out of the counterfactual losses."""
         named = NamedLosses()
         words = self.words or count_outputs(self.student)
         values: dict[str, Tensor] = {}
-        for counterfactual in (False, True):
-            read = {name: loss for name, loss in self.losses.items() if loss.counterfactual is counterfactual}
+        for run, of_teacher in (("base", "base"), ("counterfactual", "counterfactual"), ("outside", "base")):
+            read = {name: self.losses[name] for name in weights if self.losses[name].run == run}
             if read:
-                said, told = (runs.read(counterfactual=counterfactual) for runs in (student, teacher))
-                values |= values_of(read, said, told, labels.flatten(0, 1), words=words)
-        for name, loss in self.losses.items():
+                values |= values_of(read, student.read(run), teacher.read(of_teacher), labels.flatten(0, 1), words=words)
+        for name in weights:
+            loss = self.losses[name]
             counted = has_label(labels) if loss.labelled else (slots >= 0)
-            if loss.counterfactual:
+            if loss.run != "base":
                 assert reach is not None
                 counted = counted & reach
-            named[name] = token_mean(values[name], counted.flatten().float())
-        named["loss"] = sum((weight * named[name] for name, weight in self.weights.items()), start=labels.new_zeros(()))
+            named[name] = token_mean(values[name], counted.flatten().float()) if values[name].ndim else values[name]
+        named["loss"] = sum((weight * named[name] for name, weight in weights.items()), start=labels.new_zeros(()))
         return named
 
     def _step(self, step: int | None) -> int:
@@ -293,9 +312,7 @@ class DistillationObjective(nn.Module):
             for view in views if given else ():
                 view.check_inputs(given)
 
-    def _check(self, temperature: float) -> None:
-        if not temperature > 0:
-            raise Refusal("objective.temperature", f"{temperature} must be above 0")
+    def _check(self) -> None:
         student, teacher = Layered(self.student, field="student"), self._hidden_teacher[0]
         if self.tokens == "all" and not student.per_token:
             raise Refusal("objective.tokens", "must be masked where a sequence has one prediction: it is not of its tokens")
@@ -305,6 +322,10 @@ class DistillationObjective(nn.Module):
             teacher_width=teacher.width,
             student_width=student.width,
         )
+        for name, loss in self.losses.items():
+            if self.swaps.of_tokens and (loss.outside or "natural" in loss.reads):
+                sentence = "is of swapped states, and intervention.control token-swap swaps words; leave it out"
+                raise Refusal(f"objective.weights.{name}", sentence)
         check_widths(self.losses, student.width, teacher.width)
 
 
@@ -350,19 +371,19 @@ def _rank() -> int:
     return torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
 
 
-def _named(weights: Mapping[str, float]) -> dict[str, float]:
+def _named(weights: Mapping[str, Weight]) -> dict[str, Weight]:
     """The weights that are not 0, by the names that losses have now. Raises Refusal, naming the weight."""
-    named: dict[str, float] = {}
+    named: dict[str, Weight] = {}
     for given, weight in weights.items():
         name = ALIASES.get(given, given)
-        if not (math.isfinite(weight) and weight >= 0):
-            raise Refusal(f"objective.weights.{given}", f"{weight} must be a finite number, 0 or above")
+        check_weight(f"objective.weights.{given}", weight)
         if name != given and name in weights:
             raise Refusal(f"objective.weights.{given}", f"is another name of {name}, which has a weight too; give one of them")
-        if weight:
-            named[name] = float(weight)
+        if active_share(weight):
+            named[name] = weight if isinstance(weight, Ramp) else float(weight)
     if not named:
         raise Refusal("objective.weights", "all are 0; give at least one loss a weight above 0")
+    check_never_all_zero(named)
     return named
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -23,7 +23,8 @@ WHOLE = 1 << 26
 PART = 1 << 25
 """Logits of a part: 128 MB in fp32, of student and teacher each."""
 
-Values = dict[str, Float[Tensor, " tokens"]]
+Values = dict[str, Tensor]
+"""By the loss's name a value a token, or one number for all of them."""
 
 
 def values_of(
@@ -34,14 +35,14 @@ def values_of(
     *,
     words: int,
 ) -> Values:
-    """The value of each token in each of ``losses``, all of which read these predictions of the same run.
+    """The values of each of ``losses``, all of which read these predictions of the same run.
 
     ``words``: logits of a token.
     """
     over_words = {name: loss for name, loss in losses.items() if "logits" in loss.reads}
     if len(labels) * words <= WHOLE or not over_words:
-        return {name: loss.function(student, teacher, labels) for name, loss in losses.items()}
-    values = {name: loss.function(student, teacher, labels) for name, loss in losses.items() if name not in over_words}
+        return {name: loss.values(student, teacher, labels) for name, loss in losses.items()}
+    values = {name: loss.values(student, teacher, labels) for name, loss in losses.items() if name not in over_words}
     tokens = max(1, PART // words)
     parts = [
         _recomputed(over_words, student.part(part), teacher.part(part), labels[part])
@@ -58,6 +59,6 @@ def _recomputed(losses: Mapping[str, Loss], student: Predictions, teacher: Predi
         visits += 1
         said, told = student.of(student_hidden), teacher.of(teacher_hidden)
         with without_gradients(visits == 1):
-            return {name: loss.function(said, told, labels) for name, loss in losses.items()}
+            return {name: loss.values(said, told, labels) for name, loss in losses.items()}
 
     return checkpoint(run, student.hidden, teacher.hidden, use_reentrant=False)

@@ -11,21 +11,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from diito.method.alignment import AlignedPair, DimensionRange
+from diito.method.alignment import AlignedPair, DimensionRange, other_dimensions
 from diito.method.intervention import resume
 from diito.method.losses import Predictions
+from diito.method.positions import real_positions
 from diito.method.swaps import Swap
+from diito.models.kept import Kept, Wanted
 from diito.models.layered import Inputs, Layered
 
 Dropout = Callable[[], AbstractContextManager[None]]
 """What keys the dropout inside."""
+NOTHING = Wanted()
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,12 @@ class Runs:
 
     base: Predictions | None
     counterfactual: Predictions | None
+    outside: Predictions | None = None
+    """Of a student: its run with a swap in the neurons outside of Π."""
 
-    def read(self, *, counterfactual: bool) -> Predictions:
-        """One of the two, which must be there."""
-        predictions = self.counterfactual if counterfactual else self.base
+    def read(self, run: str) -> Predictions:
+        """One of them by its name, which must be there."""
+        predictions: Predictions | None = getattr(self, run)
         assert predictions is not None
         return predictions
 
@@ -64,6 +70,8 @@ class Teacher(Protocol):
     ) -> Runs:
         """Its answers at ``slots`` (-1 unused), without gradients: the counterfactual run where there is a swap of the pair's
         teacher layers, the base run where ``base``. ``step``: micro-batches since the start. ``outputs``: see ``read_slots``.
+
+        Only a live model is asked to ``keep`` what its layers held.
         """
 
 
@@ -86,10 +94,11 @@ class LiveTeacher:
         step: int,
         base: bool,
         outputs: int | None,
+        keep: Wanted = NOTHING,
     ) -> Runs:
         """See :class:`Teacher`."""
         dimensions = pair.teacher_dimensions
-        return run_model(self.model, batch, pair.teacher, dimensions, swap, slots, base=base, outputs=outputs)
+        return run_model(self.model, batch, pair.teacher, dimensions, swap, slots, base=base, outputs=outputs, keep=keep)
 
 
 def run_model(
@@ -105,13 +114,16 @@ def run_model(
     dropout: Dropout = nullcontext,
     head_dropout: Dropout = nullcontext,
     recompute: bool = False,
+    keep: Wanted = NOTHING,
+    outside: bool = False,
 ) -> Runs:
     """The runs of a model in the caller's mode and gradient state; ``layers`` and ``dimensions`` are what is swapped in it.
 
     ``dropout``: keys what is dropped out; a source run of its own draws the dropout of the base run, as a source in the batch
     does. ``head_dropout``: the same of the head, which runs when a loss asks for its logits. ``base``, ``outputs``: see
     :meth:`Teacher.runs`. ``recompute``: whether layers are run again for the backward pass, instead of keeping what they
-    computed.
+    computed. ``keep``: what of the layers is kept for the losses. ``outside``: whether there is a run with the same swap in
+    the dimensions that Π leaves out.
     """
     layered = Layered(model, recompute=recompute)
     top = layered.depth - 1
@@ -120,20 +132,34 @@ def run_model(
     if swap is not None and swap.sources is not None and swapped_layers:
         with dropout():
             _, sources = layered.states(swap.sources, swapped_layers)
+    real = real_positions(batch)
+    kept = Kept(keep, real, real)
     with dropout():
-        run, states = layered.states(batch, swapped_layers + ([top] if base else []))
-        keywords: dict[str, Any] = {"outputs": outputs, "dropout": head_dropout}
-        answers = read_slots(layered, layered.final(states[top]), slots, batch, **keywords) if base else None
+        run, states = layered.states(batch, swapped_layers + ([top] if base else []), kept)
+
+        def read(final: Tensor, kept: Kept | None) -> Predictions:
+            answers = read_slots(layered, final, slots, batch, outputs=outputs, dropout=head_dropout)
+            answers.kept = kept
+            return answers
+
+        answers = read(layered.final(states[top]), kept) if base else None
         if swap is None:
             return Runs(answers, None)
+        counted = real & swap.positions.any(1, keepdim=True)
         if swap.of_tokens:
             batch = swap.stitched(batch)
-            _, stitched = layered.states(batch, [top])
-            final = layered.final(stitched[top])
-        else:
-            values = {layer: swap.values((sources or states)[layer]) for layer in layers}
-            final = resume(layered, run, states[min(layers)], values, swap.positions, dimensions=dimensions)
-        return Runs(answers, read_slots(layered, final, slots, batch, **keywords))
+            kept = Kept(keep, counted, real)
+            _, stitched = layered.states(batch, [top], kept)
+            counterfactual = read(layered.final(stitched[top]), kept)
+            return Runs(answers, counterfactual)
+        values = {layer: swap.values((sources or states)[layer]) for layer in layers}
+        swapped = partial(resume, layered, run, states[min(layers)], values, swap.positions)
+        kept = kept.resumed(min(layers), counted)
+        counterfactual = read(swapped(dimensions=dimensions, keep=kept), kept)
+        counterfactual.natural = answers
+        if not outside:
+            return Runs(answers, counterfactual)
+        return Runs(answers, counterfactual, read(swapped(dimensions=other_dimensions(dimensions, layered.width)), None))
 
 
 def read_slots(

@@ -12,6 +12,7 @@ The model itself is never changed: no hook, no patch, no attribute.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import inspect
 from collections import defaultdict
@@ -26,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from diito.models.answers import Reads, read_positions
+from diito.models.kept import Attention, Kept, run_noting
 from diito.refusal import Refusal
 
 Inputs = Mapping[str, Tensor]
@@ -185,27 +187,43 @@ class Steps:
             raise self._cannot_run(f"{len(calls)} of its {self.depth} layers run; set its layerdrop to 0")
         return Run(embedded[0], tuple(calls))
 
-    def advance(self, run: Run, hidden: Float[Tensor, "batch tokens width"], layer: int) -> Float[Tensor, "batch tokens width"]:
-        """Output of ``layer`` when it reads ``hidden``.
+    def advance(
+        self, run: Run, hidden: Float[Tensor, "batch tokens width"], layer: int, keep: Kept | None = None
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Output of ``layer`` when it reads ``hidden``; what the layer attends with goes to ``keep``, where that wants it.
 
         Where the view was made to ``recompute``, the layer keeps its input alone and is run again, with the same dropout, for
         the backward pass.
         """
+        call: Callable[[Tensor], Any] = run.calls[layer]
+        notes = keep is not None and layer in keep.wanted.attention
+        if notes:
+            call = functools.partial(noted, run.calls[layer])
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(run.calls[layer], hidden, use_reentrant=False, preserve_rng_state=True)
-        return run.calls[layer](hidden)
+            answer = checkpoint(call, hidden, use_reentrant=False, preserve_rng_state=True)
+        else:
+            answer = call(hidden)
+        if not notes:
+            return answer
+        assert keep is not None
+        output, keep.attention[layer] = answer
+        return output
 
-    def states(self, inputs: Inputs, layers: Collection[int]) -> tuple[Run, dict[int, Float[Tensor, "batch tokens width"]]]:
+    def states(
+        self, inputs: Inputs, layers: Collection[int], keep: Kept | None = None
+    ) -> tuple[Run, dict[int, Float[Tensor, "batch tokens width"]]]:
         """Run ``inputs`` up to the highest of ``layers``: the run, and the outputs of these layers (others are let go).
 
-        Without any layer the run stops at the embedded tokens.
+        Without any layer the run stops at the embedded tokens. ``keep``: takes what it wants of the layers that run.
         """
         run = self.embed(inputs)
         hidden, kept = run.embedded, {}
         for layer in range(max(layers, default=-1) + 1):
-            hidden = self.advance(run, hidden, layer)
+            hidden = self.advance(run, hidden, layer, keep)
             if layer in layers:
                 kept[layer] = hidden
+            if keep is not None:
+                keep.keep(layer, hidden)
         return run, kept
 
     def final(self, hidden: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
@@ -251,6 +269,19 @@ class Steps:
 
     def _cannot_run(self, reason: str) -> CannotRun:
         return CannotRun(self.model, reason, field=self.field)
+
+
+def noted(call: Call, hidden: Tensor) -> tuple[Tensor, Attention]:
+    """The answer of a layer, and what its attention compared. Raises Refusal where it does not attend once, by name."""
+    output, notes = run_noting(call.layer, lambda layer: dataclasses.replace(call, layer=layer)(hidden))
+    if len(notes) != 1:
+        times = "attends in code of its own" if not notes else f"attends {len(notes)} times"
+        raise Refusal(
+            "objective.weights",
+            f"{type(call.layer).__name__} {times}, so its queries, keys and values cannot be read; give the losses relations "
+            "and attention a weight only where each layer attends once, through transformers' AttentionInterface",
+        )
+    return output, notes[0]
 
 
 class BodyOutput(tuple[Any, ...]):

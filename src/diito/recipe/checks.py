@@ -17,6 +17,7 @@ from diito.plugins import check_reference, installed
 from diito.recipe.arguments import argument_refusals
 from diito.recipe.file import read_again
 from diito.recipe.keys import bare, hints, members
+from diito.recipe.objective import CAUSAL
 from diito.recipe.sections import (
     LAYERS,
     RELEASED_LAYERS,
@@ -27,8 +28,12 @@ from diito.recipe.sections import (
     Recipe,
     SourceSection,
     StudentSection,
+    WeightsSection,
 )
 from diito.refusal import Refusal, refuse
+
+_OF_SWAPPED_STATES = ("strict", "manifold")
+"""Losses that are of an intervention on states as they are."""
 
 
 def check(recipe: Recipe) -> None:
@@ -69,7 +74,8 @@ def loss_name(reference: str) -> str:
 
 def is_causal(recipe: Recipe) -> bool:
     """Whether a loss that is causal by its name has a weight; of the user's own losses the rows may say it of others too."""
-    return any(name.startswith("causal_") and weight > 0 for name, weight in recipe.objective.weights.as_dict().items())
+    weights = recipe.objective.weights.as_dict().items()
+    return any(weight and (name.startswith(CAUSAL) or name in _OF_SWAPPED_STATES) for name, weight in weights)
 
 
 def _refusals(recipe: Recipe) -> Iterator[Refusal]:
@@ -215,6 +221,7 @@ def _objective(recipe: Recipe) -> Iterator[Refusal]:
     weights = recipe.objective.weights
     if not any(weights.as_dict().values()):
         yield Refusal("objective.weights", "all weights are 0; at least one must be above 0")
+    yield from _losses_with_needs(recipe)
     names = [loss_name(reference) for reference in recipe.objective.losses]
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -222,20 +229,49 @@ def _objective(recipe: Recipe) -> Iterator[Refusal]:
                 f"{name!r} is the name of {recipe.objective.losses[names.index(name)]} too; give one of them another name"
             )
             yield Refusal(f"objective.losses[{index}]", sentence)
-        elif not (weights.as_dict().get(name) or weights.as_dict().get(f"causal_{name}")):
+        elif not _has_weight(weights, name):
             sentence = (
                 f"{name!r} has no weight; give objective.weights.{name} or objective.weights.causal_{name}, or leave it out"
             )
             yield Refusal(f"objective.losses[{index}]", sentence)
     if names or not weights.further:
         return
-    own = [name for name in weights.as_dict() if name not in weights.further]
-    known = {name for loss in installed("diito.losses") for name in (loss, f"causal_{loss}")}
+    own = [*(name for name in weights.as_dict() if name not in weights.further), *weights.causal_forms()]
+    known = {*own} | {name for loss in installed("diito.losses") for name in (loss, f"causal_{loss}")}
     for name in weights.further:
         if name not in known:
-            near = difflib.get_close_matches(name, [*own, "mlm", *known], n=1)
+            near = difflib.get_close_matches(name, [*own, "mlm", *sorted(known)], n=1)
             hint = f"did you mean objective.weights.{near[0]}?" if near else "name where it is from in objective.losses"
             yield Refusal(f"objective.weights.{name}", f"no loss has that name; {hint}")
+
+
+def _has_weight(weights: WeightsSection, name: str) -> bool:
+    """Whether a loss or its causal form has one."""
+    return any(weights.as_dict().get(each) for each in (name, CAUSAL + name))
+
+
+def _losses_with_needs(recipe: Recipe) -> Iterator[Refusal]:
+    """Losses that ask something of other fields, and options of losses that there are not."""
+    weights, alignment = recipe.objective.weights, recipe.alignment
+    for name, options in vars(recipe.objective.options).items():
+        if options != type(options)() and not _has_weight(weights, name):
+            sentence = (
+                f"{name} has no weight; give objective.weights.{name} or objective.weights.{CAUSAL}{name}, or leave it out"
+            )
+            yield Refusal(f"objective.options.{name}", sentence)
+    if weights.strict and (
+        alignment.kind != "custom"
+        or any(isinstance(pair, list) or pair.student_dimensions is None for pair in alignment.pairs or [])
+    ):
+        sentence = "needs alignment.kind custom with student_dimensions in every pair; what they leave out is to have no effect"
+        yield Refusal("objective.weights.strict", sentence)
+    for name in _OF_SWAPPED_STATES:
+        if weights.as_dict()[name] and recipe.intervention.control == "token-swap":
+            sentence = f"must be none where {name} has a weight, which is of swapped states; token-swap swaps words"
+            yield Refusal("intervention.control", sentence)
+    if _has_weight(weights, "contrastive") and recipe.training.batch == 1:
+        sentence = "contrastive tells a row from the others of its micro-batch; give at least 2"
+        yield Refusal("training.per_device_train_batch_size", sentence)
 
 
 def _evaluation(evaluation: EvaluationSection) -> Iterator[Refusal]:

@@ -40,6 +40,11 @@ def is_range(bounds: Sequence[int]) -> bool:
     return 0 <= bounds[0] < bounds[1]
 
 
+def is_layer_pair(pair: Sequence[int]) -> bool:
+    """must be a pair [student layer, teacher layer], counted from 0"""
+    return min(pair) >= 0
+
+
 Text = Annotated[str, Predicate(is_written)]
 Count = Annotated[int, Ge(1)]
 CountOrNever = Annotated[int, Ge(0)]
@@ -102,6 +107,8 @@ class Alias(NamedTuple):
     fields: tuple[str, ...]
     values: Mapping[str, Any] | None = None
     """What the words of the old field are in the new one."""
+    is_older: bool = True
+    """Whether it is a name from diito 0.1.0; else one that Python has another use for."""
 
 
 class Aliased:

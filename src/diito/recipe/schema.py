@@ -148,7 +148,8 @@ def _complete(definition: dict[str, Any], section: Any) -> None:
             like = {"enum": list(alias.values)}
         if len(alias.fields) > 1:
             like = {"type": "array", "items": like, "minItems": len(alias.fields), "maxItems": len(alias.fields)}
-        properties[name] = {**like, "deprecated": True, "description": f"Another name of {' and '.join(alias.fields)}."}
+        older = {"deprecated": True} if alias.is_older else {}
+        properties[name] = {**like, **older, "description": f"Another name of {' and '.join(alias.fields)}."}
     if section is TrainingSection:
         for name in transformers_arguments():
             properties.setdefault(name, {"description": f"As in transformers.TrainingArguments({name}=...)."})

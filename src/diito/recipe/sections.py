@@ -43,6 +43,18 @@ from diito.recipe.fields import (
     is_folder_name,
     is_short_pair,
 )
+from diito.recipe.objective import AttentionOptions as AttentionOptions
+from diito.recipe.objective import ContrastiveOptions as ContrastiveOptions
+from diito.recipe.objective import HiddenOptions as HiddenOptions
+from diito.recipe.objective import JsdOptions as JsdOptions
+from diito.recipe.objective import LayersOptions as LayersOptions
+from diito.recipe.objective import ObjectiveSection as ObjectiveSection
+from diito.recipe.objective import OptionsSection as OptionsSection
+from diito.recipe.objective import RelationsOptions as RelationsOptions
+from diito.recipe.objective import ScheduleSection as ScheduleSection
+from diito.recipe.objective import SkewOptions as SkewOptions
+from diito.recipe.objective import TemperatureOptions as TemperatureOptions
+from diito.recipe.objective import WeightsSection as WeightsSection
 
 RELEASED_LAYERS = {
     "released-3": [0, 2, 4],
@@ -234,57 +246,6 @@ class InterventionSection:
     pairing of your own, such as ``my_package.rules:neighbour``."""
     control: Literal["none", "token-swap"] = "none"
     """token-swap: the same spans are swapped in the input ids instead of the activations."""
-
-
-COS = 0.25
-"""The weight of ``cos`` where a recipe gives none and the widths agree."""
-
-
-@dataclass
-class WeightsSection(Aliased):
-    """Weights of the losses in their sum, used as given; a causal weight of 0 costs nothing. Losses of your own stand beside
-    these by their names."""
-
-    task: NotNegative = 0.25
-    """The task's own loss: in masked language modelling the cross-entropy with the masked words (also: mlm)."""
-    ce: NotNegative = 0.25
-    """Smoothed cross-entropy with the teacher."""
-    cos: NotNegative | None = None
-    """Cosine distance of the last hidden states. null: 0.25, or 0 where student and teacher are of different widths."""
-    causal_ce: NotNegative = 0.25
-    """The DIITO loss: smoothed cross-entropy under the same interchange intervention."""
-    causal_cos: NotNegative = 0.0
-    """Cosine distance of the last hidden states under the same interchange intervention."""
-    mse: NotNegative = 0.0
-    """Squared error of the logits, summed over the vocabulary."""
-    further: dict[str, NotNegative] = field(default_factory=dict)
-    """Weights of further losses, by name."""
-
-    ALIASES: ClassVar[Mapping[str, Alias]] = {"mlm": Alias(("task",))}
-    REST: ClassVar[str] = "further"
-
-    def as_dict(self) -> dict[str, float]:
-        """Every loss with its weight, those of the user's own too; ``cos``, where it is not given, as for equal widths."""
-        own = {name: value for name, value in vars(self).items() if name != "further"}
-        return own | {"cos": COS if self.cos is None else self.cos} | self.further
-
-    @classmethod
-    def takes(cls, name: str) -> bool:
-        """Whether ``name`` may be a loss of the user's own; ``checks`` knows which there are."""
-        return name.isidentifier()
-
-
-@dataclass
-class ObjectiveSection:
-    """The losses."""
-
-    weights: WeightsSection = field(default_factory=WeightsSection)
-    losses: list[Text] = field(default_factory=list)
-    """Further losses: import paths such as ``my_package.losses:huber``, rows of losses."""
-    temperature: AboveZero = 2.0
-    """Temperature of both smoothed cross-entropies."""
-    tokens: Literal["masked", "all"] = "masked"
-    """Tokens of every loss but the task's own: the masked ones (the paper) or all real ones (the released code)."""
 
 
 @dataclass

@@ -23,7 +23,7 @@ from diito.evaluation.held_out.continuations import continuations
 from diito.evaluation.held_out.interchange import interchange_accuracy
 from diito.evaluation.held_out.metrics import find_metric
 from diito.faults import remedy
-from diito.files import CannotWrite, write_json
+from diito.files import CannotWrite, write_json, writing
 from diito.recipe import Recipe
 from diito.refusal import Refusal
 from diito.run.folder import RunFolder
@@ -33,6 +33,7 @@ from diito.run.parts import Parts, build_trainer, load, position_rule, survey
 from diito.speed.process import keep_freed_memory
 from diito.training.arguments import training_arguments
 from diito.training.callbacks import Every, Interruption, MetricsFile, Progress
+from diito.training.checkpoints import save_projections
 from diito.training.trainer import Evaluation
 from diito.training.upload import open_repository, upload_student
 
@@ -136,6 +137,9 @@ def train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         interruption.restore()
+    if interruption.signal_number is None and arguments.process_index == 0:
+        with writing(folder.path):
+            save_projections(trainer.loss_modules().state_dict(), folder.path)
     return interruption.signal_number
 
 

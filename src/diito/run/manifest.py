@@ -132,7 +132,9 @@ def _fields(section: Any, prefix: str) -> Iterator[tuple[str, Any, dict[str, Any
         if dataclasses.is_dataclass(value):
             yield from _fields(value, f"{key}.")
         elif isinstance(value, dict):
-            yield from ((f"{key}.{name}", item, FREE if name in role.get("free", ()) else {}) for name, item in value.items())
+            yield from (
+                (f"{key}.{name}", _plain(item), FREE if name in role.get("free", ()) else {}) for name, item in value.items()
+            )
         else:
             yield key, _plain(value), role
 

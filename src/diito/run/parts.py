@@ -21,16 +21,19 @@ from diito.corpus import LENGTH, Corpus
 from diito.evaluation.held_out.text import HeldOut
 from diito.method.alignment import Alignment
 from diito.method.alignment_files import build_alignment
-from diito.method.losses import CAUSAL, Loss, find_loss, paper_losses
+from diito.method.losses import CAUSAL, Loss, find_loss
 from diito.method.objective import DistillationObjective, check_widths
 from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement
+from diito.method.rows import loss_rows, make_losses
+from diito.method.schedules import Ramp, Weight, check_never_all_zero
+from diito.models.answers import answers_of
 from diito.models.cut import Kept
 from diito.models.layered import longest_sequence
 from diito.models.load import Sizes, sizes_of
 from diito.models.teacher import load_config, load_teacher, load_tokenizer
 from diito.recipe import Recipe
 from diito.recipe.checks import in_full, loss_name
-from diito.recipe.sections import COS
+from diito.recipe.objective import COS
 from diito.refusal import Refusal, collect
 from diito.run.plan import Plan
 from diito.run.students import PlannedStudent, build, calibration_rows, plan_student
@@ -162,23 +165,40 @@ def own_losses(recipe: Recipe) -> dict[str, Loss]:
     rows: dict[str, Loss] = {}
     for index, reference in enumerate(recipe.objective.losses):
         rows[loss_name(reference)] = _own_loss(reference, f"objective.losses[{index}]")
-    papers = paper_losses(recipe.objective.temperature)
-    weights = {name: weight for name, weight in recipe.objective.weights.as_dict().items() if weight}
+    diitos = loss_rows()
+    weights = active_weights(recipe)
+    check_never_all_zero(weights)
     available = plugins.installed("diito.losses") if recipe.objective.weights.further else set()
     for weighted in weights:
         for name in (weighted, weighted.removeprefix(CAUSAL)):
-            if name in available and name not in {**papers, **rows}:
+            if name in available and name not in {**diitos, **rows}:
                 rows[name] = _own_loss(name, f"objective.weights.{weighted}")
     for weighted in weights:
-        find_loss(weighted, {**papers, **rows})
+        find_loss(weighted, {**diitos, **rows})
     return rows
 
 
 def has_counterfactual(recipe: Recipe, own: Mapping[str, Loss]) -> bool:
     """Whether a loss with a weight reads the runs under the intervention. ``own``: the rows of the user's own losses."""
-    table = {**paper_losses(recipe.objective.temperature), **own}
+    table = {**loss_rows(), **own}
+    return any(find_loss(name, table).run != "base" for name in active_weights(recipe))
+
+
+def active_weights(recipe: Recipe) -> dict[str, Weight]:
+    """The weights of the losses that have one, as the objective takes them."""
     weights = recipe.objective.weights.as_dict()
-    return any(find_loss(name, table).counterfactual for name, weight in weights.items() if weight)
+    return {
+        name: weight if isinstance(weight, float | int) else Ramp(weight.start, weight.end, weight.by)
+        for name, weight in weights.items()
+        if weight
+    }
+
+
+def make_all_losses(recipe: Recipe, surveyed: Survey, student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Loss]:
+    """The losses with a weight, made for the two models. Raises Refusal for one that these models cannot have."""
+    objective = recipe.objective
+    table = {**loss_rows(objective.temperature, answers_of(student), objective.options.as_dict()), **surveyed.losses}
+    return make_losses(active_weights(recipe), table, student, teacher, surveyed.alignment, seed=recipe.seed)
 
 
 def _own_loss(reference: str, field: str) -> Loss:
@@ -207,12 +227,14 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
     task = task.of(teacher)
     planned = surveyed.student
     student = None if planned.calibration else build(planned, teacher, recipe, task)
+    losses = {} if student is None else make_all_losses(recipe, surveyed, student.model, teacher)
     with arguments.main_process_first(desc="corpus"):
         corpus, held_out = load_text(recipe, task, tokenizer, vocab_size=surveyed.words)
     if student is None:  # which parts of the teacher it keeps depends on the text
         batching = _batching(recipe, task, tokenizer, corpus, words=surveyed.words)
         rows = calibration_rows(corpus, batching, planned.calibration, seed=recipe.seed)
         student = build(planned, teacher, recipe, task, rows)
+        losses = make_all_losses(recipe, surveyed, student.model, teacher)
     plan = Plan(
         recipe,
         teacher,
@@ -221,8 +243,9 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
         surveyed.alignment,
         corpus,
         arguments.world_size,
+        losses=losses,
+        weights=active_weights(recipe),
         left_out=surveyed.left_out,
-        has_counterfactual=has_counterfactual(recipe, surveyed.losses),
         slot_share=task.slot_share(_settings(recipe, task)),
         held_out_blocks=None if held_out is None else len(held_out.examples),
         held_out_layout="blocks" if held_out is None else held_out.layout,
@@ -258,7 +281,8 @@ def build_trainer(
         parts.student,
         teacher,
         parts.alignment,
-        weights=objective.weights.as_dict(),
+        weights=active_weights(recipe),
+        options=objective.options.as_dict(),
         losses=parts.losses,
         temperature=objective.temperature,
         tokens=objective.tokens,
@@ -301,7 +325,7 @@ def _with_widths(recipe: Recipe, own: Mapping[str, Loss], teacher: int, student:
     if weights.cos is None:
         left_out = "" if teacher == student else f" (no cos, as the widths {student} and {teacher} differ)"
         weights = dataclasses.replace(weights, cos=0.0 if left_out else COS)
-    table = {**paper_losses(recipe.objective.temperature), **own}
+    table = {**loss_rows(recipe.objective.temperature), **own}
     check_widths({name: find_loss(name, table) for name, weight in weights.as_dict().items() if weight}, student, teacher)
     return dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, weights=weights)), left_out
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,9 @@ from transformers import PreTrainedModel
 from diito.corpus import Corpus
 from diito.method.alignment import AlignedPair, Alignment, DimensionRange
 from diito.method.cost import ModelSize, StepCost, step_cost
+from diito.method.losses import Loss
+from diito.method.rows import Needs
+from diito.method.schedules import Ramp, Weight
 from diito.models.load import sizes_of
 from diito.recipe import Recipe
 
@@ -28,8 +31,9 @@ class Plan:
     alignment: Alignment
     corpus: Corpus
     processes: int
-    has_counterfactual: bool
-    """Whether a loss reads the runs under the intervention."""
+    losses: Mapping[str, Loss]
+    """Those with a weight, made for the two models."""
+    weights: Mapping[str, Weight]
     left_out: str = ""
     """What is not among the losses although it would be by default, in words."""
     slot_share: float = 1.0
@@ -38,6 +42,11 @@ class Plan:
     """Blocks that are measured; None where nothing is."""
     held_out_layout: str = "blocks"
     """What they are: blocks, lines (conversations), or labelled examples."""
+
+    @property
+    def has_counterfactual(self) -> bool:
+        """Whether a loss reads the runs under the intervention."""
+        return Needs.of(self.losses.values()).counterfactual
 
     @property
     def rows_per_step(self) -> int:
@@ -70,8 +79,10 @@ class Plan:
             self.alignment,
             length=round(self.corpus.statistics.mean_length),
             loss_tokens=1.0 if self.recipe.objective.tokens == "all" else self.slot_share,
-            counterfactual=self.has_counterfactual,
             from_the_start=self.recipe.intervention.control == "token-swap",
+            batch=self.recipe.training.batch,
+            losses=self.losses,
+            weights=self.weights,
         )
 
     def __str__(self) -> str:
@@ -79,7 +90,6 @@ class Plan:
 
     def _lines(self) -> list[tuple[str, str]]:
         teacher, student = (model.num_parameters() for model in (self.teacher, self.student))
-        weights = self.recipe.objective.weights.as_dict().items()
         corpus = self.corpus.statistics.describe().splitlines()
         return [
             ("teacher", f"{self.recipe.teacher.model}: {_model(self.teacher)}, {_count(teacher)} parameters"),
@@ -87,7 +97,7 @@ class Plan:
                 "student",
                 f"{_model(self.student)} {self.made_of}, {_count(student)} ({student / teacher:.0%}){self._trained()}",
             ),
-            ("objective", " + ".join(f"{weight:.3g} {name}" for name, weight in weights if weight) + self.left_out),
+            ("objective", " + ".join(f"{_weight(weight)} {name}" for name, weight in self.weights.items()) + self.left_out),
             ("alignment", self._alignment()),
             *zip(["corpus"] + [""] * len(corpus), corpus, strict=False),
             *(("corpus", remark) for remark in self.corpus.remarks),
@@ -147,6 +157,12 @@ class Plan:
         if intervention.control != "none":
             swapped += f", {intervention.control}"
         return f"{name}: {', '.join(map(_pair, self.alignment.pairs))}; {swapped}"
+
+
+def _weight(weight: Weight) -> str:
+    if isinstance(weight, Ramp):
+        return f"({weight.start:.3g} to {weight.end:.3g} by {weight.by:.0%})"
+    return f"{weight:.3g}"
 
 
 def _pair(pair: AlignedPair) -> str:

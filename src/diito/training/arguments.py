@@ -122,7 +122,9 @@ def require(args: TrainingArguments, objective: DistillationObjective) -> Traini
     args.logging_nan_inf_filter = False  # it would hide a non-finite loss, and synchronise at every micro-batch
     args.ddp_broadcast_buffers = False
     # The head gets no gradient from losses that read hidden states only, nor does a pooler or a bias that no logits read.
-    args.ddp_find_unused_parameters = "logits" not in objective.reads or not reaches_every_parameter(objective.student)
+    # With a schedule, a loss with parameters of its own is not computed while its weight is 0.
+    reaches_all = "logits" in objective.reads and reaches_every_parameter(objective.student)
+    args.ddp_find_unused_parameters = objective.has_schedules or not reaches_all
     args._n_gpu = min(args.n_gpu, 1)  # several devices: torchrun (DataParallel cannot carry named losses)
     return args
 

@@ -143,7 +143,7 @@ class Progress(TrainerCallback):
             self._print(f"step {state.global_step}/{state.max_steps}  held-out: {'  '.join(figures)}")
         if "loss" not in logs:
             return
-        text = "  ".join(f"{name} {logs[name]:.3f}" for name in [*self.names, "loss"])
+        text = "  ".join(f"{name} {logs[name]:.3f}" for name in [*self.names, "loss"] if name in logs)
         text += f"  {logs['tokens_per_second']:,.0f} tokens/s"
         if self._bar is not None:
             self._bar.set_postfix_str(text)

@@ -1,7 +1,7 @@
 """What a checkpoint holds, when it appears, and how it is read back.
 
 1. the student is saved as an ordinary Hugging Face checkpoint, or its adapter where that alone is trained, beside the
-   optimiser's and Trainer's state; never the teacher;
+   optimiser's and Trainer's state and what losses train beside it (``projections.safetensors``); never the teacher;
 2. all of it is written into a staging folder and given its name when every rank has finished, then the oldest is dropped;
 3. what a failed or interrupted save leaves behind is removed; the checkpoint before it stays;
 4. the checksum of every file is written with it, so that a checkpoint that is no longer whole is never read.
@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
@@ -26,6 +29,8 @@ from diito.training.upload import ASIDE, UploadingTrainer
 
 STAGING = "_staging"  # hub uploads leave out names that start with an underscore
 CHECKSUMS = "checksums.json"
+PROJECTIONS = "projections.safetensors"
+"""What losses train beside the student; only where there is any."""
 _NEEDED = ("trainer_state.json", "scheduler.pt", "optimizer*", "rng_state*.pth")
 
 
@@ -50,6 +55,16 @@ def checkpoint_fault(folder: Path, *, has_checksums: bool) -> str | None:
     except ValueError:
         return f"{CHECKSUMS} is damaged"
     return first_difference(folder, sums)
+
+
+def save_projections(state: Mapping[str, Tensor], folder: Path) -> None:
+    """Write what losses have trained beside the student, where there is any: none of it is the student's."""
+    if state:
+        save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / PROJECTIONS)
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 class CheckpointTrainer(UploadingTrainer):
@@ -82,6 +97,11 @@ class CheckpointTrainer(UploadingTrainer):
     def student(self) -> PreTrainedModel:
         """The student, out of whatever wraps it."""
         return self.accelerator.unwrap_model(self.model).student
+
+    def loss_modules(self) -> nn.ModuleDict:
+        """What losses train beside the student, by their names."""
+        modules: nn.ModuleDict = self.accelerator.unwrap_model(self.model).loss_modules
+        return modules
 
     def prepare_to_save(self) -> None:
         """Called before a checkpoint is written; may refuse to."""
@@ -145,11 +165,12 @@ class CheckpointTrainer(UploadingTrainer):
         if not self.args.should_save:
             return
         output_dir = output_dir or self.args.output_dir
+        projections = self.loss_modules().state_dict()
         if state_dict is not None:
-            state_dict = {
-                name.removeprefix("student."): value for name, value in state_dict.items() if name.startswith("student.")
-            }
+            projections = _below("loss_modules.", state_dict)
+            state_dict = _below("student.", state_dict)
         self.student().save_pretrained(output_dir, state_dict=state_dict)
+        save_projections(projections, Path(output_dir))
         if self.processing_class is not None:
             self.processing_class.save_pretrained(output_dir)
 
@@ -176,6 +197,13 @@ class CheckpointTrainer(UploadingTrainer):
             return
         saved = type(student).from_pretrained(folder, dtype=student.dtype, local_files_only=True)
         student.load_state_dict(saved.state_dict())
+        modules = self.loss_modules()
+        if modules.state_dict():
+            try:
+                modules.load_state_dict(load_file(os.path.join(folder, PROJECTIONS)))
+            except (OSError, RuntimeError, SafetensorError) as error:
+                sentence = f"{folder} is not of a run with these losses ({PROJECTIONS}: {error}); give another one"
+                raise Refusal("resume_from_checkpoint", sentence) from error
 
 
 class _StepsAsAsked(TrainerCallback):

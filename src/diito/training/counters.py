@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,24 +24,32 @@ class Counters:
         self._sums = torch.zeros(len(names), device=device)
         self._first_bad = torch.full((len(names),), NEVER, device=device)
         self._tokens = torch.zeros((), dtype=torch.int64, device=device)
-        self._micro_batches = 0
+        self._counts: Counter[str] = Counter()
         self._clock = time.perf_counter()
         self._clock_tokens = 0
 
     def add(self, losses: Mapping[str, Tensor], tokens: Tensor | int, *, step: int) -> None:
-        """Count one micro-batch of the optimiser step ``step``: its losses and its real tokens. No synchronisation."""
-        values = torch.stack([losses[name].detach().float() for name in self.names])
+        """Count one micro-batch of the optimiser step ``step``: its losses and its real tokens. No synchronisation.
+
+        A loss whose weight is 0 at this step is not among them.
+        """
+        absent = torch.zeros((), device=self._sums.device)
+        values = torch.stack([losses[name].detach().float() if name in losses else absent for name in self.names])
         self._sums += values
         self._first_bad = torch.where(values.isfinite(), self._first_bad, self._first_bad.clamp(max=step))
         self._tokens += tokens
-        self._micro_batches += 1
+        for name in self.names:
+            self._counts[name] += name in losses
 
     def take_means(self, accelerator: Accelerator) -> dict[str, float]:
-        """Mean of each loss over micro-batches and ranks since the last call."""
-        means = accelerator.reduce(self._sums / max(self._micro_batches, 1), reduction="mean").tolist()
+        """Mean of each loss over the micro-batches that had it and the ranks, since the last call; those that none had are left
+        out."""
+        counts = [self._counts[name] for name in self.names]
+        divisors = torch.tensor([max(count, 1) for count in counts], device=self._sums.device)
+        means = accelerator.reduce(self._sums / divisors, reduction="mean").tolist()
         self._sums.zero_()
-        self._micro_batches = 0
-        return dict(zip(self.names, means, strict=True))
+        self._counts.clear()
+        return {name: mean for name, mean, count in zip(self.names, means, counts, strict=True) if count}
 
     def take_tokens(self, accelerator: Accelerator) -> int:
         """Real tokens of all ranks since the last call."""

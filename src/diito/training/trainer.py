@@ -116,7 +116,8 @@ class DistillationTrainer(CheckpointTrainer):
     ) -> Any:
         """Mask the rows on the device and compute the named losses; returns the weighted sum."""
         step = self.micro_batches()
-        losses = model(self._batch(inputs, step), step=step)
+        progress = {"progress": self.state.global_step / self.state.max_steps} if self.objective.has_schedules else {}
+        losses = model(self._batch(inputs, step), step=step, **progress)
         is_padded = "attention_mask" in inputs or "documents" in inputs
         tokens = real_positions(inputs).sum() if is_padded else inputs["input_ids"].numel()
         changed = self.objective.changed
