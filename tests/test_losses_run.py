@@ -17,7 +17,6 @@ from diito.recipe import ScheduleSection
 from diito.recipe.checks import check
 from diito.recipe.file import dump, read
 from diito.refusal import Refusal, Refusals, refusals_of
-from diito.run import parts as parts_module
 from diito.run.distill import distill
 from diito.run.manifest import fixed_fields
 from diito.run.parts import prepare
@@ -29,24 +28,13 @@ HIDDEN = {
     "training.accumulation": 1,
     "objective.options": "{jsd: {beta: 0.3, temperature: 1}, hidden: {measure: mse, layers: [[0, 1], [1, 3]]}}",
     "evaluation.sources": "[]",
+    "student.layers": "null",
+    "student.config": "{hidden_size: 8, num_hidden_layers: 2}",  # half the teacher's width
 }
 SCHEDULED = {"objective.weights.causal_ce": "{from: 0, to: 0.25, by: 0.5}", "evaluation.sources": "[]"}
 
 
-@pytest.fixture
-def narrow(monkeypatch):
-    """Students of half the teacher's width, whatever the recipe says of layers."""
-
-    def build_student(teacher, *arguments, **options):
-        config = type(teacher.config)(**teacher.config.to_dict() | {"hidden_size": 8, "num_hidden_layers": 2})
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            return type(teacher)(config)
-
-    monkeypatch.setattr(parts_module, "build_student", build_student)
-
-
-def test_a_run_with_projections_is_resumed_bit_for_bit_and_saves_them_beside_the_student(narrow, tmp_path, monkeypatch):
+def test_a_run_with_projections_is_resumed_bit_for_bit_and_saves_them_beside_the_student(tmp_path, monkeypatch):
     straight = tiny.run(tmp_path / "straight", HIDDEN)
     recipe = tiny.recipe(tmp_path / "stopped", HIDDEN)
     stop_at(monkeypatch, 2)
@@ -66,7 +54,7 @@ def test_a_run_with_projections_is_resumed_bit_for_bit_and_saves_them_beside_the
     assert not report["unexpected_keys"] and not report["missing_keys"]
 
 
-def test_a_checkpoint_without_the_projections_is_refused(narrow, tmp_path, monkeypatch):
+def test_a_checkpoint_without_the_projections_is_refused(tmp_path):
     recipe = tiny.recipe(tmp_path, HIDDEN)
     _, trainer = tiny.parts_and_trainer(recipe)
     trainer.save_model(str(tmp_path / "checkpoint"))

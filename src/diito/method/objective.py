@@ -335,7 +335,8 @@ def check_widths(losses: Mapping[str, Loss], student: int, teacher: int) -> None
         if "hidden" in loss.reads and student != teacher:
             raise Refusal(
                 f"objective.weights.{name}",
-                f"must be 0 where the widths of student ({student}) and teacher ({teacher}) differ",
+                f"must be 0 where the widths of student ({student}) and teacher ({teacher}) differ; hidden compares "
+                "states of any widths",
             )
 
 

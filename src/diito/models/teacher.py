@@ -28,7 +28,7 @@ def load_config(section: TeacherSection, *, head: Any = AutoModelForMaskedLM, no
     return models.load_configuration(_source(section), noun=noun)
 
 
-def load_tokenizer(section: TeacherSection, config: Any, *, needed: Sequence[str] = ("mask_token",)) -> PreTrainedTokenizerBase:
+def load_tokenizer(section: TeacherSection, config: Any, *, needed: Sequence[str]) -> PreTrainedTokenizerBase:
     """The teacher's tokenizer, or ``teacher.tokenizer``.
 
     Raises ValueError where it cannot be loaded, has ids that the teacher does not embed, or lacks a special token that the task
@@ -52,7 +52,7 @@ def check_tokenizer(
     *,
     vocabulary: int,
     field: str,
-    needed: Sequence[str] = ("mask_token",),
+    needed: Sequence[str],
 ) -> None:
     """Refuse a tokenizer that does not fit the model.
 

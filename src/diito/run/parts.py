@@ -95,6 +95,7 @@ def survey(recipe: Recipe) -> Survey:
 
     Raises Refusal, or Refusals with everything that can be told at once (both are ValueErrors).
     """
+    losses: dict[str, Loss] | None = None
     with collect() as attempt:
         for field, sources in (("corpus", recipe.corpus.sources), ("evaluation", recipe.evaluation.sources or [])):
             with attempt():
@@ -138,8 +139,10 @@ def survey(recipe: Recipe) -> Survey:
             with attempt():
                 alignment = build_alignment(recipe.alignment, **depths, seed=recipe.seed)
                 alignment.check(**depths, teacher_width=sizes.width, student_width=student.sizes.width)
+        if student is not None and losses is not None:
             with attempt():
                 recipe, left_out = _with_widths(recipe, losses, sizes.width, student.sizes.width)
+    assert losses is not None
     return Survey(recipe, task, losses, sizes, tokenizer, student, alignment, left_out)
 
 

@@ -104,7 +104,7 @@ def check_teacher(settings: HeldOutSettings, source: ModelSource, text: PlannedT
             "read and predict the same words",
         )
     words = models.sizes_of(models.load_configuration(teacher), field=teacher.field).words
-    check_tokenizer(text.tokenizer, teacher, vocabulary=words, field="teacher")
+    check_tokenizer(text.tokenizer, teacher, vocabulary=words, field="teacher", needed=text.task.needed_tokens)
 
 
 def device_of(wanted: str) -> torch.device:
