@@ -218,14 +218,20 @@ class TestCheck:
     @each_kind
     def test_every_kind_fits_its_model(self, kind: str) -> None:
         source, tokenizer = ModelSource(kinds.teacher_of(kind)), tokenizer_of(kind)
-        check_tokenizer(tokenizer, source, vocabulary=max(tokenizer.get_vocab().values()) + 1, field="teacher.tokenizer")
+        check_tokenizer(
+            tokenizer,
+            source,
+            vocabulary=max(tokenizer.get_vocab().values()) + 1,
+            field="teacher.tokenizer",
+            needed=("mask_token",),
+        )
 
     def test_the_largest_id_counts_and_not_the_number_of_words(self) -> None:
         names = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 40}
         tokenizer = BertTokenizer(vocab=names)
-        check_tokenizer(tokenizer, self.SOURCE, vocabulary=41, field="teacher.tokenizer")
+        check_tokenizer(tokenizer, self.SOURCE, vocabulary=41, field="teacher.tokenizer", needed=("mask_token",))
         with pytest.raises(Refusal, match=r"^teacher.tokenizer: .* 5 words with ids up to 40, .* knows only ids below 40;"):
-            check_tokenizer(tokenizer, self.SOURCE, vocabulary=40, field="teacher.tokenizer")
+            check_tokenizer(tokenizer, self.SOURCE, vocabulary=40, field="teacher.tokenizer", needed=("mask_token",))
 
     def test_only_what_the_task_needs_must_be_there(self) -> None:
         bare = words_only("$A", "<mask>", mask="<mask>")
@@ -233,7 +239,7 @@ class TestCheck:
         with pytest.raises(
             Refusal, match=r"^teacher.model: the tokenizer of 'some-model' has no mask_token; give one that has"
         ):
-            check_tokenizer(words_only("$A"), self.SOURCE, vocabulary=20, field="teacher.tokenizer")
+            check_tokenizer(words_only("$A"), self.SOURCE, vocabulary=20, field="teacher.tokenizer", needed=("mask_token",))
 
 
 class Outside(MaskedLM):
