@@ -75,6 +75,14 @@ def test_the_small_grid_has_the_seven_conditions_and_the_four_controls():
     }  # fmt: skip
 
 
+def test_the_grid_of_classifiers_compares_four_conditions_at_two_depths_and_two_sizes():
+    students, measurements = expand(read(GRIDS / "sst2.yaml"))
+    assert len(students) == 4 * 2 * 2 * 5
+    assert Counter(each.kind for each in measurements) == {"classification": 80 + 1, "interchange": 80}
+    assert {each.recipe.corpus.examples for each in students} == {500, 1000}
+    assert {each.settings.teacher for each in measurements} == {students[0].recipe.teacher.model}
+
+
 def test_all_conditions_of_a_seed_stand_together_and_each_student_is_measured_alike(tmp_path):
     text = "seeds: [1, 2]\nfine_tuning_seeds: [7, 8]\nevaluations: {parts: [perplexity, glue], glue: {tasks: [rte, cola]}}\n"
     grid = read(grid_file(tmp_path, text, conditions="[{name: a}, {name: b, parts: [perplexity]}]"))
@@ -118,7 +126,7 @@ REFUSED = {
     "fine_tuning_seeds: [-1]": "fine_tuning_seeds: -1 must be given once, at least 0",
     "retries: -1": "retries: -1 must be at least 0",
     "maps: [b]": "maps: 'b' is no condition of the grid",
-    "evaluations: {parts: [perplexitty]}": "evaluations.parts: 'perplexitty' is not one of perplexity, interchange, glue",
+    "evaluations: {parts: [perplexitty]}": "evaluations.parts: 'perplexitty' is not one of perplexity, classification",
     "evaluations: {parts: [glue]}": "evaluations.glue.tasks: name the tasks",
     "evaluations: {parts: [perplexity], perplexity: {against: x}}": "evaluations.perplexity.against",
     "evaluations: {parts: [interchange], interchange: {map: true}}": "evaluations.interchange.map: name the conditions",

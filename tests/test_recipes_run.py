@@ -8,20 +8,23 @@ import re
 import subprocess
 from pathlib import Path
 
+import classifiers
+import decoders
 import pytest
 import tiny
 import torch
-from transformers import AutoModelForMaskedLM
 
 from diito.cli import main
 from diito.recipe.file import read
+from diito.tasks import find_task
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 WIDTH, LAYERS = 8, 12
 INPUTS = {"input_ids": torch.tensor([[2, 9, 4, 17, 31, 8, 3]])}
 SMALLER = "{num_hidden_layers: 4, hidden_size: 4, num_attention_heads: 1, intermediate_size: 8}"
-DEPTHS = {"quickstart": 3, "losses": 3, "student-cut": 4, "student-random": 4, "student-lora": 3, "student-frozen": 3}
+DEPTHS = {"quickstart": 3, "losses": 3, "classifier": 3, "decoder": 15}
+DEPTHS |= {"student-cut": 4, "student-random": 4, "student-lora": 3, "student-frozen": 3}
 EXTRA = {
     "student-cut": ["--student.config", SMALLER],
     "student-random": ["--student.config", SMALLER],
@@ -32,12 +35,25 @@ EXTRA = {
 }
 
 
-def overrides(output: Path) -> list[str]:
-    teacher = tiny.teacher(layers=LAYERS, width=WIDTH)
+def of_its_task(task: str) -> dict[str, str]:
+    """A teacher and data for a recipe."""
+    if task == "sequence-classification":
+        labels = ("negative", "positive")
+        rows = [json.dumps([classifiers.source(classifiers.table(size, labels=labels))]) for size in (48, 20)]
+        return {
+            "teacher.model": classifiers.teacher(labels=labels),
+            "corpus.sources": rows[0],
+            "evaluation.sources": rows[1],
+        }
+    teacher = decoders.teacher(layers=30) if task == "causal-lm" else tiny.teacher(layers=LAYERS, width=WIDTH)
+    texts = {"corpus.sources": f"[{tiny.corpus(200)}]", "evaluation.sources": f"[{tiny.corpus(20)}]"}
+    return {"teacher.model": teacher, **texts}
+
+
+def overrides(output: Path, task: str = "masked-lm") -> list[str]:
     fields = {
         "output": output,
-        "teacher.model": teacher,
-        "corpus.sources": f"[{tiny.corpus(200)}]",
+        **of_its_task(task),
         "corpus.length": 24,
         "corpus.cache": tiny.FOLDER / "cache",
         "corpus.workers": 1,
@@ -45,7 +61,6 @@ def overrides(output: Path) -> list[str]:
         "training.batch": 3,
         "training.accumulation": 2,
         "training.device": "cpu",
-        "evaluation.sources": f"[{tiny.corpus(20)}]",
         "evaluation.length": 16,
         "evaluation.blocks": 3,
     }
@@ -62,22 +77,23 @@ def test_a_recipe_runs_two_steps_and_saves_a_student(name, tmp_path):
     path = ROOT / "recipes" / f"{name}.yaml"
     if name == "student-lora" and importlib.util.find_spec("peft") is None:
         pytest.skip("peft is not installed")
-    extra = EXTRA.get(name, [])
+    recipe, extra = read(path), EXTRA.get(name, [])
     if name == "student-model":
         extra = ["--student.model", tiny.teacher("distilbert", layers=6, width=WIDTH)]
-    assert main(["distill", str(path), *overrides(tmp_path), *extra]) == 0
-    run = tmp_path / read(path).name
+    assert main(["distill", str(path), *overrides(tmp_path, recipe.task), *extra]) == 0
+    run = tmp_path / recipe.name
+    head = find_task(recipe.task).head
     depth = int(extra[1]) if "--student.layers" in extra else DEPTHS.get(name, 6)
-    student = AutoModelForMaskedLM.from_pretrained(run / "student").eval()
+    student = head.from_pretrained(run / "student").eval()
     assert student.config.num_hidden_layers == depth
     if name != "student-lora":  # whose checkpoints hold the adapter alone
-        checkpoint = AutoModelForMaskedLM.from_pretrained(run / "checkpoints" / "checkpoint-2").eval()
+        checkpoint = head.from_pretrained(run / "checkpoints" / "checkpoint-2").eval()
         with torch.no_grad():
             assert torch.equal(student(**INPUTS).logits, checkpoint(**INPUTS).logits)
     assert tiny.metrics(run)[-1]["learning_rate"] >= 0
     results = json.loads((run / "results.json").read_text())
-    assert results["after"]["perplexity"] > 1
-    as_run, weights = read(run / "recipe.yaml").objective, read(path).objective.weights.as_dict()
+    assert results["after"]["accuracy"] >= 0 if recipe.task == "sequence-classification" else results["after"]["perplexity"] > 1
+    as_run, weights = read(run / "recipe.yaml").objective, recipe.objective.weights.as_dict()
     if as_run.weights.cos == 0:  # of another width than its teacher, and no weight is given
         weights["cos"] = 0
     assert as_run.weights.as_dict() == weights

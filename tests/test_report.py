@@ -7,6 +7,7 @@ import re
 import pytest
 
 from diito import cli
+from diito.evaluation.kinds import find
 from diito.experiments import gather
 from diito.report.claims import verdicts
 from diito.report.metrics import Measured
@@ -325,3 +326,22 @@ def test_a_grid_of_which_nothing_is_done_gives_a_report_of_gaps(tmp_path):
 def test_summary_of_nothing_and_of_one():
     assert summary([]) is None
     assert (summary([3.0]).mean, summary([3.0]).deviation) == (3.0, None)
+
+
+def classifier(row_name, accuracy, *, seed=1):
+    student, teacher = {"accuracy": accuracy, "f1": accuracy, "agreement": 0.9}, {"accuracy": 0.9, "f1": 0.9}
+    result = {"task": "sequence-classification", "examples": 8, "models": {"/folder/of/the/student": student, "t": teacher}}
+    return evaluation(row_name, "classification", find("classification").kept(result), seed=seed)
+
+
+def test_classifiers_are_compared_by_what_their_task_has():
+    grid = measured([STANDARD, FULL], [classifier("s", 0.75), classifier("f", 0.8)])
+    table = table_1(grid)
+    assert table.header == ["", "Accuracy", "F1", "Agreement with the teacher"]  # no correlation
+    assert [list(row) for row in table.groups[0][1]] == [
+        ["Standard", "75.00", "75.00", "90.00"],
+        ["DIITO FULL", "80.00", "80.00", "90.00"],
+    ]
+    (difference_line, *_) = against_standard(grid).groups[0][1]
+    assert difference_line[:5] == ("DIITO FULL", "Accuracy", "75.00", "80.00", "+5.00")
+    assert "folder" not in json.dumps(grid.content)

@@ -218,6 +218,7 @@ class AllSettings:
     parts: list[str] = field(default_factory=lambda: ["perplexity", "interchange", "glue", "ner", "squad"])
     """Which kinds are measured."""
     perplexity: PerplexitySettings = field(default_factory=PerplexitySettings)
+    classification: ClassificationSettings = field(default_factory=ClassificationSettings)
     interchange: InterchangeSettings = field(default_factory=InterchangeSettings)
     glue: GlueSettings = field(default_factory=GlueSettings)
     ner: NerSettings = field(default_factory=NerSettings)

@@ -94,7 +94,9 @@ class _Maker:
 
     def distillation(self, planned: Distillation) -> Job:
         recipe = planned.recipe
-        is_drawn = recipe.corpus.share < 1 or recipe.evaluation.sources is None  # else the text is the same for every seed
+        corpus = recipe.corpus
+        is_drawn = corpus.share < 1 or corpus.examples is not None or recipe.evaluation.sources is None
+        # where nothing is drawn the text is the same for every seed
         seeded = recipe if is_drawn else dataclasses.replace(recipe, seed=0)
         prepared = self._once(_prepare, seeded, self.resources.distil.processes)
         identity = {

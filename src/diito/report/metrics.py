@@ -40,7 +40,10 @@ GLUE = tuple(key for key, (_, figure) in _MEASURED_BY.items() if figure.task is 
 METRICS: dict[str, Figure] = {key: figure for key, (_, figure) in _MEASURED_BY.items()} | {"glue": Figure("glue", "GLUE", 1)}
 """All figures, by key; ``glue`` is the mean of the tasks."""
 
-TABLE_1 = ("perplexity", "glue", "ner accuracy", "ner f1", "squad em", "squad f1")
+HELD_OUT = ("held-out accuracy", "held-out f1", "held-out spearman", "held-out ece", "held-out agreement")
+"""What classifiers and taggers are measured by; those that a task does not have are left out."""
+
+TABLE_1 = ("perplexity", *HELD_OUT, "glue", "ner accuracy", "ner f1", "squad em", "squad f1")
 INTERCHANGE = ("iia", "effective iia", "counterfactual kl")
 
 
@@ -77,8 +80,10 @@ class Measured:
         return len(self._of(row, metric))
 
     def asks_for(self, metric: str) -> bool:
-        """Whether the grid asks for it of any row."""
-        return any(self.expected(row["name"], metric) for row in self.rows)
+        """Whether the grid asks for it of any row, and it is defined for what was measured."""
+        rows = [row["name"] for row in self.rows if self.expected(row["name"], metric)]
+        done = any(each["done"] for row in rows for each in ([] if metric == "glue" else self._of(row, metric)))
+        return any(self.values(row, metric) for row in rows) if done else bool(rows)
 
     def students(self, row: str) -> list[dict[str, Any]]:
         """The distillations of a row that are done."""

@@ -46,13 +46,14 @@ def against_standard(measured: Measured) -> Table:
     )
     table = Table("against-standard", "Against standard distillation", note, header, texts=(0, 1))
     keys = [*TABLE_1, *(task for task in GLUE if len(measured.tasks()) > 1), *INTERCHANGE]
+    defined = {metric for metric in keys if measured.asks_for(metric)}
     for group in _groups(measured):
         rows: list[Sequence[str]] = []
         for row in measured.rows:
             standard = measured.standard_of(row)
             if row["group"] != group or standard is None:
                 continue
-            asked = [metric for metric in keys if measured.expected(row["name"], metric)]
+            asked = [metric for metric in keys if metric in defined and measured.expected(row["name"], metric)]
             cells = {metric: _compared(measured, row, standard, metric) for metric in asked}
             if not any(cells.values()):  # one line for all that is missing
                 rows.append((row["title"], *[MISSING] * 7))

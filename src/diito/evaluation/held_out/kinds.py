@@ -25,6 +25,21 @@ def _interchange_figure(key: str, name: str, better: int) -> Figure:
     return Figure(key, name, better, 3, read=lambda result: result["models"]["student"]["unswapped"].get(score))
 
 
+def _classification_figure(score: str, name: str, *, better: int = 1) -> Figure:
+    """Of the measured model, which stands before its teacher; times 100."""
+
+    def read(result: dict[str, Any]) -> float | None:
+        value = result["models"]["student"].get(score)
+        return None if value is None else 100 * value
+
+    return Figure(f"held-out {score}", name, better, read=read)
+
+
+def _named_by_role(result: dict[str, Any]) -> dict[str, Any]:
+    """With student and teacher in place of their folders."""
+    return {**result, "models": dict(zip(("student", "teacher"), result["models"].values(), strict=False))}
+
+
 def _without_pairs(result: dict[str, Any]) -> dict[str, Any]:
     sides = ("unswapped", "swapped")
     return {"models": {name: {side: numbers[side] for side in sides} for name, numbers in result["models"].items()}}
@@ -62,6 +77,14 @@ _CLASSIFICATION = Kind(
     identity=later("evaluation.held_out.jobs:classification_identity"),
     tables=later("evaluation.tables:classification_tables"),
     packages=lambda settings: ("sklearn", "scipy", "seqeval", "torchmetrics"),
+    figures=(
+        _classification_figure("accuracy", "Accuracy"),
+        _classification_figure("f1", "F1"),
+        _classification_figure("spearman", "Spearman"),
+        _classification_figure("ece", "Calibration error", better=-1),
+        _classification_figure("agreement", "Agreement with the teacher"),
+    ),
+    kept=_named_by_role,
 )
 
 _INTERCHANGE = Kind(
