@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import classifiers
 import pytest
 import tiny
 import torch
@@ -84,6 +85,24 @@ def test_another_recipe_or_seed_is_another_student_and_other_evaluations(before,
     found = hashes(path)
     assert before.items() <= found.items()
     assert len(found) == len(set(found.values())) == 2 * (1 + len(CHANGES)) * len(before)
+
+
+def test_examples_that_are_drawn_by_seed_are_other_data_for_each_seed(tmp_path):
+    dev = json.dumps([classifiers.source(classifiers.table(20, seed=1))])
+    given = {
+        "task": "sequence-classification",
+        "teacher.model": classifiers.teacher(),
+        "corpus.sources": [classifiers.source(classifiers.table())],
+        "corpus.examples": 12,
+        "evaluation.sources": [],
+    }
+    text = f"overrides: {json.dumps(given)}\nseeds: [1, 2]\n"
+    text += f"evaluations: {{parts: [classification], classification: {{sources: {dev}, length: 24}}}}\n"
+    grid = read(grids.write(tmp_path, conditions=CONDITION, text=text), {}, {})
+    students = distillations(grid)
+    one, measured, other, _ = make_jobs(students, evaluations(grid, students), resources=grid.resources)
+    assert one.identity["corpus"] != other.identity["corpus"]
+    assert (measured.kind, measured.student) == ("classification", one.hash)
 
 
 def test_other_weights_or_text_or_code_are_another_student(before, path, tmp_path, monkeypatch):
