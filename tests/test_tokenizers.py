@@ -96,13 +96,15 @@ class TestCorpus:
         (row,) = rows(load(tokenizer, tmp_path, ["the <unk> of"], layout="lines"))
         assert row.count(tokenizer.unk_token_id) == 1
 
-    def test_a_tokenizer_without_an_unknown_token_reads_the_text_as_it_stands(self, tmp_path: Path) -> None:
-        """GPT-2 calls the token that ends a document unknown; it must not stand inside one."""
+    @pytest.mark.parametrize("ends", [{"eos": "<|end|>", "bos": "<|end|>", "pad": "<|end|>"}, {"eos": "b", "pad": "b"}])
+    def test_a_tokenizer_without_an_unknown_token_reads_the_text_as_it_stands(self, ends: Any, tmp_path: Path) -> None:
+        """GPT-2 calls the token that ends a document unknown, and so do chat models whose eos ends a turn; it must not stand
+        inside one."""
         backend = Tokenizer(models.BPE({character: number for number, character in enumerate("<unk> abc")}, []))
         backend.add_special_tokens(["<|end|>"])
-        tokenizer = kinds.framed("$A", backend, unk="<|end|>", eos="<|end|>", bos="<|end|>", pad="<|end|>")
-        (row,) = rows(load(tokenizer, tmp_path, ["a <unk> b"], layout="lines"))
-        assert tokenizer.decode(row).replace(" ", "") == "a<unk>b" and tokenizer.eos_token_id not in row
+        tokenizer = kinds.framed("$A", backend, unk="<|end|>", **ends)
+        (row,) = rows(load(tokenizer, tmp_path, ["a <unk> c"], layout="lines"))
+        assert tokenizer.decode(row).replace(" ", "") == "a<unk>c" and tokenizer.unk_token_id not in row
 
 
 FRAMINGS = {

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tokenizers.models import BPE
+
 from diito.refusal import Refusal
 
 _PROBES = 100  # words of the vocabulary that are tried: a piece of one alone may be no text
@@ -58,14 +60,17 @@ def special_ids(tokenizer: Any) -> list[int]:
 
 def structural_ids(tokenizer: Any) -> set[int]:
     """All special tokens but the one that stands for an unknown word."""
-    unknown = {tokenizer.unk_token_id} - _named(tokenizer)
-    return (set(tokenizer.all_special_ids) - unknown) | _named(tokenizer)
+    return (set(tokenizer.all_special_ids) - {unknown_id(tokenizer)}) | _named(tokenizer)
 
 
 def unknown_id(tokenizer: Any) -> int | None:
-    """The id that stands for an unknown word. GPT-2 and its like give that name to the token that ends a document; they have
-    none."""
-    return None if tokenizer.unk_token_id in _named(tokenizer) else tokenizer.unk_token_id
+    """The id that stands for an unknown word, if there is one. Byte-level tokenizers know every word; some have a token for it
+    all the same (RoBERTa, ModernBERT), others give the name to the one that ends a document (GPT-2, SmolLM2)."""
+    if tokenizer.unk_token_id is None or tokenizer.unk_token_id in _named(tokenizer):
+        return None
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    knows_all = isinstance(model, BPE) and model.unk_token is None
+    return None if knows_all and "unk" not in tokenizer.unk_token.lower() else tokenizer.unk_token_id
 
 
 def _named(tokenizer: Any) -> set[int]:
