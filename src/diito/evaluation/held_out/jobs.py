@@ -34,6 +34,7 @@ from diito.recipe import StudentSection
 from diito.recipe.checks import check_alignment, in_full
 from diito.recipe.file import read
 from diito.refusal import Refusal
+from diito.tasks.examples import NO_LABELS
 
 
 def perplexity_jobs(
@@ -171,6 +172,8 @@ def _planned_classification(settings: ClassificationSettings, source: ModelSourc
     text = plan_text(settings, source)
     if not text.task.of_examples:
         raise Refusal("MODEL", f"{source.name!r} is a {text.task.noun}; give a sequence or token classifier")
+    if settings.teacher is None and NO_LABELS in text.examples.corpus.remarks:
+        raise Refusal("sources", f"{NO_LABELS}; without labels only agreement is measured, with --teacher")
     identity = {"kind": "classification", "model": models.digest(source), **text.identity}
     if settings.teacher is not None:
         teacher = _teacher_of(settings)
