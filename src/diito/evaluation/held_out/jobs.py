@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diito.corpus import Corpus
+from diito.corpus.examples import Examples
 from diito.embedded import resolve
 from diito.evaluation.held_out.agreement import agreement_numbers, interchange_numbers
 from diito.evaluation.held_out.interchange import interchange_counts
@@ -172,7 +173,8 @@ def _planned_classification(settings: ClassificationSettings, source: ModelSourc
     text = plan_text(settings, source)
     if not text.task.of_examples:
         raise Refusal("MODEL", f"{source.name!r} is a {text.task.noun}; give a sequence or token classifier")
-    if settings.teacher is None and NO_LABELS in text.examples.corpus.remarks:
+    rows = text.examples.corpus
+    if settings.teacher is None and isinstance(rows, Examples) and NO_LABELS in rows.remarks:
         raise Refusal("sources", f"{NO_LABELS}; without labels only agreement is measured, with --teacher")
     identity = {"kind": "classification", "model": models.digest(source), **text.identity}
     if settings.teacher is not None:
