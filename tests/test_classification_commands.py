@@ -95,6 +95,14 @@ def test_what_cannot_be_measured_is_refused(case, student, capsys):
     assert sentence in capsys.readouterr().err
 
 
+def test_labels_that_are_not_named_are_asked_for(student, capsys):
+    unnamed = {"source": classifiers.source(classifiers.table(20, seed=1), label=None)}
+    assert evaluate("classification", student, **unnamed) == 2
+    assert "--sources: no row has a label; where there are labels, name their column" in capsys.readouterr().err
+    assert evaluate("classification", student, "--teacher", classifiers.teacher(), **unnamed) == 0
+    assert "sources: no row has a label" in capsys.readouterr().err
+
+
 def test_kinds_of_another_head_say_which_is_right(student, capsys):
     assert evaluate("perplexity", student) == 2
     assert "is a sequence classifier; measure it with: diito evaluate classification" in capsys.readouterr().err

@@ -127,6 +127,7 @@ def test_an_interruption_before_training(calls, capsys):
         ),
         (["distill", RECIPE, "--corpus.share", "2"], "corpus.share: 2.0 must be above 0 and at most 1"),
         (["distill", "nowhere.yaml"], "there is no recipe nowhere.yaml"),
+        (["distill", "quickstart"], "there is no recipe quickstart; did you mean recipe:quickstart?"),
         (["reproduce", GRID, "--dryrun"], "--dryrun: unknown flag; did you mean --dry-run?"),
         (["reproduce", GRID, "--onli", "[a]"], "--onli: unknown flag; did you mean --only?"),
         (["reproduce", GRID, "--training.stepz", "3"], "training.stepz: unknown key; did you mean training.steps?"),

@@ -329,7 +329,7 @@ EMBEDDED = "embedded:teacher-minilm-mlm"
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["evaluate", "glu", "x"], "KIND: invalid choice: 'glu' (choose from"),
+        (["evaluate", "glu", "x"], "KIND: 'glu' is not known; did you mean glue?"),
         (["evaluate", "glue"], "the following arguments are required: MODEL"),
         (["evaluate", "glue", "x", "--taks", "[rte]"], "taks: unknown key; did you mean tasks?"),
         (["evaluate", "glue", "x", "--seeds", "three"], "--seeds: 'three' is not a whole number"),

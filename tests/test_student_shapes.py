@@ -62,6 +62,15 @@ def test_a_cut_that_keeps_everything_is_the_teacher_and_one_of_neurons_is_the_te
     assert student.eval()(**inputs).logits.shape == without(**inputs).logits.shape
 
 
+def test_a_cut_passes_by_norms_that_stand_over_no_hidden_states():
+    relative = {"norm_rel_ebd": "layer_norm", "share_att_key": True, "position_buckets": 4, "position_biased_input": False}
+    teacher, inputs = teacher_of("deberta-v2", **relative)
+    assert torch.equal(cut(teacher, inputs, {"num_hidden_layers": 4})[0].eval()(**inputs).logits, teacher(**inputs).logits)
+    student, kept = cut(teacher, inputs, HALF)
+    chosen = teacher.get_submodule("deberta.encoder.LayerNorm").weight[kept.dimensions]
+    assert torch.equal(student.get_submodule("deberta.encoder.LayerNorm").weight, chosen)
+
+
 @pytest.mark.parametrize(("heads", "groups"), [(2, 2), (2, 1), pytest.param(1, 1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("family", ["llama", pytest.param("qwen3", marks=pytest.mark.soak)])
 def test_a_cut_of_heads_is_the_teacher_with_the_output_of_the_other_heads_at_zero(family, heads, groups):

@@ -55,7 +55,7 @@ COMMANDS = {
     ),
     "init": Command(
         "write a commented recipe to start from",
-        {"task?": "what is trained for: masked-lm (the default), causal-lm"},
+        {"task?": "what is trained for: masked-lm (the default), causal-lm, sequence-classification, token-classification"},
         "add_init",
     ),
     "schema": Command("print the JSON Schema of a recipe, for editors", {}),

@@ -160,6 +160,8 @@ def add_evaluate(parser: Parser) -> None:
     """A parser for every kind of evaluation."""
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     asked = parser.words[0] if parser.words else ""
+    if asked and not asked.startswith("-"):
+        find(asked)  # refuses one that there is not, naming the nearest
     own = [asked] if ":" in asked else []  # a kind of the user's own, by its import path
     installed = [] if asked in KINDS else sorted(plugins.installed(GROUP))
     for kind in [*KINDS, *installed, *own]:

@@ -27,6 +27,11 @@ def resolve(path: str, *, field: str = "") -> str:
     return str(target)
 
 
+def is_packaged(name: str, what: str) -> bool:
+    """Whether a recipe or a grid (``what``) of that name comes with diito."""
+    return (Path(__file__).resolve().parent / f"{what}s" / f"{name}.yaml").is_file()
+
+
 def packaged(path: str, what: str) -> Path:
     """Turn ``recipe:NAME`` (``what`` is ``recipe``) or ``grid:NAME`` into the file that comes with diito; other paths are
     those of files.

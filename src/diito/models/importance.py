@@ -44,7 +44,9 @@ def measure(original: Layered, batches: Sequence[Inputs], *, head_width: int) ->
     real: list[Tensor] = []
 
     def add(key: str, values: Tensor) -> None:
-        if values.shape[:2] != real[0].shape:
+        if values.ndim != 3 or values.shape[:2] != real[0].shape:
+            if key == "dimensions":  # a norm over something else, such as DeBERTa's embeddings of relative positions
+                return
             raise CannotRun(model, "its values are not one for each token", field=original.field)
         sums[key] = sums[key] + values[real[0]].double().sum(0).cpu()
 

@@ -92,6 +92,11 @@ def load_configuration(source: ModelSource, *, noun: str = MASKED, right: str | 
     Raises ValueError, saying what is ``right`` (a ``noun``), where there is no such model, and where the configuration alone
     shows that it cannot be run.
     """
+    folder = Path(resolve(source.name))
+    if folder.is_dir() and not any(folder.glob("*.json")) and not strange_file(folder):
+        inner = sorted(path.parent for path in folder.glob("*/config.json"))
+        hint = f"did you mean {str(inner[0])!r}?" if len(inner) == 1 else "give the folder that holds the model's files"
+        raise Refusal(source.field, f"the folder {source.name!r} has no config.json; {hint}")
     with _reading(source, right or _needed(noun)):
         config = AutoConfig.from_pretrained(**source.arguments, **changes)
     if fault := checkpoint.configuration_fault(config):
@@ -313,6 +318,8 @@ def _reading(source: ModelSource, right: str | None, *, lacking: str = "cannot b
     ``right``: what would be right, where another name would help.
     """
     folder = Path(resolve(source.name))
+    if folder.is_file():
+        raise Refusal(source.field, f"{source.name!r} is a file; give the folder that holds the model's files, or a hub id")
     if folder.is_dir():
         _check_folder(source, folder)
     verbosity = transformers.logging.get_verbosity()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, g
 
 import yaml
 
-from diito.embedded import packaged
+from diito.embedded import is_packaged, packaged
 from diito.recipe.keys import (
     aliases,
     bare,
@@ -332,7 +332,8 @@ def _parse_file(path: Path, what: str = "recipe") -> yaml.Node:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise Refusal("", f"there is no {what} {path}") from None
+        hint = f"; did you mean {what}:{path.stem}?" if is_packaged(path.stem, what) else ""
+        raise Refusal("", f"there is no {what} {path}{hint}") from None
     except IsADirectoryError:
         raise Refusal("", f"{path} is a folder; a {what} is a YAML file") from None
     except OSError as error:

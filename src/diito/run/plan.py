@@ -122,7 +122,7 @@ class Plan:
         about = "" if self.corpus.lengths is None else "about "
         return (
             f"{self.steps:,}, each of {self.rows_per_step:,} sequences ({shape}), {about}{self.tokens_per_step:,.0f} tokens; "
-            f"{self.steps * self.tokens_per_step / 1e6:,.2f} M tokens in all ({self.steps / self.steps_per_epoch:.2f} epochs)"
+            f"{_tokens(self.steps * self.tokens_per_step)} in all ({self.steps / self.steps_per_epoch:.2f} epochs)"
         )
 
     @property
@@ -143,8 +143,9 @@ class Plan:
 
     def _compute(self) -> str:
         flops = self.cost.total * self.tokens_per_step
+        digits = 0 if flops >= 1e10 else 2
         return (
-            f"{flops / 1e9:,.0f} GFLOP a step, {self.cost.total / self.cost.base:.2f} × standard distillation; "
+            f"{flops / 1e9:,.{digits}f} GFLOP a step, {self.cost.total / self.cost.base:.2f} × standard distillation; "
             f"{flops * self.steps / 1e15:,.3g} PFLOP in all (matrix products, estimated)"
         )
 
@@ -182,6 +183,10 @@ def _model(model: PreTrainedModel) -> str:
 
 def _count(parameters: int) -> str:
     return f"{parameters / 1e6:,.1f} M" if parameters >= 1e6 else f"{parameters:,}"
+
+
+def _tokens(number: float) -> str:
+    return f"{number / 1e6:,.2f} M tokens" if number >= 1e5 else f"{number:,.0f} tokens"
 
 
 def _list(numbers: Sequence[int]) -> str:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from diito.recipe import CorpusSection, SourceSection
 
 
+NO_LABELS = "no row has a label; where there are labels, name their column, as in {path: my.csv, label: label}"
+"""A remark about data that has texts alone, as it also has where the column of the labels is not named."""
+
+
 class TaskOfExamples(Task):
     """A task whose corpus is rows with a label, or without one."""
 
@@ -63,7 +67,10 @@ class TaskOfExamples(Task):
             dropped=dropped,
             answers=self.describe(labels),
             vocabulary=max(tokenizer.get_vocab().values()) + 1,
-            remarks=[remark for source in find_sources(section.sources, field=place) for remark in source.remarks()],
+            remarks=[
+                *(remark for source in find_sources(section.sources, field=place) for remark in source.remarks()),
+                *([] if any(row.label is not None for row in rows) else [NO_LABELS]),
+            ],
         )
 
     def check_student(self, config: Any, teacher: Any, *, name: str, field: str) -> None:
@@ -132,4 +139,4 @@ def _kept_rows(section: CorpusSection, classes: Sequence[Any], *, seed: int, fie
     return choose([None] * len(classes), wanted, seed=seed, field=f"{field}.share")
 
 
-__all__ = ["TaskOfExamples"]
+__all__ = ["NO_LABELS", "TaskOfExamples"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diito.corpus import Corpus
+from diito.corpus.examples import Examples
 from diito.embedded import resolve
 from diito.evaluation.held_out.agreement import agreement_numbers, interchange_numbers
 from diito.evaluation.held_out.interchange import interchange_counts
@@ -34,6 +35,7 @@ from diito.recipe import StudentSection
 from diito.recipe.checks import check_alignment, in_full
 from diito.recipe.file import read
 from diito.refusal import Refusal
+from diito.tasks.examples import NO_LABELS
 
 
 def perplexity_jobs(
@@ -171,6 +173,9 @@ def _planned_classification(settings: ClassificationSettings, source: ModelSourc
     text = plan_text(settings, source)
     if not text.task.of_examples:
         raise Refusal("MODEL", f"{source.name!r} is a {text.task.noun}; give a sequence or token classifier")
+    rows = text.examples.corpus
+    if settings.teacher is None and isinstance(rows, Examples) and NO_LABELS in rows.remarks:
+        raise Refusal("sources", f"{NO_LABELS}; without labels only agreement is measured, with --teacher")
     identity = {"kind": "classification", "model": models.digest(source), **text.identity}
     if settings.teacher is not None:
         teacher = _teacher_of(settings)
