@@ -23,6 +23,8 @@ from diito.run.parts import prepare
 from diito.training.arguments import training_arguments
 
 HIDDEN = {
+    "student.layers": "null",
+    "student.config": "{num_hidden_layers: 2, hidden_size: 8}",
     "objective.weights": "{ce: 0, cos: 0, causal_ce: {to: 0.5}, hidden: 0.5, contrastive: 0.1, causal_hidden: 0.1, jsd: 0.5}",
     "training.steps": 3,
     "training.accumulation": 1,
@@ -142,6 +144,14 @@ REFUSED = {
     "objective.weights.ce": ({"objective.weights.ce": "{from: 0, to: -1}"}, "at least 0"),
     "objective.weights.ce.by": ({"objective.weights.ce": "{to: 1, by: 2}"}, "at most 1"),
     "objective.weights": ({"objective.weights": "{task: {to: 1}, ce: 0, cos: 0, causal_ce: 0}"}, "all are 0 at the first step"),
+    "objective.weights: all are 0": (
+        {
+            "student.layers": "null",
+            "student.config": "{hidden_size: 8}",
+            "objective.weights": "{task: 0, ce: {to: 1}, causal_ce: 0}",
+        },
+        "all are 0 at the first step",
+    ),
     "objective.options.hidden.layers": (
         {"objective.weights.hidden": "1", "objective.options.hidden.layers": "[[0, 9]]"},
         "the teacher has no layer 9",
@@ -160,7 +170,7 @@ def test_what_is_wrong_is_refused_before_anything_is_written(field, tmp_path):
         made = tiny.recipe(tmp_path, overrides)
         check(made)
         distill(made)
-    told = refusals_of(refused.value)
+    told, field = refusals_of(refused.value), field.partition(": ")[0]
     assert any(each.field.startswith(field) and sentence in str(each) for each in told), refused.value
     assert not list(tmp_path.iterdir())
 

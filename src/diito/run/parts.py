@@ -105,6 +105,7 @@ def survey(recipe: Recipe) -> Survey:
             position_rule(recipe)
         with attempt():
             pairing_of(recipe)
+        losses: Any = None
         with attempt():
             losses = own_losses(recipe)
             reads_intervention = has_counterfactual(recipe, losses)
@@ -329,8 +330,11 @@ def _with_widths(recipe: Recipe, own: Mapping[str, Loss], teacher: int, student:
         left_out = "" if teacher == student else f" (no cos, as the widths {student} and {teacher} differ)"
         weights = dataclasses.replace(weights, cos=0.0 if left_out else COS)
     table = {**loss_rows(recipe.objective.temperature), **own}
-    check_widths({name: find_loss(name, table) for name, weight in weights.as_dict().items() if weight}, student, teacher)
-    return dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, weights=weights)), left_out
+    recipe = dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, weights=weights))
+    active = active_weights(recipe)
+    check_never_all_zero(active)
+    check_widths({name: find_loss(name, table) for name in active}, student, teacher)
+    return recipe, left_out
 
 
 def _settings(recipe: Recipe, task: Task) -> Any:
