@@ -27,7 +27,7 @@ from diito.method.losses import ALIASES, TASK, Loss, NamedLosses, token_mean
 from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement, has_label
 from diito.method.reach import Reach, reach_of_an_encoder, reached
 from diito.method.recompute import values_of
-from diito.method.rows import Needs, Options, loss_rows, make_losses
+from diito.method.rows import Needs, Options, loss_rows, make_losses, modules_of
 from diito.method.runs import LiveTeacher, Runs, Teacher, run_model
 from diito.method.schedules import Ramp, Weight, active_share, check_never_all_zero, check_weight, weights_at
 from diito.method.slots import labels_at_slots, slots_and_labels, with_slots
@@ -107,9 +107,7 @@ class DistillationObjective(nn.Module):
         self.answers = answers_of(student)
         table = {**loss_rows(temperature, self.answers, options), **(losses or {})}
         self.losses = make_losses(self.weights, table, student, teacher, alignment, seed=seed)
-        self.loss_modules = nn.ModuleDict(
-            {name: loss.function for name, loss in self.losses.items() if isinstance(loss.function, nn.Module)}
-        )
+        self.loss_modules = modules_of(self.losses)
         """What losses train beside the student, such as projections: saved beside it, and no part of it."""
         self.tokens = tokens
         self.swaps = SwapDraws(
@@ -226,9 +224,9 @@ class DistillationObjective(nn.Module):
             recompute=self.recompute and self.training,
             keep=needs.student,
             outside=needs.outside,
+            reach=self.reach,
         )
-        if swap is not None and swap.of_tokens:
-            self.changed = swap.changed(batch)
+        self.changed = swap.changed(batch) if swap is not None and swap.of_tokens else None
         reach = None if swap is None else reached(self.reach, batch, slots, swap.positions)
         return self._named_losses(weights, student, teacher, labels, slots, reach)
 

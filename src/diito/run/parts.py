@@ -27,7 +27,7 @@ from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangeme
 from diito.method.rows import loss_rows, make_losses
 from diito.method.schedules import Ramp, Weight, check_never_all_zero
 from diito.models.answers import answers_of
-from diito.models.cut import Kept
+from diito.models.cut import Cut
 from diito.models.layered import longest_sequence
 from diito.models.load import Sizes, sizes_of
 from diito.models.teacher import load_config, load_teacher, load_tokenizer
@@ -86,7 +86,7 @@ class Parts:
     plan: Plan
     words: int | None = None
     """How many words the logits of both have in common, where they differ in number."""
-    kept: Kept | None = None
+    kept: Cut | None = None
     """Of a student that was cut: what of the teacher was kept."""
 
 
