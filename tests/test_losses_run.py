@@ -24,8 +24,6 @@ from diito.run.parts import prepare
 from diito.training.arguments import training_arguments
 
 HIDDEN = {
-    "student.layers": "null",
-    "student.config": "{num_hidden_layers: 2, hidden_size: 8}",
     "objective.weights": "{ce: 0, cos: 0, causal_ce: {to: 0.5}, hidden: 0.5, contrastive: 0.1, causal_hidden: 0.1, jsd: 0.5}",
     "training.steps": 3,
     "training.accumulation": 1,

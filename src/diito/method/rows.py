@@ -105,6 +105,17 @@ def make_losses(
     }
 
 
+def check_widths(losses: Mapping[str, Loss], student: int, teacher: int) -> None:
+    """Refuse, naming its weight, a loss that compares hidden states of one width where the models have two."""
+    for name, loss in losses.items():
+        if "hidden" in loss.reads and student != teacher:
+            raise Refusal(
+                f"objective.weights.{name}",
+                f"must be 0 where the widths of student ({student}) and teacher ({teacher}) differ; hidden compares "
+                "states of any widths",
+            )
+
+
 def modules_of(losses: Mapping[str, Loss]) -> nn.ModuleDict:
     """The losses that are modules, by name; one that a loss and its causal form share has the shorter."""
     modules: dict[str, nn.Module] = {}

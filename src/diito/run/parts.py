@@ -22,9 +22,9 @@ from diito.evaluation.held_out.text import HeldOut
 from diito.method.alignment import Alignment
 from diito.method.alignment_files import build_alignment
 from diito.method.losses import CAUSAL, Loss, find_loss
-from diito.method.objective import DistillationObjective, check_widths
+from diito.method.objective import DistillationObjective
 from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement
-from diito.method.rows import loss_rows, make_losses
+from diito.method.rows import check_widths, loss_rows, make_losses
 from diito.method.schedules import Ramp, Weight, check_never_all_zero
 from diito.models.answers import answers_of
 from diito.models.cut import Cut
@@ -105,7 +105,6 @@ def survey(recipe: Recipe) -> Survey:
             position_rule(recipe)
         with attempt():
             pairing_of(recipe)
-        losses: Any = None
         with attempt():
             losses = own_losses(recipe)
             reads_intervention = has_counterfactual(recipe, losses)
