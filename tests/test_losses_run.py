@@ -193,6 +193,12 @@ def test_what_is_wrong_is_refused_before_anything_is_written(field, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_loss_of_ones_own_that_is_called_as_one_of_diitos_has_none_of_its_needs(tmp_path):
+    """Such as one that a recipe of 0.1.0 named."""
+    given = {"objective.losses": "[package.losses:strict]", "objective.weights": "{causal_ce: 0, strict: 1}"}
+    check(tiny.recipe(tmp_path, given))
+
+
 STRICT = {
     "alignment.kind": "custom",
     "alignment.pairs": PAIRS,
