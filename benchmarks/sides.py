@@ -20,7 +20,8 @@ from diito.method import positions as position_rules
 from diito.method.alignment import AlignedPair, Alignment
 from diito.method.cost import BACKWARD, ModelSize, step_cost
 from diito.method.draws import generator
-from diito.method.objective import PAPER_WEIGHTS, DistillationObjective
+from diito.method.objective import DistillationObjective
+from diito.method.weights import PAPER_WEIGHTS
 from diito.models.student import build_student
 from diito.recipe import SpeedSection
 from diito.speed.precision import prepare_models

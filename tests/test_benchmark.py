@@ -15,8 +15,9 @@ from benchmarks import gpu, profile, scaling, sides, step
 from benchmarks.literal import LiteralStep
 from benchmarks.sides import Case
 from diito.method.alignment import Alignment
-from diito.method.objective import PAPER_WEIGHTS, DistillationObjective
+from diito.method.objective import DistillationObjective
 from diito.method.positions import consecutive, derangement
+from diito.method.weights import PAPER_WEIGHTS
 
 TINY = "--teacher-layers 4 --student-layers 2 --width 16 --heads 2 --batch 3 --length 16 --words 50".split()  # noqa: SIM905
 CASE = Case(teacher_layers=4, student_layers=2, width=16, heads=2, batch=3, length=16, words=50)

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 
 from diito import cli, get_values
 from diito.method.draws import generator
-from diito.method.positions import NAMED_RULES, real_positions
+from diito.method.positions import NAMED_RULES
 from diito.method.swaps import SwapDraws
+from diito.models.padding import real_positions
 from diito.recipe import CorpusSection, SourceSection
 from diito.refusal import Refusal
 from diito.run.distill import distill

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_run_with_projections_is_resumed_bit_for_bit_and_saves_them_beside_the
     assert without_rate(tiny.metrics(straight)) == without_rate(tiny.metrics(stopped))
     ends = [load_file(run / "projections.safetensors") for run in (straight, stopped)]
     assert tiny.same(*ends) and not tiny.same(ends[0], saved), "they are trained"
-    names = {f"{name}.projections.{index}.weight" for name in ("hidden", "contrastive", "causal_hidden") for index in (0, 1)}
+    names = {f"{name}.projections.{index}.weight" for name in ("hidden", "contrastive") for index in (0, 1)}
     assert set(ends[0]) == names
     assert not any("projection" in name for name in tiny.weights(straight / "student"))
     _, report = AutoModelForMaskedLM.from_pretrained(straight / "student", output_loading_info=True)
@@ -61,6 +62,25 @@ def test_a_checkpoint_without_the_projections_is_refused(tmp_path):
     (tmp_path / "checkpoint" / "projections.safetensors").unlink()
     with pytest.raises(Refusal, match="is not of a run with these losses"):
         trainer._load_student(str(tmp_path / "checkpoint"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is not installed")
+def test_projections_are_read_back_beside_an_adapter(tmp_path):
+    _, trainer = tiny.parts_and_trainer(tiny.recipe(tmp_path, {**HIDDEN, "student.lora": "{r: 2, target_modules: [query]}"}))
+    modules = trainer.loss_modules()
+    saved = {name: value.clone() for name, value in modules.state_dict().items()}
+    trainer.save_model(str(tmp_path / "checkpoint"))
+    for parameter in modules.parameters():
+        torch.nn.init.zeros_(parameter)
+    trainer._load_student(str(tmp_path / "checkpoint"))
+    assert tiny.same(dict(modules.state_dict()), saved)
+
+
+def test_losses_that_nothing_trained_can_change_are_refused_in_a_sentence(tmp_path):
+    given = {"student.freeze": "[embeddings, layers]", "objective.weights": "{task: 0, ce: 0, cos: 1, causal_ce: 0}"}
+    _, trainer = tiny.parts_and_trainer(tiny.recipe(tmp_path, given))
+    with pytest.raises(Refusal, match=r"^objective\.weights: none of them depends on what of the student is trained"):
+        trainer.train()
 
 
 def test_a_schedule_is_a_function_of_the_step_and_costs_nothing_while_it_is_0(tmp_path, monkeypatch):
@@ -142,6 +162,14 @@ REFUSED = {
     "objective.weights.ce": ({"objective.weights.ce": "{from: 0, to: -1}"}, "at least 0"),
     "objective.weights.ce.by": ({"objective.weights.ce": "{to: 1, by: 2}"}, "at most 1"),
     "objective.weights": ({"objective.weights": "{task: {to: 1}, ce: 0, cos: 0, causal_ce: 0}"}, "all are 0 at the first step"),
+    "objective.weights: all are 0": (
+        {
+            "student.layers": "null",
+            "student.config": "{hidden_size: 8}",
+            "objective.weights": "{task: 0, ce: {to: 1}, causal_ce: 0}",
+        },
+        "all are 0 at the first step",
+    ),
     "objective.options.hidden.layers": (
         {"objective.weights.hidden": "1", "objective.options.hidden.layers": "[[0, 9]]"},
         "the teacher has no layer 9",
@@ -160,9 +188,15 @@ def test_what_is_wrong_is_refused_before_anything_is_written(field, tmp_path):
         made = tiny.recipe(tmp_path, overrides)
         check(made)
         distill(made)
-    told = refusals_of(refused.value)
+    told, field = refusals_of(refused.value), field.partition(": ")[0]
     assert any(each.field.startswith(field) and sentence in str(each) for each in told), refused.value
     assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_of_ones_own_that_is_called_as_one_of_diitos_has_none_of_its_needs(tmp_path):
+    """Such as one that a recipe of 0.1.0 named."""
+    given = {"objective.losses": "[package.losses:strict]", "objective.weights": "{causal_ce: 0, strict: 1}"}
+    check(tiny.recipe(tmp_path, given))
 
 
 STRICT = {

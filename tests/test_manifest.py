@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from diito.cli import main
 from diito.locks import Held, hold
+from diito.recipe import Recipe
 from diito.recipe.fields import FREE, FREE_ARGUMENTS, PLACE
 from diito.run import distill as distill_module
 from diito.run.distill import distill
@@ -121,6 +122,24 @@ def test_whether_a_field_is_free_stands_beside_it():
     from diito.recipe.sections import transformers_arguments
 
     assert set(FREE_ARGUMENTS["free"]) <= set(transformers_arguments()) and FREE != PLACE
+
+
+OF_0_1_0 = """
+seed task student.layers student.dropout corpus.layout corpus.length corpus.document_boundaries corpus.share corpus.examples
+corpus.minimum_tokens corpus.maximum_unknown masking.rate masking.smoothing alignment.kind alignment.pairs alignment.top
+alignment.shuffled intervention.positions intervention.share intervention.specials intervention.across_texts
+intervention.source_positions intervention.pairing intervention.control objective.weights.task objective.weights.ce
+objective.weights.cos objective.weights.causal_ce objective.weights.causal_cos objective.weights.mse objective.losses
+objective.temperature objective.tokens training.num_train_epochs training.max_steps training.per_device_train_batch_size
+training.gradient_accumulation_steps training.learning_rate training.adam_beta1 training.adam_beta2 training.adam_epsilon
+training.weight_decay training.warmup_ratio training.warmup_steps training.max_grad_norm training.use_cpu speed.precision
+speed.compile speed.fast_dropout evaluation.length evaluation.blocks evaluation.batch
+"""
+
+
+def test_a_manifest_names_no_field_that_came_after_the_runs_that_are_to_be_resumed():
+    """A further one would refuse every run that was begun before, and make every finished job another one."""
+    assert set(fixed_fields(Recipe())) == set(OF_0_1_0.split())
 
 
 # What may differ takes effect

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from models import build, text
-from objectives import batch_of, make, models
+from objectives import batch_of, fixed_rule, make, models
+from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoModelForCausalLM,
@@ -19,6 +20,8 @@ from transformers import (
 from diito import AlignedPair, Alignment
 from diito.method.cost import ModelSize, step_cost
 from diito.method.intervention_losses import distance_to_nearest
+from diito.method.losses import HIDDEN, Loss
+from diito.method.reach import reach_of_a_decoder
 from diito.method.representations import (
     attention_distance,
     attention_widths,
@@ -31,6 +34,7 @@ from diito.method.representations import (
 from diito.models.kept import Attention, Kept, Wanted
 from diito.models.layered import Layered
 from diito.refusal import Refusal
+from diito.training.checkpoints import save_projections
 
 STATES = ("hidden", "cka", "contrastive")
 ALL = (*STATES, "relations", "attention")
@@ -143,6 +147,8 @@ def test_distance_to_nearest_by_hand():
     natural = torch.tensor([[0.0, 1.0], [3.0, 4.0], [9.0, 9.0]])
     distances = distance_to_nearest(states, natural)
     assert distances.tolist() == [0.5, 0.0]
+    used = torch.tensor([True, False, True])
+    assert distance_to_nearest(states, natural, used).tolist() == [0.5, 9.0], "what is no loss token is nobody's nearest"
     distances.sum().backward()
     assert states.grad.tolist() == [[0.0, -1.0], [0.0, 0.0]]
 
@@ -283,25 +289,59 @@ def test_the_causal_form_reads_what_the_layers_hold_under_the_swap():
     alignment = Alignment([AlignedPair([1], [2])])
     options = {"hidden": {"layers": [[0, 0], [1, 2], [2, 3]]}}
     weights = {"hidden": 1.0, "causal_hidden": 1.0}
-    seen = {}
-
-    def spy(name, method):
-        of_pair = method.loss_modules[name].of_pair
-        method.loss_modules[name].of_pair = lambda index, *sides: (
-            seen.setdefault((name, index), sides) and of_pair(index, *sides)
-        )
-
+    seen = []
     method = make(student, teacher, alignment, weights=weights, options=options)
-    for name in weights:
-        spy(name, method)
+    shared = method.losses["hidden"].function
+    assert method.losses["causal_hidden"].function is shared and list(method.loss_modules) == ["hidden"]
+    of_pair = shared.of_pair
+    shared.of_pair = lambda index, *sides: seen.append(sides[0]) or of_pair(index, *sides)
     method(batch_of(), step=0)
-    base, swapped = (seen[name, 0][0] for name in weights)
+    base, swapped = seen[0], seen[-1]
     assert torch.equal(base.states[0], swapped.states[0])
     moved = (base.states[1] != swapped.states[1]).any(-1)
     swap = method.draw_swap(batch_of(), step=0)
     assert torch.equal(moved, swap.positions), "the state of the swapped layer is the one that was set"
     assert (base.states[2] != swapped.states[2]).any(-1).all()
     assert torch.equal(swapped.counted.any(1), swap.positions.any(1))
+
+
+def test_in_a_decoder_what_no_swap_can_change_is_no_part_of_a_causal_form():
+    """Nothing before the first swapped position, and nothing of another document."""
+    student, teacher = model_of("llama").eval(), model_of("gpt2").eval()
+    batch = text(3, [9, 9]) | {"documents": torch.tensor([[0] * 5 + [1] * 4] * 2)}
+    batch["labels"] = batch["input_ids"].clone()
+    positions = torch.zeros(2, 9, dtype=torch.bool)
+    positions[0, 2] = positions[1, 6] = True
+    rule = fixed_rule(positions)
+    method = make(student, teacher, weights={"causal_cka": 1.0}, positions=rule, reach=reach_of_a_decoder, special_ids=[])
+    own, kept = method.losses["causal_cka"].function, []
+    of_pair = own.of_pair
+    own.of_pair = lambda index, *sides: kept.append(sides[0]) or of_pair(index, *sides)
+    method(batch, step=0)
+    assert kept[0].counted.int().tolist() == [[0, 0, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 1, 1]]
+
+
+def test_where_no_token_counts_every_loss_is_0():
+    student, teacher = models()
+    weights = {f"causal_{name}": 1.0 for name in ALL}
+    nothing = torch.zeros_like(batch_of()["input_ids"], dtype=torch.bool)
+    losses = make(student, teacher, weights=weights, positions=fixed_rule(nothing))(batch_of(), step=0)
+    assert [losses[name].item() for name in weights] == [0.0] * len(ALL)
+
+
+def test_a_module_of_ones_own_that_a_loss_and_its_causal_form_share_is_saved_once(tmp_path):
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, student, teacher, labels):
+            return self.scale * (student.hidden - teacher.hidden).square().mean(-1)
+
+    rows = {"own": Loss(Own(), reads=HIDDEN)}
+    method = make(*models(), weights={"causal_own": 0.5, "own": 1.0}, losses=rows)
+    save_projections(method.loss_modules.state_dict(), tmp_path)
+    assert set(load_file(tmp_path / "projections.safetensors")) == {"own.scale"}
 
 
 def test_widths_that_differ_are_met_by_a_projection_that_is_drawn_by_the_seed():

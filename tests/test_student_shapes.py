@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 import diito
+from diito.models.importance import measure
 from diito.models.layered import Layered
 from diito.models.student import make_student
 
@@ -223,3 +224,15 @@ def test_a_family_whose_names_say_nothing_is_not_cut_but_drawn():
         cut(teacher, models.text(1, [8, 5]), config)
     student = diito.build_student(teacher, config={**config, "embedding_size": 4})
     assert (Layered(student).width, student.get_input_embeddings().weight.shape[1]) == (16, 4)
+
+
+def test_padding_in_a_block_of_documents_is_not_measured():
+    """Where documents are kept apart nothing but their numbers says what is padding."""
+    original = Layered(decoders.build("gpt2"))
+    ids = torch.arange(1, 13).view(2, 6)
+    documents = torch.tensor([[0, 0, 0, 0, -1, -1]] * 2)
+    padded = measure(original, [{"input_ids": ids, "documents": documents}], head_width=4)
+    alone = measure(original, [{"input_ids": ids[:, :4]}], head_width=4)
+    torch.testing.assert_close(padded.dimensions, alone.dimensions)
+    for layer, expected in alone.heads.items():
+        torch.testing.assert_close(padded.heads[layer], expected)

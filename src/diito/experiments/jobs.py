@@ -99,10 +99,11 @@ class _Maker:
         # where nothing is drawn the text is the same for every seed
         seeded = recipe if is_drawn else dataclasses.replace(recipe, seed=0)
         prepared = self._once(_prepare, seeded, self.resources.distil.processes)
+        decides = fixed_fields(dataclasses.replace(recipe, **prepared["in full"]))
         identity = {
             "kind": "distil",
             "code": VERSIONS["distil"],
-            "recipe": {key: value for key, value in fixed_fields(recipe).items() if not key.startswith("training.arguments.")},
+            "recipe": {key: value for key, value in decides.items() if not key.startswith("training.arguments.")},
             "alignment": _alignment(recipe),
             "processes": self.resources.distil.processes,
             **prepared["digests"],
@@ -165,6 +166,8 @@ def _prepare(recipe: Recipe, processes: int) -> dict[str, Any]:
             "corpus": parts.corpus.digest(),
             "held out": parts.held_out and parts.held_out.digest(),
         },
+        # With what they mean where they say nothing: a job is the same, said or not.
+        "in full": {"student": plan.recipe.student, "objective": plan.recipe.objective},
         "numbers": Numbers(plan.steps, tokens, tokens * plan.cost.total),
     }
 

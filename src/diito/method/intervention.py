@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from diito.method.alignment import DimensionRange, Dimensions, dimension_ranges
-from diito.method.positions import matched_sources, real_positions
+from diito.method.positions import matched_sources
 from diito.models.kept import Kept
 from diito.models.layered import Inputs, Layered, Run
+from diito.models.padding import real_positions
 from diito.refusal import Refusal
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from diito.method.divergences import check_temperature
@@ -55,7 +55,7 @@ class Manifold:
     ) -> Float[Tensor, " tokens"]:
         """See :func:`distance_to_nearest`."""
         assert student.natural is not None
-        return distance_to_nearest(student.hidden, student.natural.hidden.detach())
+        return distance_to_nearest(student.hidden, student.natural.hidden.detach(), student.natural.used)
 
     def flops(self, rows: int, tokens: int, loss_tokens: float) -> float:
         """A product of every loss token with every other, without a gradient."""
@@ -63,10 +63,13 @@ class Manifold:
 
 
 def distance_to_nearest(
-    states: Float[Tensor, "tokens width"], natural: Float[Tensor, "others width"]
+    states: Float[Tensor, "tokens width"],
+    natural: Float[Tensor, "others width"],
+    used: Bool[Tensor, " others"] | None = None,
 ) -> Float[Tensor, " tokens"]:
-    """Mean squared difference of each state to the nearest of ``natural``."""
+    """Mean squared difference of each state to the nearest of ``natural``, or of those that are ``used``."""
     states, natural = states.float(), natural.float()
     with torch.no_grad():  # which is nearest; its distance is then worked out exactly
-        nearest = torch.cdist(states, natural, compute_mode="use_mm_for_euclid_dist").argmin(1)
+        distances = torch.cdist(states, natural, compute_mode="use_mm_for_euclid_dist")
+        nearest = (distances if used is None else distances.masked_fill(~used, torch.inf)).argmin(1)
     return (states - natural[nearest]).square().mean(-1)

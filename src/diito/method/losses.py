@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from diito.method.alignment import Alignment
@@ -178,6 +178,8 @@ class Predictions:
         """What the run's layers held, where a loss reads it."""
         self.natural: Predictions | None = None
         """Of a counterfactual run: the same model's predictions in its base run, where a loss reads them."""
+        self.used: Bool[Tensor, " tokens"] | None = None
+        """Which of the tokens are loss tokens; the others stand in for those that a row has not. None: all."""
         self._head = head
 
     @cached_property
@@ -240,8 +242,9 @@ class Loss:
     def __post_init__(self) -> None:
         if not self.reads or not self.reads <= READABLE:
             raise Refusal("reads", f"{sorted(self.reads)} must be some of {sorted(READABLE)}")
-        if self.reads & (STATES | ATTENTION) and self.reads & LOGITS:
-            raise Refusal("reads", "a loss of states or attention cannot read logits too, which may be made in parts")
+        if self.reads & (STATES | ATTENTION | NATURAL) and self.reads & LOGITS:
+            sentence = "a loss of states, attention or natural runs cannot read logits too, which may be made in parts"
+            raise Refusal("reads", sentence)
         if (self.function is None) == (self.make is None):
             raise Refusal("function", "give a loss either a function or what makes it (make)")
 
@@ -249,10 +252,6 @@ class Loss:
     def run(self) -> str:
         """The run of the student that it reads: ``base``, ``counterfactual`` or ``outside``."""
         return "outside" if self.outside else "counterfactual" if self.counterfactual else "base"
-
-    def made_for(self, models: Models) -> Loss:
-        """The row for two models; one that needs none is as it was."""
-        return self if self.make is None else replace(self.make(models), counterfactual=self.counterfactual)
 
     def flops(self, rows: int, tokens: int, loss_tokens: float) -> float:
         """Matrix products of a micro-batch of ``rows`` sequences of ``tokens``, of which a share are loss tokens: what a

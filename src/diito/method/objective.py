@@ -9,7 +9,6 @@ Slots are the tokens at which something is predicted, and labels what is right t
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -23,20 +22,21 @@ from transformers import PreTrainedModel
 
 from diito.method.alignment import Alignment
 from diito.method.draws import generator, host_random, keyed_dropout
-from diito.method.losses import ALIASES, TASK, Loss, NamedLosses, token_mean
+from diito.method.losses import Loss, NamedLosses, token_mean
+from diito.method.outputs import count_outputs, shared_words
 from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement, has_label
 from diito.method.reach import Reach, reach_of_an_encoder, reached
 from diito.method.recompute import values_of
-from diito.method.rows import Needs, Options, loss_rows, make_losses
+from diito.method.rows import Needs, Options, check_widths, loss_rows, make_losses, modules_of
 from diito.method.runs import LiveTeacher, Runs, Teacher, run_model
-from diito.method.schedules import Ramp, Weight, active_share, check_never_all_zero, check_weight, weights_at
+from diito.method.schedules import Ramp, Weight, weights_at
+from diito.method.second_names import with_second_names, without_second_names
 from diito.method.slots import labels_at_slots, slots_and_labels, with_slots
 from diito.method.swaps import Swap, SwapDraws
+from diito.method.weights import default_weights, named_weights
 from diito.models.answers import answers_of
 from diito.models.layered import Layered
 from diito.refusal import Refusal
-
-PAPER_WEIGHTS = {TASK: 0.25, "ce": 0.25, "cos": 0.25, "causal_ce": 0.25}
 
 _TASKS = ("slots", "masked_positions", "swappable", "documents")
 """What a task says of a batch beside what the models read."""
@@ -102,14 +102,12 @@ class DistillationObjective(nn.Module):
         self._hidden_teacher: tuple[Teacher, Any] = (live or teacher, teacher)
         self.alignment = alignment
         if weights is None:
-            weights = _default_weights(Layered(student, field="student").width, self._hidden_teacher[0].width)
-        self.weights = _named(weights)
+            weights = default_weights(Layered(student, field="student").width, self._hidden_teacher[0].width)
+        self.weights = named_weights(weights)
         self.answers = answers_of(student)
         table = {**loss_rows(temperature, self.answers, options), **(losses or {})}
         self.losses = make_losses(self.weights, table, student, teacher, alignment, seed=seed)
-        self.loss_modules = nn.ModuleDict(
-            {name: loss.function for name, loss in self.losses.items() if isinstance(loss.function, nn.Module)}
-        )
+        self.loss_modules = modules_of(self.losses)
         """What losses train beside the student, such as projections: saved beside it, and no part of it."""
         self.tokens = tokens
         self.swaps = SwapDraws(
@@ -128,11 +126,11 @@ class DistillationObjective(nn.Module):
         """Of the last micro-batch under the token-swap control: the share of the swapped tokens that the swap made others.
         Where it is 0, swapping was plain distillation."""
         self.recompute = False
-        self.words = _shared_words(student, teacher, words)
+        self.words = shared_words(student, teacher, words)
         self._check()
         # safetensors, and so the stock Trainer, refuses a weight that stands under two names.
-        self.register_state_dict_post_hook(_without_second_names)
-        self.register_load_state_dict_pre_hook(_with_second_names)
+        self.register_state_dict_post_hook(without_second_names)
+        self.register_load_state_dict_pre_hook(with_second_names)
 
     @property
     def teacher(self) -> Any:
@@ -226,9 +224,9 @@ class DistillationObjective(nn.Module):
             recompute=self.recompute and self.training,
             keep=needs.student,
             outside=needs.outside,
+            reach=self.reach,
         )
-        if swap is not None and swap.of_tokens:
-            self.changed = swap.changed(batch)
+        self.changed = swap.changed(batch) if swap is not None and swap.of_tokens else None
         reach = None if swap is None else reached(self.reach, batch, slots, swap.positions)
         return self._named_losses(weights, student, teacher, labels, slots, reach)
 
@@ -329,84 +327,5 @@ class DistillationObjective(nn.Module):
         check_widths(self.losses, student.width, teacher.width)
 
 
-def check_widths(losses: Mapping[str, Loss], student: int, teacher: int) -> None:
-    """Refuse, naming its weight, a loss that compares hidden states of one width where the models have two."""
-    for name, loss in losses.items():
-        if "hidden" in loss.reads and student != teacher:
-            raise Refusal(
-                f"objective.weights.{name}",
-                f"must be 0 where the widths of student ({student}) and teacher ({teacher}) differ; hidden compares "
-                "states of any widths",
-            )
-
-
-def _default_weights(student: int, teacher: int) -> dict[str, float]:
-    """The paper's weights, without that of the hidden states where the widths differ."""
-    if student == teacher:
-        return PAPER_WEIGHTS
-    warnings.warn(
-        f"cos is left out of the losses, as the widths of student ({student}) and teacher ({teacher}) differ", stacklevel=3
-    )
-    return {name: weight for name, weight in PAPER_WEIGHTS.items() if name != "cos"}
-
-
-def _second_names(module: nn.Module) -> dict[str, str]:
-    """The further names of weights that stand under several, such as tied embeddings, with their first names."""
-    first: dict[int, str] = {}
-    names = ((name, id(value)) for name, value in module.named_parameters(remove_duplicate=False))
-    return {name: first[value] for name, value in names if first.setdefault(value, name) != name}
-
-
-def _without_second_names(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    for name in _second_names(module):
-        state.pop(prefix + name, None)
-
-
-def _with_second_names(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    for name, first in _second_names(module).items():
-        if prefix + first in state:
-            state.setdefault(prefix + name, state[prefix + first])
-
-
 def _rank() -> int:
     return torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
-
-
-def _named(weights: Mapping[str, Weight]) -> dict[str, Weight]:
-    """The weights that are not 0, by the names that losses have now. Raises Refusal, naming the weight."""
-    named: dict[str, Weight] = {}
-    for given, weight in weights.items():
-        name = ALIASES.get(given, given)
-        check_weight(f"objective.weights.{given}", weight)
-        if name != given and name in weights:
-            raise Refusal(f"objective.weights.{given}", f"is another name of {name}, which has a weight too; give one of them")
-        if active_share(weight):
-            named[name] = weight if isinstance(weight, Ramp) else float(weight)
-    if not named:
-        raise Refusal("objective.weights", "all are 0; give at least one loss a weight above 0")
-    check_never_all_zero(named)
-    return named
-
-
-def _shared_words(student: PreTrainedModel, teacher: PreTrainedModel | Teacher, words: int | None) -> int | None:
-    """How many logits can be compared. Raises Refusal where their numbers differ and nothing says how far."""
-    if not isinstance(teacher, PreTrainedModel):
-        return words
-    sizes = (count_outputs(student), count_outputs(teacher))
-    if sizes[0] != sizes[1] and teacher.get_output_embeddings() is None:
-        raise Refusal("teacher.model", f"its {sizes[1]} labels differ in number from the student's {sizes[0]}")
-    if words is None and sizes[0] != sizes[1]:
-        raise Refusal(
-            "teacher.model",
-            f"its vocabulary of {sizes[1]} differs from the student's of {sizes[0]}; where the tokenizer is the "
-            "same and only the padding of the vocabulary differs, give words=len(tokenizer)",
-        )
-    if words is not None and words > min(sizes):
-        raise Refusal("words", f"{words} must be at most the smaller vocabulary, {min(sizes)}")
-    return words or sizes[0]
-
-
-def count_outputs(model: PreTrainedModel) -> int:
-    """Number of logits: the words of a language model, the labels of a classifier."""
-    output = model.get_output_embeddings()
-    return int(model.config.num_labels) if output is None else len(output.weight)

@@ -28,16 +28,6 @@ PositionRule = Callable[
 Pairing = Callable[[int, torch.Generator], Int[Tensor, " batch"]]
 
 
-def real_positions(inputs: Mapping[str, Tensor]) -> Bool[Tensor, "batch tokens"]:
-    """Where ``inputs`` (``input_ids``, optionally ``attention_mask``) hold a token and not padding.
-
-    In blocks whose documents are kept apart (``documents``) padding is a document of its own, with a number below 0.
-    """
-    mask = inputs.get("attention_mask")
-    real = torch.ones_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
-    return real & (inputs["documents"] >= 0) if "documents" in inputs else real
-
-
 def has_label(labels: Shaped[Tensor, "batch slots *classes"]) -> Bool[Tensor, "batch slots"]:
     """Where there is a label: one that is not -100, or not NaN where labels are numbers."""
     given = ~labels.isnan() if labels.is_floating_point() else labels != IGNORED

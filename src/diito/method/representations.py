@@ -1,7 +1,7 @@
 """Losses between what layers hold: hidden states, relations of queries, keys and values, attention.
 
 Each is a module that is made for two models and a list of (student layer, teacher layer) pairs; it gives one number for a
-micro-batch, the mean over its pairs, read at all tokens that are no padding (in the causal form: of the rows with a swap).
+micro-batch, the mean over its pairs, read at all tokens that are no padding (in the causal form: those that a swap can change).
 Where a loss needs states of one width and the models have two, a bias-free projection takes the student's to the teacher's: it
 is trained, checkpointed, saved beside the student and no part of it. The functions underneath are pure, and in fp32.
 """
@@ -137,8 +137,8 @@ def contrast(
 
 
 @dataclass(frozen=True)
-class Two(Models):
-    """Two models of which both can be looked into."""
+class BothModels(Models):
+    """Models of which both can be looked into."""
 
     teacher: Steps
 
@@ -146,7 +146,9 @@ class Two(Models):
 class Representation(nn.Module):
     """What the losses of this file share: their pairs of layers, and perhaps a projection for each."""
 
-    def __init__(self, name: str, models: Two, layers: Sequence[Sequence[int]] | None, *, needs_width: bool = False) -> None:
+    def __init__(
+        self, name: str, models: BothModels, layers: Sequence[Sequence[int]] | None, *, needs_width: bool = False
+    ) -> None:
         super().__init__()
         self.pairs = layer_pairs(name, models, self.default_pairs(models) if layers is None else layers)
         self.projections = nn.ModuleList()
@@ -157,7 +159,7 @@ class Representation(nn.Module):
             self.to(models.student.model.device)
 
     @staticmethod
-    def default_pairs(models: Two) -> Iterable[Sequence[int]]:
+    def default_pairs(models: BothModels) -> Iterable[Sequence[int]]:
         """The topmost layers of each pair of Π."""
         return [(pair.student[-1], pair.teacher[-1]) for pair in models.alignment.pairs]
 
@@ -188,7 +190,7 @@ class Hidden(Representation):
     """``hidden``: the distance of hidden states."""
 
     def __init__(
-        self, models: Two, *, measure: Literal["mse", "cosine"] = "mse", layers: Sequence[Sequence[int]] | None = None
+        self, models: BothModels, *, measure: Literal["mse", "cosine"] = "mse", layers: Sequence[Sequence[int]] | None = None
     ) -> None:
         super().__init__("hidden", models, layers, needs_width=True)
         self.measure = measure
@@ -201,13 +203,14 @@ class Hidden(Representation):
 class CKA(Representation):
     """``cka``: 1 − linear CKA of hidden states of any widths."""
 
-    def __init__(self, models: Two, *, layers: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(self, models: BothModels, *, layers: Sequence[Sequence[int]] | None = None) -> None:
         super().__init__("cka", models, layers)
         self.widths = models.student.width, models.teacher.width
 
     def of_pair(self, index: int, student: Kept, teacher: Kept) -> Float[Tensor, ""]:
         """See :func:`linear_cka`."""
-        return 1 - linear_cka(*self.states(index, student, teacher), student.counted)
+        likeness = linear_cka(*self.states(index, student, teacher), student.counted)
+        return torch.where(student.counted.any(), 1 - likeness, 0.0)
 
     def flops(self, rows: int, tokens: int, loss_tokens: float) -> float:
         """Three products of states; the teacher's own has no backward pass, the mixed one half of it."""
@@ -219,7 +222,7 @@ class CKA(Representation):
 class Relations(Representation):
     """``relations``: the relations of queries, of keys and of values, the sum of the three."""
 
-    def __init__(self, models: Two, *, heads: int | None = None, layers: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(self, models: BothModels, *, heads: int | None = None, layers: Sequence[Sequence[int]] | None = None) -> None:
         super().__init__("relations", models, layers)
         sizes = {
             (side, kind): width
@@ -237,7 +240,7 @@ class Relations(Representation):
         self.widths = {side: sum(sizes[side, kind] for kind in _KINDS) for side in ("student", "teacher")}
 
     @staticmethod
-    def default_pairs(models: Two) -> Iterable[Sequence[int]]:
+    def default_pairs(models: BothModels) -> Iterable[Sequence[int]]:
         """The last layers."""
         return [(models.student.depth - 1, models.teacher.depth - 1)]
 
@@ -262,7 +265,7 @@ class AttentionMaps(Representation):
     """``attention``: the distance of the attention of heads in their order."""
 
     def __init__(
-        self, models: Two, *, of: Literal["scores", "maps"] = "scores", layers: Sequence[Sequence[int]] | None = None
+        self, models: BothModels, *, of: Literal["scores", "maps"] = "scores", layers: Sequence[Sequence[int]] | None = None
     ) -> None:
         super().__init__("attention", models, layers)
         self.of = of
@@ -291,7 +294,7 @@ class AttentionMaps(Representation):
 class Contrastive(Representation):
     """``contrastive``: each of the student's sequences is told its teacher's among those of the micro-batch."""
 
-    def __init__(self, models: Two, *, temperature: float = 0.07, layers: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(self, models: BothModels, *, temperature: float = 0.07, layers: Sequence[Sequence[int]] | None = None) -> None:
         super().__init__("contrastive", models, layers, needs_width=True)
         check_temperature("objective.options.contrastive.temperature", temperature)
         self.temperature = temperature
@@ -326,13 +329,13 @@ def representation_row(name: str, **options: Any) -> Loss:
 
     def make(models: Models) -> Loss:
         assert models.teacher is not None
-        module = kind(Two(models.student, models.teacher, models.alignment, models.seed), **options)
+        module = kind(BothModels(models.student, models.teacher, models.alignment, models.seed), **options)
         return Loss(module, reads=reads, layers=module.pairs)
 
     return Loss(make=make, reads=reads)
 
 
-def layer_pairs(name: str, models: Two, pairs: Iterable[Sequence[int]]) -> LayerPairs:
+def layer_pairs(name: str, models: BothModels, pairs: Iterable[Sequence[int]]) -> LayerPairs:
     """Pairs of layers, each once. Raises Refusal naming the option where a model has no such layer."""
     checked = tuple(dict.fromkeys((int(below), int(above)) for below, above in pairs))
     for pair in checked:

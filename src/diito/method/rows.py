@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from diito.method.alignment import Alignment
@@ -96,7 +97,33 @@ def make_losses(
             sentence = "reads what the teacher's layers hold, which a teacher that is no model does not give; leave it out"
             raise Refusal(f"objective.weights.{name}", sentence)
     models = Models(Layered(student, field="student"), theirs, alignment, seed)
-    return {name: row.made_for(models) for name, row in rows.items()}
+    # A loss and its causal form are one row, read from two runs: what it trains, such as projections, is made once.
+    own = {id(row.make): row.make(models) for row in rows.values() if row.make is not None}
+    return {
+        name: row if row.make is None else replace(own[id(row.make)], counterfactual=row.counterfactual)
+        for name, row in rows.items()
+    }
+
+
+def check_widths(losses: Mapping[str, Loss], student: int, teacher: int) -> None:
+    """Refuse, naming its weight, a loss that compares hidden states of one width where the models have two."""
+    for name, loss in losses.items():
+        if "hidden" in loss.reads and student != teacher:
+            raise Refusal(
+                f"objective.weights.{name}",
+                f"must be 0 where the widths of student ({student}) and teacher ({teacher}) differ; hidden compares "
+                "states of any widths",
+            )
+
+
+def modules_of(losses: Mapping[str, Loss]) -> nn.ModuleDict:
+    """The losses that are modules, by name; one that a loss and its causal form share has the shorter."""
+    modules: dict[str, nn.Module] = {}
+    for name in sorted(losses, key=lambda name: (len(name), name)):
+        function = losses[name].function
+        if isinstance(function, nn.Module) and all(function is not other for other in modules.values()):
+            modules[name] = function
+    return nn.ModuleDict(modules)
 
 
 def _check_options(options: Options) -> None:

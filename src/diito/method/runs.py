@@ -22,10 +22,11 @@ from transformers import PreTrainedModel
 from diito.method.alignment import AlignedPair, DimensionRange, other_dimensions
 from diito.method.intervention import resume
 from diito.method.losses import Predictions
-from diito.method.positions import real_positions
+from diito.method.reach import Reach, reached
 from diito.method.swaps import Swap
 from diito.models.kept import Kept, Wanted
 from diito.models.layered import Inputs, Layered
+from diito.models.padding import real_positions
 
 Dropout = Callable[[], AbstractContextManager[None]]
 """What keys the dropout inside."""
@@ -116,6 +117,7 @@ def run_model(
     recompute: bool = False,
     keep: Wanted = NOTHING,
     outside: bool = False,
+    reach: Reach | None = None,
 ) -> Runs:
     """The runs of a model in the caller's mode and gradient state; ``layers`` and ``dimensions`` are what is swapped in it.
 
@@ -123,7 +125,8 @@ def run_model(
     does. ``head_dropout``: the same of the head, which runs when a loss asks for its logits. ``base``, ``outputs``: see
     :meth:`Teacher.runs`. ``recompute``: whether layers are run again for the backward pass, instead of keeping what they
     computed. ``keep``: what of the layers is kept for the losses. ``outside``: whether there is a run with the same swap in
-    the dimensions that Π leaves out.
+    the dimensions that Π leaves out. ``reach``: which tokens count in what is kept of a counterfactual run; None: all real
+    ones.
     """
     layered = Layered(model, recompute=recompute)
     top = layered.depth - 1
@@ -145,7 +148,8 @@ def run_model(
         answers = read(layered.final(states[top]), kept) if base else None
         if swap is None:
             return Runs(answers, None)
-        counted = real & swap.positions.any(1, keepdim=True)
+        everywhere = torch.arange(real.shape[1], device=real.device).expand_as(real)
+        counted = reached(reach, batch, everywhere.where(real, -1), swap.positions) if keep and reach is not None else real
         if swap.of_tokens:
             batch = swap.stitched(batch)
             kept = Kept(keep, counted, real)
@@ -188,7 +192,9 @@ def read_slots(
         with dropout():
             return (layered.head(hidden) if layered.per_token else layered.head(final, inputs))[:, :outputs]
 
-    return Predictions(hidden, head)
+    predictions = Predictions(hidden, head)
+    predictions.used = (slots >= 0).flatten()
+    return predictions
 
 
 def read_by_head(layered: Layered, final: Float[Tensor, "batch tokens width"], inputs: Inputs) -> Float[Tensor, "batch width"]:

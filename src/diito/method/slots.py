@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from diito.method.positions import IGNORED, real_positions
+from diito.method.positions import IGNORED
 from diito.models.answers import Answers
 from diito.models.layered import Inputs, Layered
+from diito.models.padding import real_positions
 from diito.refusal import Refusal
 
 

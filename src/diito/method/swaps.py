@@ -17,11 +17,11 @@ from diito.method.positions import (
     eligible_positions,
     labelled_positions,
     matched_sources,
-    real_positions,
     special_positions,
     trim,
 )
 from diito.models.layered import Inputs
+from diito.models.padding import real_positions
 from diito.refusal import Refusal
 
 

@@ -26,7 +26,7 @@ _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_va
 
 
 @dataclass(frozen=True)
-class Kept:
+class Cut:
     """What of the teacher a student is made of; all numbers are the teacher's, from 0 and in their order."""
 
     layers: list[int]
@@ -50,7 +50,7 @@ class Kept:
         return kept[layer]
 
 
-def keep(original: Layered, config: PreTrainedConfig, batches: Sequence[Inputs]) -> Kept:
+def keep(original: Layered, config: PreTrainedConfig, batches: Sequence[Inputs]) -> Cut:
     """Choose what a student of ``config`` keeps of the teacher, by what is active on ``batches``; equals go by their place.
 
     Raises Refusal, naming ``student.config``, for a student that is larger somewhere, and where it is not known how to cut.
@@ -66,7 +66,7 @@ def keep(original: Layered, config: PreTrainedConfig, batches: Sequence[Inputs])
     heads, groups = counts["num_attention_heads"], counts["num_key_value_heads"]
     chosen = [_heads(importance, name, heads, groups) for name in names]
     neurons = [_most(importance.neurons.get(name), *counts["intermediate_size"], "neurons") for name in names]
-    return Kept(
+    return Cut(
         layers,
         _most(importance.dimensions, *counts["hidden_size"], "dimensions"),
         [each for each, _ in chosen],
@@ -75,7 +75,7 @@ def keep(original: Layered, config: PreTrainedConfig, batches: Sequence[Inputs])
     )
 
 
-def cut_state(original: Layered, student: PreTrainedModel, kept: Kept) -> dict[str, Tensor]:
+def cut_state(original: Layered, student: PreTrainedModel, kept: Cut) -> dict[str, Tensor]:
     """The weights of ``student`` out of the teacher's. Raises Refusal where it is not known what an axis holds."""
     teacher = original.model.state_dict()
     prefix, shared = f"{original.parts.layers}.", len(set(original.parts.order)) < original.depth
@@ -92,7 +92,7 @@ def cut_state(original: Layered, student: PreTrainedModel, kept: Kept) -> dict[s
     return state
 
 
-def _cut(original: Layered, kept: Kept, layer: int | None, path: str, whole: Tensor, mine: Tensor) -> Tensor:
+def _cut(original: Layered, kept: Cut, layer: int | None, path: str, whole: Tensor, mine: Tensor) -> Tensor:
     """The part of a weight of the teacher that is kept; ``path``: its name, within the layer where it stands in one."""
     module = None if layer is None else original.layers[kept.layers[layer]]
     units = [None if module is None else unit_of_axis(module, path, axis) for axis in range(whole.ndim)]
@@ -151,12 +151,12 @@ def _heads(importance: Importance, name: str, heads: tuple[int, int], groups: tu
     return chosen, chosen_groups
 
 
-def _most(scores: Tensor | None, before: int, after: int, what: str) -> list[int]:
+def _most(scores: Tensor | None, before: int, after: int, noun: str) -> list[int]:
     """The places of the ``after`` highest scores, in order."""
     if before == after:
         return list(range(before))
     if scores is None or len(scores) != before:
-        raise Refusal(FIELD, f"how its {what} would be cut is not known: none are found to measure; take initial: random")
+        raise Refusal(FIELD, f"how its {noun} would be cut is not known: none are found to measure; take initial: random")
     return sorted(scores.sort(descending=True, stable=True).indices[:after].tolist())
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diito.models.layered import Inputs, Layered
+from diito.models.padding import real_positions
 from diito.models.shapes import read_by
 from diito.models.steps import CannotRun, accepted, first, graft
 
@@ -76,8 +77,7 @@ def measure(original: Layered, batches: Sequence[Inputs], *, head_width: int) ->
     try:
         for batch in batches:
             inputs = {name: value.to(model.device) for name, value in batch.items()}
-            mask = inputs.get("attention_mask")
-            real[:] = [torch.ones_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask.bool()]
+            real[:] = [real_positions(inputs)]
             watched(**accepted(model, inputs))
     finally:
         for module, mode in modes:

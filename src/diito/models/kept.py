@@ -57,7 +57,7 @@ class Kept:
 
     wanted: Wanted
     counted: Bool[Tensor, "batch tokens"]
-    """The tokens that count: the real ones; of a counterfactual run those of rows with a swap."""
+    """The tokens that count: the real ones; of a counterfactual run those that the swap can change."""
     real: Bool[Tensor, "batch tokens"]
     """The tokens that are no padding."""
     states: dict[int, Float[Tensor, "batch tokens width"]] = field(default_factory=dict)

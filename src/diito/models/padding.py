@@ -6,15 +6,27 @@ pooling (Funnel), or by a head that reads the last column (XLNet). Their answers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
+
+
+def real_positions(inputs: Mapping[str, Tensor]) -> Bool[Tensor, "batch tokens"]:
+    """Where ``inputs`` (``input_ids``, optionally ``attention_mask``) hold a token and not padding.
+
+    In blocks whose documents are kept apart (``documents``) padding is a document of its own, with a number below 0.
+    """
+    mask = inputs.get("attention_mask")
+    real = torch.ones_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+    return real & (inputs["documents"] >= 0) if "documents" in inputs else real
+
 
 _KNOWN: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from diito.models.cut import Kept, cut_state, keep
+from diito.models.cut import Cut, cut_state, keep
 from diito.models.layered import Layered
 from diito.models.learn import describe, learn, probe, same
 from diito.models.steps import Inputs, accepted, logits_of
@@ -86,7 +86,7 @@ def make_student(
     seed: int = 42,
     dropout: float | None = None,
     dtype: torch.dtype = torch.float32,
-) -> tuple[PreTrainedModel, Kept | None]:
+) -> tuple[PreTrainedModel, Cut | None]:
     """:func:`build_student`, and of a student that is cut what was kept."""
     original = Layered(teacher)
     initial = initial or ("teacher" if config is None else "random")

@@ -34,6 +34,7 @@ from diito.refusal import Refusal, refuse
 
 _OF_SWAPPED_STATES = ("strict", "manifold")
 """Losses that are of an intervention on states as they are."""
+_WITH_NEEDS = (*_OF_SWAPPED_STATES, "contrastive")
 
 
 def check(recipe: Recipe) -> None:
@@ -252,7 +253,9 @@ def _has_weight(weights: WeightsSection, name: str) -> bool:
 
 def _losses_with_needs(recipe: Recipe) -> Iterator[Refusal]:
     """Losses that ask something of other fields, and options of losses that there are not."""
-    weights, alignment = recipe.objective.weights, recipe.alignment
+    alignment, own = recipe.alignment, {loss_name(reference) for reference in recipe.objective.losses}
+    # A row of the user's own may have the name of one of diito's, and none of its needs.
+    weights = dataclasses.replace(recipe.objective.weights, **dict.fromkeys(own & {*_WITH_NEEDS}, 0.0))
     for name, options in vars(recipe.objective.options).items():
         if options != type(options)() and not _has_weight(weights, name):
             sentence = (

@@ -155,7 +155,7 @@ class CorpusSection(Aliased):
     document_boundaries: bool = False
     """blocks of causal-lm: true frames each document instead of each block, and lets no token look beyond its document, in
     which positions begin anew."""
-    assistant_only_loss: bool = True
+    assistant_only_loss: bool = field(default=True, metadata=LATER)
     """Conversations, and prompts with completions: what the assistant says is predicted, or the completion; false predicts all
     of it (also: completion_only_loss)."""
     share: Share = 1.0

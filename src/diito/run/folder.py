@@ -31,7 +31,7 @@ from diito.files import (
 )
 from diito.locks import HOLDER, Held, hold
 from diito.models.adapter import is_merged, merged
-from diito.models.cut import Kept
+from diito.models.cut import Cut
 from diito.paths import expand
 from diito.recipe import Recipe
 from diito.recipe.file import dump, read
@@ -147,7 +147,7 @@ class RunFolder:
             return {}
 
     def save_student(
-        self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str, *, kept: Kept | None = None
+        self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str, *, kept: Cut | None = None
     ) -> dict[str, str]:
         """Weights, configuration, tokenizer and model card, written aside and renamed; the checksums of all but the card, which
         is there to be edited. ``kept``: what of the teacher a student that was cut is made of. Raises CannotWrite."""

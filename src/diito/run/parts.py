@@ -22,12 +22,12 @@ from diito.evaluation.held_out.text import HeldOut
 from diito.method.alignment import Alignment
 from diito.method.alignment_files import build_alignment
 from diito.method.losses import CAUSAL, Loss, find_loss
-from diito.method.objective import DistillationObjective, check_widths
+from diito.method.objective import DistillationObjective
 from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement
-from diito.method.rows import loss_rows, make_losses
+from diito.method.rows import check_widths, loss_rows, make_losses
 from diito.method.schedules import Ramp, Weight, check_never_all_zero
 from diito.models.answers import answers_of
-from diito.models.cut import Kept
+from diito.models.cut import Cut
 from diito.models.layered import longest_sequence
 from diito.models.load import Sizes, sizes_of
 from diito.models.teacher import load_config, load_teacher, load_tokenizer
@@ -86,7 +86,7 @@ class Parts:
     plan: Plan
     words: int | None = None
     """How many words the logits of both have in common, where they differ in number."""
-    kept: Kept | None = None
+    kept: Cut | None = None
     """Of a student that was cut: what of the teacher was kept."""
 
 
@@ -329,8 +329,11 @@ def _with_widths(recipe: Recipe, own: Mapping[str, Loss], teacher: int, student:
         left_out = "" if teacher == student else f" (no cos, as the widths {student} and {teacher} differ)"
         weights = dataclasses.replace(weights, cos=0.0 if left_out else COS)
     table = {**loss_rows(recipe.objective.temperature), **own}
-    check_widths({name: find_loss(name, table) for name, weight in weights.as_dict().items() if weight}, student, teacher)
-    return dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, weights=weights)), left_out
+    recipe = dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, weights=weights))
+    active = active_weights(recipe)
+    check_never_all_zero(active)
+    check_widths({name: find_loss(name, table) for name in active}, student, teacher)
+    return recipe, left_out
 
 
 def _settings(recipe: Recipe, task: Task) -> Any:

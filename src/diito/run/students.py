@@ -19,7 +19,7 @@ from diito.method.draws import generator
 from diito.models import load as models
 from diito.models.adapter import add_adapter, configure
 from diito.models.checkpoint import tokenizer_fault
-from diito.models.cut import Kept, check_cut
+from diito.models.cut import Cut, check_cut
 from diito.models.freeze import freeze
 from diito.models.layered import Inputs, longest_sequence
 from diito.models.learn import learn
@@ -81,7 +81,7 @@ class Student:
     """A student as it is trained, and of one that was cut what of the teacher was kept."""
 
     model: PreTrainedModel
-    kept: Kept | None = None
+    kept: Cut | None = None
 
 
 def sizes_of_student(recipe: Recipe) -> Sizes:

@@ -24,10 +24,10 @@ from transformers import PreTrainedModel
 from diito.corpus.conversations import are_conversations, conversations_of, is_of_conversations
 from diito.corpus.framing import Framing, document_framing
 from diito.corpus.packing import DOCUMENTS, MASKS
-from diito.method.positions import real_positions
 from diito.method.reach import reach_of_a_decoder
 from diito.models.causal import logits_stay, reads_ahead
 from diito.models.learn import probe
+from diito.models.padding import real_positions
 from diito.refusal import Refusal
 from diito.tasks.task import IGNORED, UNUSED, Batching, HeldOutBatching, Task
 

@@ -194,9 +194,9 @@ class CheckpointTrainer(UploadingTrainer):
         student = self.student()
         if has_adapter(student):
             load_adapter(student, folder)
-            return
-        saved = type(student).from_pretrained(folder, dtype=student.dtype, local_files_only=True)
-        student.load_state_dict(saved.state_dict())
+        else:
+            saved = type(student).from_pretrained(folder, dtype=student.dtype, local_files_only=True)
+            student.load_state_dict(saved.state_dict())
         modules = self.loss_modules()
         if modules.state_dict():
             try:

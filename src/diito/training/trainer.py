@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from diito.corpus import ShuffledSampler, collate
 from diito.method.draws import generator
 from diito.method.objective import DistillationObjective
-from diito.method.positions import real_positions
+from diito.models.padding import real_positions
 from diito.recipe import MaskingSection
 from diito.refusal import Refusal
 from diito.tasks.masked_lm import Masking
@@ -118,6 +118,9 @@ class DistillationTrainer(CheckpointTrainer):
         step = self.micro_batches()
         progress = {"progress": self.state.global_step / self.state.max_steps} if self.objective.has_schedules else {}
         losses = model(self._batch(inputs, step), step=step, **progress)
+        if not losses["loss"].requires_grad:
+            sentence = "none of them depends on what of the student is trained; give another a weight, or train more of it"
+            raise Refusal("objective.weights", sentence)
         is_padded = "attention_mask" in inputs or "documents" in inputs
         tokens = real_positions(inputs).sum() if is_padded else inputs["input_ids"].numel()
         changed = self.objective.changed

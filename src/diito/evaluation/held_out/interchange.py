@@ -27,7 +27,7 @@ from diito.evaluation.held_out.text import LOGITS, HeldOut, at_slots, rows_of_sl
 from diito.method.alignment import AlignedPair, Alignment, DimensionRange
 from diito.method.draws import generator, host_random
 from diito.method.intervention import resume, source_values
-from diito.method.objective import count_outputs
+from diito.method.outputs import count_outputs
 from diito.method.positions import PositionRule, consecutive, derangement
 from diito.method.reach import reached
 from diito.method.swaps import SwapDraws
