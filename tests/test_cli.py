@@ -123,7 +123,7 @@ def test_an_interruption_before_training(calls, capsys):
         (["distill", RECIPE, "--student.layers"], "--student.layers: expected one argument"),
         (
             ["distill", RECIPE, "--alignment.kind", "ful"],
-            "alignment.kind: 'ful' is not one of full, middle, late, late-released, custom",
+            "alignment.kind: 'ful' is not one of full, middle, late, late-released, custom, learned",
         ),
         (["distill", RECIPE, "--corpus.share", "2"], "corpus.share: 2.0 must be above 0 and at most 1"),
         (["distill", "nowhere.yaml"], "there is no recipe nowhere.yaml"),

@@ -383,6 +383,9 @@ def test_what_is_measured_on_the_way_appears_on_the_screen(tmp_path, capfd):
     lines = [line for line in capfd.readouterr().err.splitlines() if "held-out:" in line]
     assert lines[0].startswith("step 2/3  held-out: perplexity ") and "iia " in lines[0]
     assert lines[1].startswith("step 3/3  held-out: iia ")
+    assert [line["step"] for line in tiny.metrics(tmp_path / "tiny") if "loss" in line] == [1, 2, 3], (
+        "no step's losses are lost"
+    )
 
 
 def test_the_card_of_a_student_with_an_odd_name_is_read_back_whole(tmp_path):

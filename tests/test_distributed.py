@@ -16,10 +16,13 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from diito.corpus import collate
+from diito.evaluation.held_out.choice import Choice
+from diito.method.alignment import AlignedPair, Alignment
 from diito.method.draws import generator
 from diito.recipe import Recipe
 from diito.recipe.file import read
 from diito.run import distill as distill_module
+from diito.run import learned as learned_module
 from diito.run.distill import distill
 from diito.training.callbacks import Interruption
 
@@ -40,6 +43,7 @@ def test_two_ranks(tmp_path):
     they_have_the_same_student_and_count_the_tokens_of_both(tmp_path)
     gradients_are_the_average_of_their_own(tmp_path)
     the_alignment_is_drawn_once_for_both_and_the_positions_for_each(tmp_path)
+    an_alignment_that_is_chosen_is_that_of_the_first(tmp_path)
 
 
 def run_two_ranks(folder: Path) -> None:
@@ -98,6 +102,12 @@ def the_alignment_is_drawn_once_for_both_and_the_positions_for_each(ran: Path) -
     assert all(one["rows"] != other["rows"] for one, other in zip(first, second, strict=True))
     assert [draw["positions"] for draw in first] != [draw["positions"] for draw in second]
     assert sum(one["positions"] == other["positions"] for one, other in zip(first, second, strict=True)) < 3
+
+
+def an_alignment_that_is_chosen_is_that_of_the_first(ran: Path) -> None:
+    first, second = (of_rank(ran, rank)["learned"] for rank in (0, 1))
+    assert first == second and first["chosen_at"] == 1
+    assert [pair["teacher"] for pair in first["pairs"]] == [[0], [1]]
 
 
 # What the ranks do
@@ -185,10 +195,26 @@ def compare_gradients(folder: Path, report: dict) -> None:
     save_file(dict(zip(names, own, strict=True)), folder / f"own-{rank}.safetensors")
 
 
+def choose_otherwise_on_each(folder: Path, report: dict) -> None:
+    """A learned alignment, of which rounding might have each rank choose another."""
+    rank = torch.distributed.get_rank()
+    own = Alignment([AlignedPair([layer], [layer + rank]) for layer in range(2)])
+    learned_module.choose_alignment = lambda *args, **keywords: Choice(own, 0.5, 0.1)
+    overrides = {"alignment.kind": "learned", "alignment.every": "1", "training.steps": "2"}
+    recipe = recipe_for(folder, "learned", overrides)
+    parts, trainer = tiny.parts_and_trainer(recipe)
+    callback = learned_module.learned_alignment(recipe, parts)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert trainer.objective.alignment == callback.present
+    report["learned"] = callback.as_data()
+
+
 def main(folder: Path) -> None:
     report: dict = {"stops": {}, "students": {}, "draws": []}
     stop_and_resume(folder, report)
     compare_gradients(folder, report)
+    choose_otherwise_on_each(folder, report)
     del report["draws"][9:]  # those of the gradients by hand
     (folder / f"rank-{torch.distributed.get_rank()}.json").write_text(json.dumps(report))
     torch.distributed.barrier()

@@ -165,7 +165,7 @@ def test_absent_and_empty_sections_keep_their_defaults(tmp_path):
         (
             "alignment:\n  kind: ful\n",
             2,
-            "alignment.kind: 'ful' is not one of full, middle, late, late-released, custom",
+            "alignment.kind: 'ful' is not one of full, middle, late, late-released, custom, learned",
         ),
         ("training: {batch: x}\n", 1, "training.batch: 'x' is not a whole number"),
         ("training: {batch: 2.0}\n", 1, "training.batch: '2.0' is not a whole number"),

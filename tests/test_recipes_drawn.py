@@ -24,7 +24,7 @@ FIELDS = {
     "corpus.share": [0.05, 1.0],
     "masking.rate": [0.15, 1.0],
     "masking.smoothing": [0.0, 0.7],
-    "alignment.kind": ["full", "middle", "late", "late-released", "custom"],
+    "alignment.kind": ["full", "middle", "late", "late-released", "custom", "learned"],
     "alignment.top": ["true", "false"],
     "alignment.shuffled": ["true", "false"],
     "intervention.positions": ["consecutive", "random", "masked"],

@@ -81,6 +81,10 @@ class AlignedPair:
             if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
                 raise Refusal("alignment.pairs", f"{side} layers {list(layers)} must be increasing and start at 0 or above")
 
+    def __str__(self) -> str:
+        student = _said(self.student, self.student_dimensions)
+        return f"{student} → {_said(self.teacher, self.teacher_dimensions)}"
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -145,6 +149,9 @@ class Alignment:
         except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
             raise Refusal("alignment.file", f"{path} is not a neuron mapping (.nm) file: {error}") from error
 
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.pairs))
+
     def as_dict(self) -> dict[int, list[int]]:
         """``{student layer: [teacher layers]}``; a pair of several student layers appears under each of them."""
         table: dict[int, set[int]] = {}
@@ -190,6 +197,12 @@ class Alignment:
 def replace_teacher(pair: AlignedPair, teacher: Iterable[int]) -> AlignedPair:
     """``pair`` with other teacher layers."""
     return AlignedPair(pair.student, teacher, pair.student_dimensions, pair.teacher_dimensions)
+
+
+def _said(layers: Sequence[int], ranges: Sequence[DimensionRange] | None) -> str:
+    """One side of a pair in words, such as ``2+3 [0:192]``."""
+    dimensions = "" if ranges is None else " " + "".join(f"[{start}:{stop}]" for start, stop in ranges)
+    return "+".join(map(str, layers)) + dimensions
 
 
 def _check_depths(teacher_layers: int, student_layers: int) -> None:

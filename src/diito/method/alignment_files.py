@@ -14,7 +14,10 @@ from diito.refusal import Refusal
 
 
 def build_alignment(section: AlignmentSection, *, teacher_layers: int, student_layers: int, seed: int) -> Alignment:
-    """Π as the section ``alignment`` describes it. Raises ValueError where the models are too shallow for it."""
+    """Π as the section ``alignment`` describes it; of a learned one that with which it begins.
+
+    Raises ValueError where the models are too shallow for it.
+    """
     alignment = _named_alignment(section, teacher_layers, student_layers)
     if not section.top:
         alignment = alignment.without_top(student_layers)
@@ -25,7 +28,8 @@ def build_alignment(section: AlignmentSection, *, teacher_layers: int, student_l
 
 def _named_alignment(section: AlignmentSection, teacher_layers: int, student_layers: int) -> Alignment:
     if section.kind != "custom":
-        make = getattr(Alignment, section.kind.replace("-", "_"))
+        kind = "full" if section.kind == "learned" else section.kind
+        make = getattr(Alignment, kind.replace("-", "_"))
         return make(teacher_layers=teacher_layers, student_layers=student_layers)
     if section.file is not None:
         if section.file.endswith(".nm"):

@@ -93,6 +93,7 @@ def _refusals(recipe: Recipe) -> Iterator[Refusal]:
         )
     yield from argument_refusals(recipe.training)
     yield from _evaluation(recipe.evaluation)
+    yield from _learned(recipe)
 
 
 def student_form(student: StudentSection) -> Iterator[Refusal]:
@@ -168,6 +169,10 @@ def _sources(field: str, sources: Sequence[SourceSection | str]) -> Iterator[Ref
 
 def _alignment(alignment: AlignmentSection, depth: int | None) -> Iterator[Refusal]:
     kind = alignment.kind
+    if alignment.every is not None and kind != "learned":
+        yield Refusal("alignment.every", f"belongs to alignment.kind learned, and the kind is {kind}")
+    if alignment.shuffled and kind == "learned":
+        yield Refusal("alignment.shuffled", "must be false with alignment.kind learned, which would choose layers anew")
     if kind == "custom":
         yield from _custom(alignment, depth)
         return
@@ -181,6 +186,19 @@ def _alignment(alignment: AlignmentSection, depth: int | None) -> Iterator[Refus
         yield Refusal("alignment.kind", f"{kind} needs at least {needed} student layers; student.layers gives {depth}")
     if not alignment.top and (depth == 1 or (kind == "middle" and depth == 2)):
         yield Refusal("alignment.top", f"must be true; {kind} has no pair below the top of {depth} layers")
+
+
+def _learned(recipe: Recipe) -> Iterator[Refusal]:
+    """What an alignment needs that is chosen while training."""
+    if recipe.alignment.kind != "learned":
+        return
+    if recipe.evaluation.sources == []:
+        yield Refusal("alignment.kind", "learned needs held-out text to choose on; name some in evaluation.sources")
+    if recipe.intervention.share == 1:
+        sentence = "1 leaves no token unswapped, and a learned alignment is chosen at unswapped tokens; give less"
+        yield Refusal("intervention.share", sentence)
+    if recipe.intervention.control == "token-swap":
+        yield Refusal("alignment.kind", "must not be learned with the control token-swap, which needs no alignment")
 
 
 def _custom(alignment: AlignmentSection, depth: int | None) -> Iterator[Refusal]:

@@ -206,12 +206,17 @@ def _in_full(pair: Any) -> Any:
     return AlignedPairSection(student=student, teacher=teacher)
 
 
+CHOICE_STEPS = 500
+"""Steps between two choices of a learned alignment, where a recipe does not say."""
+
+
 @dataclass
 class AlignmentSection:
     """Which student layers answer to which teacher layers."""
 
-    kind: Literal["full", "middle", "late", "late-released", "custom"] = "full"
-    """Which student layer answers to which teacher layers; custom takes ``pairs`` or ``file``."""
+    kind: Literal["full", "middle", "late", "late-released", "custom", "learned"] = "full"
+    """Which student layer answers to which teacher layers; custom takes ``pairs`` or ``file``. learned: full at first, then
+    chosen anew every so many steps from the map of all pairs of layers on held-out text, as ``diito align`` chooses."""
     pairs: Annotated[list[AlignedPairSection | ShortPair], MinLen(1)] | None = None
     """The pairs of a custom alignment; [s, t] is short for {student: [s], teacher: [t]}, and s or t may be a list of layers."""
     file: str | None = field(default=None, metadata=PLACE)
@@ -220,6 +225,8 @@ class AlignmentSection:
     """false drops pairs that reach the student's last layer (only the output head is above it)."""
     shuffled: bool = False
     """A control: the alignment with the teacher layers permuted (seeded)."""
+    every: Count | None = field(default=None, metadata=LATER)
+    """learned: optimiser steps between two choices; null: 500."""
 
     def __post_init__(self) -> None:
         if isinstance(self.pairs, list):  # written in full, however they were given

@@ -27,12 +27,13 @@ from diito.files import CannotWrite, write_json, writing
 from diito.recipe import Recipe
 from diito.refusal import Refusal
 from diito.run.folder import RunFolder
+from diito.run.learned import check_choosable, learned_alignment
 from diito.run.manifest import make_manifest
 from diito.run.model_card import model_card
 from diito.run.parts import Parts, build_trainer, load, position_rule, survey
 from diito.speed.process import keep_freed_memory
 from diito.training.arguments import training_arguments
-from diito.training.callbacks import Every, Interruption, MetricsFile, Progress
+from diito.training.callbacks import Every, Interruption, LearnedAlignment, MetricsFile, Progress
 from diito.training.checkpoints import save_projections
 from diito.training.trainer import Evaluation
 from diito.training.upload import open_repository, upload_student
@@ -98,10 +99,13 @@ def _run(recipe: Recipe, parts: Parts, folder: RunFolder, arguments: TrainingArg
     interchange, measure = _measurements(recipe, parts)
     results = _measure_before(folder, parts, measure, main)
     evaluation = measure if recipe.training.evaluate_every else None
-    signal_number = train(recipe, parts, folder, arguments, evaluation, interchange)
+    learned = learned_alignment(recipe, parts)
+    signal_number = train(recipe, parts, folder, arguments, evaluation, interchange, learned)
     if signal_number is not None:
         return _stop(main, f"stopped and saved; continue with: {_resume_command(folder)}", code=128 + signal_number)
     if main:
+        if learned is not None:
+            results["alignment"] = learned.as_data()
         _finish(folder, parts, measure, results)
     if main and arguments.push_to_hub and (failure := upload_student(folder.student, arguments)):
         return _stop(main, failure, code=2)
@@ -115,6 +119,7 @@ def train(
     arguments: TrainingArguments,
     evaluation: Evaluation | None,
     interchange: Evaluation | None,
+    learned: LearnedAlignment | None = None,
 ) -> int | None:
     """Train ``parts.student``, from the newest checkpoint in ``folder`` where there is one.
 
@@ -132,6 +137,9 @@ def train(
         trainer.add_callback(callback)
     if interchange is not None and recipe.evaluation.interchange_every:
         trainer.add_callback(Every(recipe.evaluation.interchange_every, interchange, trainer.log))
+    if learned is not None:
+        learned.log = trainer.log
+        trainer.add_callback(learned)
     checkpoint = folder.newest_checkpoint()
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -156,6 +164,8 @@ def _check_measurable(recipe: Recipe, parts: Parts) -> None:
     ):
         if every and parts.held_out is None:
             raise Refusal(field, "needs held-out text, and there is none; name some in evaluation.sources")
+    if recipe.alignment.kind == "learned":
+        check_choosable(parts)
     if parts.held_out is not None:
         find_metric(parts.task.metric).check_packages()
 

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from diito.embedded import resolve
+from diito.method.alignment import AlignedPair, Alignment
 from diito.models.adapter import is_merged
 from diito.recipe import Recipe
 from diito.recipe.file import dump
@@ -58,6 +59,7 @@ def model_card(
         f"# {markdown_text(recipe.name)}",
         f"A {kind} distilled with diito {__version__} ({REFERENCE}).",
         markdown_code(str(plan), "text"),
+        *_learned(results),
         *_measured(results, measured, columns),
         "## Recipe",
         markdown_code(dump(recipe), "yaml"),
@@ -95,6 +97,16 @@ def _held_out_name(plan: Plan) -> str:
         return "documents of the corpus that were held out"
     paths = [source if isinstance(source, str) else source.dataset or source.path or "" for source in sources]
     return ", ".join(path.rpartition("/")[2] if Path(path).is_absolute() else path for path in paths)
+
+
+def _learned(results: dict[str, Any]) -> list[str]:
+    """The alignment at the end of training, where it was chosen on the way."""
+    if "alignment" not in results:
+        return []
+    alignment, step = (results["alignment"][name] for name in ("pairs", "chosen_at"))
+    pairs = Alignment(AlignedPair(**pair) for pair in alignment)
+    chosen = "as at the beginning" if step is None else f"chosen at step {step}"
+    return ["## Alignment", f"At the end of training ({chosen}): {pairs}"]
 
 
 def _measured(results: dict[str, Any], tokens: str, columns: Columns) -> list[str]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from transformers import PreTrainedModel
 
 from diito.corpus import Corpus
-from diito.method.alignment import AlignedPair, Alignment, DimensionRange
+from diito.method.alignment import Alignment
 from diito.method.cost import ModelSize, StepCost, step_cost
 from diito.method.losses import Loss
 from diito.method.rows import Needs
 from diito.method.schedules import Ramp, Weight
 from diito.models.load import sizes_of
 from diito.recipe import Recipe
+from diito.recipe.sections import CHOICE_STEPS
 
 
 @dataclass(frozen=True)
@@ -152,27 +153,21 @@ class Plan:
     def _alignment(self) -> str:
         if not self.has_counterfactual:
             return "none: no loss reads a counterfactual run"
-        name = self.recipe.alignment.kind + (", shuffled" if self.recipe.alignment.shuffled else "")
+        section = self.recipe.alignment
+        name = section.kind + (", shuffled" if section.shuffled else "")
+        if section.kind == "learned":
+            name += f" every {section.every or CHOICE_STEPS} steps, beginning with"
         intervention = self.recipe.intervention
         swapped = f"{intervention.positions} {intervention.share:.0%} of tokens"
         if intervention.control != "none":
             swapped += f", {intervention.control}"
-        return f"{name}: {', '.join(map(_pair, self.alignment.pairs))}; {swapped}"
+        return f"{name}: {self.alignment}; {swapped}"
 
 
 def _weight(weight: Weight) -> str:
     if isinstance(weight, Ramp):
         return f"({weight.start:.3g} to {weight.end:.3g} by {weight.by:.0%})"
     return f"{weight:.3g}"
-
-
-def _pair(pair: AlignedPair) -> str:
-    student = _list(pair.student) + _ranges(pair.student_dimensions)
-    return f"{student} → {_list(pair.teacher)}{_ranges(pair.teacher_dimensions)}"
-
-
-def _ranges(ranges: Sequence[DimensionRange] | None) -> str:
-    return "" if ranges is None else " " + "".join(f"[{start}:{stop}]" for start, stop in ranges)
 
 
 def _model(model: PreTrainedModel) -> str:
@@ -187,7 +182,3 @@ def _count(parameters: int) -> str:
 
 def _tokens(number: float) -> str:
     return f"{number / 1e6:,.2f} M tokens" if number >= 1e5 else f"{number:,.0f} tokens"
-
-
-def _list(numbers: Sequence[int]) -> str:
-    return "+".join(map(str, numbers))

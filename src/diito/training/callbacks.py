@@ -1,7 +1,8 @@
-"""What happens around the steps of a run: stopping on a signal, the metrics file, the progress bar."""
+"""What happens around the steps of a run: stopping on a signal, the metrics file, choices of an alignment, the progress bar."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import sys
@@ -11,10 +12,15 @@ from typing import Any
 
 import torch
 import torch.distributed
+from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from diito.files import append_json_line, write_text
+from diito.method.alignment import AlignedPair, Alignment
+
+Chooser = Callable[[PreTrainedModel, Alignment], tuple[Alignment, Mapping[str, float]]]
+"""From a student and its present alignment the next one, and numbers that speak for it."""
 
 
 class Interruption(TrainerCallback):
@@ -96,6 +102,13 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
+def _log(log: Callable[..., None], numbers: Mapping[str, Any], control: TrainerControl) -> None:
+    """Log beside what this step logs anyway: Trainer takes any log for that of the step, and would not write its losses."""
+    is_due = control.should_log
+    log(dict(numbers))
+    control.should_log = is_due
+
+
 class Every(TrainerCallback):
     """Logs a measurement of the student every so many steps, as ``eval_<name>``; ``log`` is the trainer's."""
 
@@ -106,7 +119,51 @@ class Every(TrainerCallback):
         together = args.eval_steps and state.global_step % args.eval_steps == 0  # then it is part of the evaluation
         if state.global_step % self.steps == 0 and not together:
             student = kwargs["model"].student
-            self.log({f"eval_{name}": value for name, value in self.measure(student).items()})
+            _log(self.log, {f"eval_{name}": value for name, value in self.measure(student).items()}, control)
+
+
+class LearnedAlignment(TrainerCallback):
+    """Chooses Π anew every so many steps and says so: on the screen, in the log, in the checkpoints.
+
+    ``choose``: from the student and the present alignment the next one, and numbers that speak for it. Every rank chooses, as a
+    student may be spread over them, and all take what the first one has chosen. ``log`` is the trainer's.
+    """
+
+    SAVED = "alignment"
+    """Its name among what Trainer's state holds of callbacks; no class has it, so that Trainer leaves it to us."""
+
+    def __init__(self, steps: int, present: Alignment, choose: Chooser) -> None:
+        self.steps, self.present, self.choose = steps, present, choose
+        self.chosen_at: int | None = None
+        """The step of the last change; None: there was none."""
+        self.log: Callable[..., None] = lambda logs: None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        saved: Any = (state.stateful_callbacks or {}).get(self.SAVED)
+        if saved is not None:
+            self.present, self.chosen_at = Alignment(AlignedPair(**pair) for pair in saved["pairs"]), saved["chosen_at"]
+        kwargs["model"].alignment = self.present
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step % self.steps or state.global_step >= state.max_steps:
+            return
+        chosen = [self.choose(kwargs["model"].student, self.present)]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            broadcast_object_list(chosen)
+        ((alignment, numbers),) = chosen
+        if alignment != self.present:
+            self.present, self.chosen_at = alignment, state.global_step
+        kwargs["model"].alignment = alignment
+        state.stateful_callbacks[self.SAVED] = self.as_data()  # type: ignore[index, call-overload]
+        named = {f"eval_alignment_{name}": value for name, value in numbers.items()}
+        _log(self.log, {"eval_alignment": str(alignment), **named}, control)
+        if state.is_world_process_zero:
+            said = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+            tqdm.write(f"step {state.global_step}/{state.max_steps}  alignment: {alignment}  {said}", file=sys.stderr)
+
+    def as_data(self) -> dict[str, Any]:
+        """The present alignment and the step at which it was chosen."""
+        return {"pairs": [dataclasses.asdict(pair) for pair in self.present.pairs], "chosen_at": self.chosen_at}
 
 
 class Progress(TrainerCallback):

@@ -162,7 +162,7 @@ class DistillationTrainer(CheckpointTrainer):
 
     # Numbers
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
         """Trainer's numbers together with every named loss, the tokens seen and tokens/s."""
         if "loss" in logs:
             self._refuse_non_finite_losses()

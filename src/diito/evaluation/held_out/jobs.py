@@ -260,6 +260,8 @@ def _pairs(
     if settings.map:
         return all_pairs(depth, teacher_depth)
     check_alignment(settings.alignment, depth)
+    if settings.alignment.kind == "learned":
+        raise Refusal("alignment.kind", "learned is chosen while a student is trained; give another kind")
     layers = {"teacher_layers": teacher_depth, "student_layers": depth}
     alignment = build_alignment(settings.alignment, **layers, seed=settings.seed)
     alignment.check(**layers, teacher_width=teacher_width, student_width=student_width)
