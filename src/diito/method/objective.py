@@ -33,6 +33,7 @@ from diito.method.schedules import Ramp, Weight, weights_at
 from diito.method.second_names import with_second_names, without_second_names
 from diito.method.slots import labels_at_slots, slots_and_labels, with_slots
 from diito.method.swaps import Swap, SwapDraws
+from diito.method.weights import PAPER_WEIGHTS as PAPER_WEIGHTS
 from diito.method.weights import default_weights, named_weights
 from diito.models.answers import answers_of
 from diito.models.layered import Layered

@@ -273,7 +273,8 @@ def _losses_with_needs(recipe: Recipe) -> Iterator[Refusal]:
     """Losses that ask something of other fields, and options of losses that there are not."""
     alignment, own = recipe.alignment, {loss_name(reference) for reference in recipe.objective.losses}
     # A row of the user's own may have the name of one of diito's, and none of its needs.
-    weights = dataclasses.replace(recipe.objective.weights, **dict.fromkeys(own & {*_WITH_NEEDS}, 0.0))
+    without_needs: dict[str, Any] = dict.fromkeys(own & {*_WITH_NEEDS}, 0.0)
+    weights = dataclasses.replace(recipe.objective.weights, **without_needs)
     for name, options in vars(recipe.objective.options).items():
         if options != type(options)() and not _has_weight(weights, name):
             sentence = (
