@@ -44,11 +44,12 @@ def with_values(values: dict[str, object]) -> Recipe:
     return recipe
 
 
+FURTHER = {"diito-full-blocks", "quickstart", "losses", "decoder", "classifier"}
 STUDENTS = {f"student-{form}" for form in ("cut", "random", "model", "frozen", "lora")}
 
 
 def test_recipes_are_those_of_the_paper_and_a_few_more():
-    assert {path.stem for path in RECIPES} == {*ROWS, *STUDENTS, "diito-full-blocks", "quickstart", "losses"}
+    assert {path.stem for path in RECIPES} == {*ROWS, *STUDENTS, *FURTHER}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
