@@ -528,10 +528,11 @@ def change_weights(folder):
 
 @pytest.mark.parametrize("load", [check_files, load_configuration, load_masked_language_model, digest, longest_sequence])
 def test_no_such_model(load, tmp_path):
-    (tmp_path / "empty").mkdir()
-    for name in (str(tmp_path / "none"), str(tmp_path / "empty")):
-        source = ModelSource(name, "teacher.model")
-        assert refusal(load, source).startswith(f"teacher.model: {name!r} cannot be loaded; {NEEDED} (")
+    name, empty = str(tmp_path / "none"), tmp_path / "empty"
+    assert refusal(load, ModelSource(name, "teacher.model")).startswith(f"teacher.model: {name!r} cannot be loaded; {NEEDED} (")
+    empty.mkdir()
+    right = "has no config.json; give the folder that holds the model's files"
+    assert refusal(load, ModelSource(str(empty), "teacher.model")) == f"teacher.model: the folder {str(empty)!r} {right}"
 
 
 def test_a_folder_without_weights(model):
