@@ -82,7 +82,7 @@ def test_examples_are_spread_over_the_corpus_and_come_in_batches():
     assert list(held_out().examples) == [0, 1, 2, 3, 4, 5, 6]
     assert list(held_out(limit=3).examples) == [0, 2, 4]
     assert held_out(limit=100).examples == held_out(limit=7).examples == held_out(limit=None).examples
-    assert list(held_out().batches()) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [list(batch) for batch in held_out().batches()] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 def test_an_example_is_masked_by_draws_of_its_own():
