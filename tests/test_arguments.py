@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from diito.recipe import arguments as tables
 from diito.recipe.checks import check
-from diito.recipe.sections import TrainingSection
+from diito.recipe.training import TrainingSection
 from diito.refusal import Refusal
 from diito.training.arguments import training_arguments
 

@@ -119,7 +119,7 @@ def test_whether_a_field_is_free_stands_beside_it():
     assert not {"name", "training.logging_steps", "training.arguments.run_name"} & set(deciding)
     assert {"teacher.model", "corpus.sources"} <= set(deciding) - set(fixed)
     assert {"training.arguments.optim", "training.arguments.data_seed", "seed"} <= set(fixed)
-    from diito.recipe.sections import transformers_arguments
+    from diito.recipe.training import transformers_arguments
 
     assert set(FREE_ARGUMENTS["free"]) <= set(transformers_arguments()) and FREE != PLACE
 

@@ -10,7 +10,7 @@ from diito import plugins
 from diito.cli import main
 from diito.recipe.checks import check
 from diito.refusal import Refusal
-from diito.run.parts import own_losses as find_own_losses
+from diito.run.losses import own_losses as find_own_losses
 from diito.run.parts import survey
 
 KNOWN = {"consecutive": 1, "random": 2}

@@ -16,7 +16,7 @@ from diito.recipe.file import dump, known_keys, read
 from diito.recipe.flags import field_documents
 from diito.recipe.keys import hints
 from diito.recipe.schema import recipe_schema, starting_recipe
-from diito.recipe.sections import transformers_arguments
+from diito.recipe.training import transformers_arguments
 from diito.refusal import Refusal, Refusals
 from diito.tasks import check_task
 

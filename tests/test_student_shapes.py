@@ -15,6 +15,7 @@ import diito
 from diito.models.importance import measure
 from diito.models.layered import Layered
 from diito.models.student import make_student
+from diito.recipe import StudentSection
 
 WIDER = {"hidden_size": 32, "num_attention_heads": 4}
 HALF = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 10}
@@ -41,7 +42,7 @@ def teacher_of(family, **changes):
 
 
 def cut(teacher, inputs, config):
-    return make_student(teacher, config=config, initial="cut", calibration=[inputs])
+    return make_student(teacher, StudentSection(layers=None, config=config, initial="cut"), calibration=[inputs])
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *(pytest.param(family, marks=pytest.mark.soak) for family in MORE)])

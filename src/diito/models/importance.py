@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diito.models.layered import Inputs, Layered
+from diito.models.modes import eval_mode
 from diito.models.padding import real_positions
 from diito.models.shapes import read_by
 from diito.models.steps import CannotRun, accepted, first, graft
@@ -72,16 +73,12 @@ def measure(original: Layered, batches: Sequence[Inputs], *, head_width: int) ->
                 of = heads if reads == "heads" else lambda hidden, given: hidden.float().abs()
                 stubs[f"{original.parts.layers}.{name}.{path}"] = stub(f"{reads}/{name}", of)
     stubs |= {path: stub("dimensions", lambda hidden, given: first(given).float().abs()) for path in _norms(original)}
-    modes = [(module, module.training) for module in model.modules()]
-    watched = graft(model.eval(), stubs)
-    try:
+    with eval_mode(model):
+        watched = graft(model, stubs)
         for batch in batches:
             inputs = {name: value.to(model.device) for name, value in batch.items()}
             real[:] = [real_positions(inputs)]
             watched(**accepted(model, inputs))
-    finally:
-        for module, mode in modes:
-            module.training = mode
     by_unit: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, value in sums.items():
         unit, _, name = key.partition("/")

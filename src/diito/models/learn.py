@@ -24,6 +24,7 @@ from transformers import AutoModel, Cache, PreTrainedModel
 
 from diito.faults import is_full
 from diito.models.answers import Reads, read_positions
+from diito.models.modes import modes_kept
 from diito.models.steps import (
     Answer,
     CannotRun,
@@ -327,19 +328,16 @@ class _Learning:
 @contextmanager
 def _put_back(model: nn.Module) -> Iterator[None]:
     """Train flags, buffers and the random state are afterwards what they were."""
-    modes = [(module, module.training) for module in model.modules()]
     buffers = [
         (module, name, buffer, buffer.clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    with same_draws(model):
+    with modes_kept(model), same_draws(model):
         try:
             yield
         finally:
-            for module, mode in modes:
-                module.training = mode
             for module, name, buffer, value in buffers:
                 buffer.copy_(value)
                 module._buffers[name] = buffer

@@ -46,6 +46,7 @@ def reads_padding(model: PreTrainedModel, answers: Callable[[Sequence[int]], Ten
     return _KNOWN[model]
 
 
+@torch.no_grad()
 def _differ(answers: Callable[[Sequence[int]], Tensor], texts: Sequence[int]) -> bool:
     together = answers(texts)
     for row, text in enumerate(texts[:-1]):

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from diito.models.cut import Cut, cut_state, keep
 from diito.models.layered import Layered
 from diito.models.learn import describe, learn, probe, same
+from diito.models.modes import eval_mode
 from diito.models.steps import Inputs, accepted, logits_of
 from diito.models.student_config import FIELD, changed, check_buildable, set_dropout, shortened
 from diito.recipe import LAYERS, RELEASED_LAYERS, StudentSection
@@ -70,47 +71,42 @@ def build_student(
     layer, where a model of the chosen layers would not compute what these layers compute in the teacher, and where it is not
     known how a model is to be cut.
     """
-    student, _ = make_student(
-        teacher, layers, config=config, initial=initial, calibration=calibration, seed=seed, dropout=dropout, dtype=dtype
-    )
-    return student
+    if initial is not None and initial not in get_args(Initial):
+        raise Refusal("student.initial", f"{initial!r} is not one of {', '.join(get_args(Initial))}")
+    given = None if config is None else dict(config)
+    section = StudentSection(layers=layers, config=given, initial=initial, dropout=dropout)  # type: ignore[arg-type]
+    return make_student(teacher, section, calibration=calibration, seed=seed, dtype=dtype)[0]
 
 
 def make_student(
     teacher: PreTrainedModel,
-    layers: int | Sequence[int] | str | None = None,
+    section: StudentSection,
     *,
-    config: Mapping[str, Any] | None = None,
-    initial: Initial | None = None,
     calibration: Sequence[Inputs] | None = None,
     seed: int = 42,
-    dropout: float | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[PreTrainedModel, Cut | None]:
-    """:func:`build_student`, and of a student that is cut what was kept."""
-    original = Layered(teacher)
-    initial = initial or ("teacher" if config is None else "random")
-    if initial not in get_args(Initial):
-        raise Refusal("student.initial", f"{initial!r} is not one of {', '.join(get_args(Initial))}")
-    given = None if config is None else dict(config)
-    refuse(student_form(StudentSection(layers=layers, config=given, initial=initial)))  # type: ignore[arg-type]
+    """:func:`build_student` of what a recipe says, and of a student that is cut what was kept."""
+    refuse(student_form(section))
+    original, config = Layered(teacher), section.config
+    initial = section.initial or ("teacher" if config is None else "random")
     if initial == "cut" and not calibration:
         raise Refusal("student.initial", "cut needs calibration: batches of what the teacher reads")
     if config is None:
-        chosen = student_layers(LAYERS if layers is None else layers, original.depth)
-        made = shortened(teacher.config, original.depth, chosen)
+        chosen = student_layers(LAYERS if section.layers is None else section.layers, original.depth)
+        changed_config = shortened(teacher.config, original.depth, chosen)
     else:
-        made = changed(teacher.config, config, depth=original.depth)
-        check_buildable(made, type(teacher)._from_config)
+        changed_config = changed(teacher.config, config, depth=original.depth)
+        check_buildable(changed_config, type(teacher)._from_config)
     if teacher.get_output_embeddings() is not None and "tie_word_embeddings" not in (config or {}):
-        made.tie_word_embeddings = is_tied(teacher)
-    if dropout is not None:
-        set_dropout(made, dropout)
+        changed_config.tie_word_embeddings = is_tied(teacher)
+    if section.dropout is not None:
+        set_dropout(changed_config, section.dropout)
     if initial == "teacher":
-        return _copied(original, made, chosen, dtype).train(), None
-    student, kept = _drawn(type(teacher), made, seed, dtype), None
+        return _copied(original, changed_config, chosen, dtype).train(), None
+    student, kept = _drawn(type(teacher), changed_config, seed, dtype), None
     if calibration is not None and initial == "cut":
-        kept = keep(original, made, calibration)
+        kept = keep(original, changed_config, calibration)
         student.load_state_dict(cut_state(original, student, kept))
     learn(student, field=FIELD)
     return student.train(), kept
@@ -162,18 +158,13 @@ def _chosen_state(original: Layered, chosen: Sequence[int]) -> dict[str, Tensor]
 def _computes_alike(student: PreTrainedModel, original: Layered, chosen: Sequence[int]) -> bool:
     """Whether the student answers as the teacher's chosen layers run in turn: bit for bit where precision and device agree."""
     teacher = original.model
-    modes = [(module, module.training) for module in teacher.modules()]
-    teacher.eval()
-    try:
+    with eval_mode(teacher):
         inputs = probe(teacher)
         run = original.embed(inputs)
         hidden = run.embedded
         for layer in chosen:
             hidden = original.advance(run, hidden, layer)
         expected = original.head(original.final(hidden), inputs)
-    finally:
-        for module, mode in modes:
-            module.training = mode
     exact = (student.dtype, student.device) == (teacher.dtype, teacher.device)
     alike = student if exact else _held_like(student, teacher)
     logits = logits_of(alike.eval()(**accepted(alike, inputs)))

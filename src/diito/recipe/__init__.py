@@ -1,6 +1,7 @@
 """Recipes: what a run is (``sections``), reading and writing it (``file``), refusing it (``checks``). No torch."""
 
 from diito.recipe.fields import DimensionRange
+from diito.recipe.objective import ObjectiveSection, OptionsSection, ScheduleSection, WeightsSection
 from diito.recipe.sections import (
     LAYERS,
     RELEASED_LAYERS,
@@ -10,17 +11,13 @@ from diito.recipe.sections import (
     EvaluationSection,
     InterventionSection,
     MaskingSection,
-    ObjectiveSection,
-    OptionsSection,
     Recipe,
-    ScheduleSection,
     SourceSection,
     SpeedSection,
     StudentSection,
     TeacherSection,
-    TrainingSection,
-    WeightsSection,
 )
+from diito.recipe.training import TrainingSection
 
 __all__ = [
     "LAYERS",

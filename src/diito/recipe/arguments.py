@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from diito.recipe.keys import hints
-from diito.recipe.sections import TrainingSection, transformers_arguments
+from diito.recipe.training import TrainingSection, transformers_arguments
 from diito.refusal import Refusal
 
 ELSEWHERE = {

@@ -17,7 +17,7 @@ from diito.plugins import check_reference, installed
 from diito.recipe.arguments import argument_refusals
 from diito.recipe.file import read_again
 from diito.recipe.keys import bare, hints, members
-from diito.recipe.objective import CAUSAL
+from diito.recipe.objective import CAUSAL, WeightsSection
 from diito.recipe.sections import (
     LAYERS,
     RELEASED_LAYERS,
@@ -28,7 +28,6 @@ from diito.recipe.sections import (
     Recipe,
     SourceSection,
     StudentSection,
-    WeightsSection,
 )
 from diito.refusal import Refusal, refuse
 

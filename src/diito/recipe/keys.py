@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
 from diito.recipe.fields import Alias
-from diito.recipe.sections import Recipe, transformers_arguments
+from diito.recipe.sections import Recipe
+from diito.recipe.training import transformers_arguments
 
 
 @functools.cache
@@ -31,6 +32,13 @@ def known_keys(section: type = Recipe, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             keys |= known_keys(kind, f"{prefix}{name}.")
     return keys
+
+
+def sections_in(kind: Any) -> set[type]:
+    """Every section in a type: it, those of its fields, and those in lists and unions of them."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return {kind}.union(*map(sections_in, hints(kind).values()))
+    return set().union(*map(sections_in, get_args(kind)))
 
 
 def aliases(section: Any) -> Mapping[str, Alias]:

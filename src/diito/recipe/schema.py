@@ -9,11 +9,11 @@ import textwrap
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from diito.recipe import sections
 from diito.recipe.file import adapter, write_value
 from diito.recipe.flags import default_of, field_documents
-from diito.recipe.keys import aliases, hints
-from diito.recipe.sections import Recipe, TrainingSection, transformers_arguments
+from diito.recipe.keys import aliases, hints, sections_in
+from diito.recipe.sections import Recipe
+from diito.recipe.training import TrainingSection, transformers_arguments
 
 _TEXT: dict[str, Any] = {
     "corpus.sources": [{"path": "embedded:wikitext-2/train.txt.gz"}],
@@ -80,8 +80,9 @@ _WIDTH = 100
 def recipe_schema() -> str:
     """The JSON Schema of a recipe: types, ranges, defaults, documentation and older names."""
     definitions = adapter(Recipe).json_schema()["$defs"]
+    sections = {section.__name__: section for section in sections_in(Recipe)}
     for name, definition in definitions.items():
-        _complete(definition, getattr(sections, name))
+        _complete(definition, sections[name])
         for field in definition["properties"].values():
             if "$ref" in field:  # a section may stand empty
                 definitions[field["$ref"].rpartition("/")[2]]["type"] = ["object", "null"]

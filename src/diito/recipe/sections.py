@@ -12,22 +12,16 @@ No torch here: ``diito --help`` and a mistyped recipe answer at once.
 
 from __future__ import annotations
 
-import ast
-import functools
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Lt, MinLen, Predicate
 
 from diito.recipe.fields import (
     FREE,
-    FREE_ARGUMENTS,
     LATER,
     PLACE,
-    AboveZero,
     Alias,
     Aliased,
     BelowOne,
@@ -43,18 +37,8 @@ from diito.recipe.fields import (
     is_folder_name,
     is_short_pair,
 )
-from diito.recipe.objective import AttentionOptions as AttentionOptions
-from diito.recipe.objective import ContrastiveOptions as ContrastiveOptions
-from diito.recipe.objective import HiddenOptions as HiddenOptions
-from diito.recipe.objective import JsdOptions as JsdOptions
-from diito.recipe.objective import LayersOptions as LayersOptions
-from diito.recipe.objective import ObjectiveSection as ObjectiveSection
-from diito.recipe.objective import OptionsSection as OptionsSection
-from diito.recipe.objective import RelationsOptions as RelationsOptions
-from diito.recipe.objective import ScheduleSection as ScheduleSection
-from diito.recipe.objective import SkewOptions as SkewOptions
-from diito.recipe.objective import TemperatureOptions as TemperatureOptions
-from diito.recipe.objective import WeightsSection as WeightsSection
+from diito.recipe.objective import ObjectiveSection
+from diito.recipe.training import TrainingSection
 
 RELEASED_LAYERS = {
     "released-3": [0, 2, 4],
@@ -253,85 +237,6 @@ class InterventionSection:
     pairing of your own, such as ``my_package.rules:neighbour``."""
     control: Literal["none", "token-swap"] = "none"
     """token-swap: the same spans are swapped in the input ids instead of the activations."""
-
-
-@dataclass
-class TrainingSection(Aliased):
-    """Steps, batches, optimiser and device, by the names of transformers.TrainingArguments, of which any other field can stand
-    here too."""
-
-    num_train_epochs: AboveZero = 3.0
-    """Passes over the corpus; ``max_steps`` wins where given."""
-    max_steps: Count | None = None
-    """Optimiser steps."""
-    per_device_train_batch_size: Count = 40
-    """Sequences of a micro-batch on one device."""
-    gradient_accumulation_steps: Count = 6
-    """Micro-batches an optimiser step."""
-    learning_rate: AboveZero = 5e-4
-    """Highest learning rate of AdamW, reached at the end of the warm-up."""
-    adam_beta1: BelowOne = 0.9
-    """AdamW's decay rate of the gradient's mean."""
-    adam_beta2: BelowOne = 0.98
-    """AdamW's decay rate of the gradient's square."""
-    adam_epsilon: AboveZero = 1e-6
-    """AdamW's epsilon."""
-    weight_decay: NotNegative = 0.0
-    """AdamW's weight decay."""
-    warmup_ratio: BelowOne = 0.05
-    """Share of the steps with a rising learning rate; it then falls linearly to 0."""
-    warmup_steps: NotNegative | None = None
-    """Steps with a rising learning rate, in place of ``warmup_ratio``."""
-    max_grad_norm: NotNegative = 5.0
-    """Largest gradient norm; 0 does not clip."""
-    use_cpu: bool = False
-    """true stays on the CPU even where there is an accelerator."""
-    logging_steps: Count = field(default=10, metadata=FREE)
-    """Steps between lines of metrics.jsonl."""
-    save_steps: Count = field(default=500, metadata=FREE)
-    """Steps between checkpoints; one is always written at the end."""
-    save_total_limit: Count = field(default=2, metadata=FREE)
-    """Checkpoints kept."""
-    eval_steps: CountOrNever = field(default=0, metadata=FREE)
-    """Steps between evaluations; 0 evaluates before and after training only."""
-    report_to: list[str] = field(default_factory=list, metadata=FREE)
-    """Loggers of Trainer, e.g. [tensorboard, wandb, mlflow]."""
-    arguments: dict[str, Any] = field(default_factory=dict, metadata=FREE_ARGUMENTS)
-    """Further fields of transformers.TrainingArguments as a section of their own, e.g. {push_to_hub: true}."""
-
-    ALIASES: ClassVar[Mapping[str, Alias]] = {
-        "epochs": Alias(("num_train_epochs",)),
-        "steps": Alias(("max_steps",)),
-        "batch": Alias(("per_device_train_batch_size",)),
-        "accumulation": Alias(("gradient_accumulation_steps",)),
-        "betas": Alias(("adam_beta1", "adam_beta2")),
-        "epsilon": Alias(("adam_epsilon",)),
-        "warmup": Alias(("warmup_ratio",)),
-        "clip": Alias(("max_grad_norm",)),
-        "device": Alias(("use_cpu",), {"auto": False, "cpu": True}),
-        "log_every": Alias(("logging_steps",)),
-        "save_every": Alias(("save_steps",)),
-        "keep": Alias(("save_total_limit",)),
-        "evaluate_every": Alias(("eval_steps",)),
-    }
-    """The names of diito 0.1.0, which go on working in recipes and flags."""
-    REST: ClassVar[str] = "arguments"
-
-    @classmethod
-    def takes(cls, name: str) -> bool:
-        """Whether ``name`` is a field of transformers.TrainingArguments."""
-        return name in transformers_arguments()
-
-
-@functools.cache
-def transformers_arguments() -> tuple[str, ...]:
-    """The fields of transformers.TrainingArguments, read from its source: importing it would bring torch."""
-    package = importlib.util.find_spec("transformers")
-    assert package is not None and package.origin is not None
-    module = ast.parse(Path(package.origin).with_name("training_args.py").read_text(encoding="utf-8"))
-    classes = [node for node in module.body if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments"]
-    fields = [node.target for node in classes[0].body if isinstance(node, ast.AnnAssign)]
-    return tuple(target.id for target in fields if isinstance(target, ast.Name))
 
 
 @dataclass

@@ -21,20 +21,17 @@ from diito.corpus import LENGTH, Corpus
 from diito.evaluation.held_out.text import HeldOut
 from diito.method.alignment import Alignment
 from diito.method.alignment_files import build_alignment
-from diito.method.losses import CAUSAL, Loss, find_loss
+from diito.method.losses import Loss
 from diito.method.objective import DistillationObjective
 from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement
-from diito.method.rows import check_widths, loss_rows, make_losses
-from diito.method.schedules import Ramp, Weight, check_never_all_zero
-from diito.models.answers import answers_of
 from diito.models.cut import Cut
 from diito.models.layered import longest_sequence
 from diito.models.load import Sizes, sizes_of
 from diito.models.teacher import load_config, load_teacher, load_tokenizer
 from diito.recipe import Recipe
-from diito.recipe.checks import in_full, loss_name
-from diito.recipe.objective import COS
+from diito.recipe.checks import in_full
 from diito.refusal import Refusal, collect
+from diito.run.losses import active_weights, has_counterfactual, make_all_losses, own_losses, with_widths
 from diito.run.plan import Plan
 from diito.run.students import PlannedStudent, build, calibration_rows, plan_student
 from diito.run.text import load_text, with_lengths
@@ -141,7 +138,7 @@ def survey(recipe: Recipe) -> Survey:
                 alignment.check(**depths, teacher_width=sizes.width, student_width=student.sizes.width)
         if student is not None and losses is not None:
             with attempt():
-                recipe, left_out = _with_widths(recipe, losses, sizes.width, student.sizes.width)
+                recipe, left_out = with_widths(recipe, losses, sizes.width, student.sizes.width)
     assert losses is not None
     return Survey(recipe, task, losses, sizes, tokenizer, student, alignment, left_out)
 
@@ -158,57 +155,6 @@ def pairing_of(recipe: Recipe) -> Pairing:
     field, name = "intervention.pairing", recipe.intervention.pairing
     pairing: Any = plugins.load(name, field=field, group="diito.pairings", known=PAIRINGS)
     return _function(pairing, name, field=field)
-
-
-def own_losses(recipe: Recipe) -> dict[str, Loss]:
-    """The rows of the user's own losses by name: those of ``objective.losses``, and of installed packages those with a weight.
-
-    Raises Refusal for one that cannot be found.
-    """
-    rows: dict[str, Loss] = {}
-    for index, reference in enumerate(recipe.objective.losses):
-        rows[loss_name(reference)] = _own_loss(reference, f"objective.losses[{index}]")
-    diitos = loss_rows()
-    weights = active_weights(recipe)
-    check_never_all_zero(weights)
-    available = plugins.installed("diito.losses") if recipe.objective.weights.further else set()
-    for weighted in weights:
-        for name in (weighted, weighted.removeprefix(CAUSAL)):
-            if name in available and name not in {**diitos, **rows}:
-                rows[name] = _own_loss(name, f"objective.weights.{weighted}")
-    for weighted in weights:
-        find_loss(weighted, {**diitos, **rows})
-    return rows
-
-
-def has_counterfactual(recipe: Recipe, own: Mapping[str, Loss]) -> bool:
-    """Whether a loss with a weight reads the runs under the intervention. ``own``: the rows of the user's own losses."""
-    table = {**loss_rows(), **own}
-    return any(find_loss(name, table).run != "base" for name in active_weights(recipe))
-
-
-def active_weights(recipe: Recipe) -> dict[str, Weight]:
-    """The weights of the losses that have one, as the objective takes them."""
-    weights = recipe.objective.weights.as_dict()
-    return {
-        name: weight if isinstance(weight, float | int) else Ramp(weight.start, weight.end, weight.by)
-        for name, weight in weights.items()
-        if weight
-    }
-
-
-def make_all_losses(recipe: Recipe, surveyed: Survey, student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Loss]:
-    """The losses with a weight, made for the two models. Raises Refusal for one that these models cannot have."""
-    objective = recipe.objective
-    table = {**loss_rows(objective.temperature, answers_of(student), objective.options.as_dict()), **surveyed.losses}
-    return make_losses(active_weights(recipe), table, student, teacher, surveyed.alignment, seed=recipe.seed)
-
-
-def _own_loss(reference: str, field: str) -> Loss:
-    row: Any = plugins.load(reference, field=field, group="diito.losses", known={})
-    if not isinstance(row, Loss):
-        raise Refusal(field, f"{reference} is a {type(row).__name__}; it must be a diito.method.losses.Loss")
-    return row
 
 
 def _function(part: Any, reference: str, *, field: str) -> Any:
@@ -230,14 +176,14 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
     task = task.of(teacher)
     planned = surveyed.student
     student = None if planned.calibration else build(planned, teacher, recipe, task)
-    losses = {} if student is None else make_all_losses(recipe, surveyed, student.model, teacher)
+    losses = {} if student is None else make_all_losses(recipe, surveyed.losses, surveyed.alignment, student.model, teacher)
     with arguments.main_process_first(desc="corpus"):
         corpus, held_out = load_text(recipe, task, tokenizer, vocab_size=surveyed.words)
     if student is None:  # which parts of the teacher it keeps depends on the text
         batching = _batching(recipe, task, tokenizer, corpus, words=surveyed.words)
         rows = calibration_rows(corpus, batching, planned.calibration, seed=recipe.seed)
         student = build(planned, teacher, recipe, task, rows)
-        losses = make_all_losses(recipe, surveyed, student.model, teacher)
+        losses = make_all_losses(recipe, surveyed.losses, surveyed.alignment, student.model, teacher)
     plan = Plan(
         recipe,
         teacher,
@@ -317,23 +263,6 @@ def _batching(recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase, co
     """What makes batches of the corpus; ``words``: of both models."""
     settings = _settings(recipe, task)
     return task.batching(settings, tokenizer=tokenizer, vocab_size=words, token_counts=corpus.token_counts)
-
-
-def _with_widths(recipe: Recipe, own: Mapping[str, Loss], teacher: int, student: int) -> tuple[Recipe, str]:
-    """The recipe with the weight of ``cos`` that fits these widths where it gives none, and in words what is left out by that.
-
-    Raises Refusal, naming the weight, for a loss with a weight that compares hidden states of one width.
-    """
-    weights, left_out = recipe.objective.weights, ""
-    if weights.cos is None:
-        left_out = "" if teacher == student else f" (no cos, as the widths {student} and {teacher} differ)"
-        weights = dataclasses.replace(weights, cos=0.0 if left_out else COS)
-    table = {**loss_rows(recipe.objective.temperature), **own}
-    recipe = dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, weights=weights))
-    active = active_weights(recipe)
-    check_never_all_zero(active)
-    check_widths({name: find_loss(name, table) for name in active}, student, teacher)
-    return recipe, left_out
 
 
 def _settings(recipe: Recipe, task: Task) -> Any:

@@ -138,15 +138,7 @@ def build(
         learn(model, field="student.model")
         _check_model(model, recipe, task)
     else:
-        model, kept = make_student(
-            teacher,
-            section.layers,
-            config=section.config,
-            initial=section.initial,
-            calibration=calibration,
-            seed=recipe.seed,
-            dropout=section.dropout,
-        )
+        model, kept = make_student(teacher, section, calibration=calibration, seed=recipe.seed)
     if section.freeze is not None:
         freeze(model, section.freeze)
     if section.lora is not None:

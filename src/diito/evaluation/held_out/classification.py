@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from diito.evaluation.held_out.text import HeldOut, at_slots, rows_of_slots
 from diito.method.positions import has_label
 from diito.models.answers import label_names
+from diito.models.modes import eval_mode
 from diito.models.steps import accepted, logits_of
 
 _BINS = 15
@@ -44,20 +45,18 @@ class Predicted:
 @torch.no_grad()
 def predict(model: PreTrainedModel, held_out: HeldOut) -> Predicted:
     """The outputs of ``model`` in eval mode; its own mode is put back."""
-    training = model.training
-    model.eval()
-    held_out = held_out.for_models(model)
     logits, labels, labelled, rows, done = [], [], [], [], 0
-    for examples in held_out.batches():
-        batch = held_out.batch_of(examples, device=model.device)
-        outputs = logits_of(model(**accepted(model, batch))).float()
-        used = batch["slots"] >= 0
-        logits.append((at_slots(outputs, batch["slots"]) if outputs.ndim == 3 else outputs).cpu())
-        labels.append(batch["labels"][used].cpu())
-        labelled.append(has_label(batch["labels"])[used].cpu())
-        rows.append(done + rows_of_slots(batch["slots"]))
-        done += len(examples)
-    model.train(training)
+    with eval_mode(model):
+        held_out = held_out.for_models(model)
+        for examples in held_out.batches():
+            batch = held_out.batch_of(examples, device=model.device)
+            outputs = logits_of(model(**accepted(model, batch))).float()
+            used = batch["slots"] >= 0
+            logits.append((at_slots(outputs, batch["slots"]) if outputs.ndim == 3 else outputs).cpu())
+            labels.append(batch["labels"][used].cpu())
+            labelled.append(has_label(batch["labels"])[used].cpu())
+            rows.append(done + rows_of_slots(batch["slots"]))
+            done += len(examples)
     cat = (torch.cat(logits).double().numpy(), torch.cat(labels).numpy(), torch.cat(labelled).numpy())
     return Predicted(*cat, np.concatenate(rows))
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diito.evaluation.held_out.text import HeldOut
 from diito.models.layered import longest_sequence
+from diito.models.modes import eval_mode
 from diito.models.steps import accepted
 from diito.tasks.task import IGNORED
 
@@ -37,7 +38,8 @@ def continuations(
         if start < 1 or room < 1:
             continue
         ids = batch["input_ids"][0]
-        answers = {name: _continue(model, ids[:start], room) for name, model in models.items()}
+        with eval_mode(*models.values()):
+            answers = {name: _continue(model, ids[:start], room) for name, model in models.items()}
         texts = {"prompt": ids[:start], "text": ids[start : min(stop, start + room)], **answers}
         said.append({name: tokenizer.decode(tokens, skip_special_tokens=True).strip() for name, tokens in texts.items()})
     return said
@@ -60,12 +62,10 @@ def _room(model: PreTrainedModel, start: int) -> int:
 
 @torch.no_grad()
 def _continue(model: PreTrainedModel, prompt: Int[Tensor, " tokens"], room: int) -> Int[Tensor, " new"]:
-    """The most likely next token, ``room`` times or until the text ends; the model's mode is put back afterwards.
+    """The most likely next token, ``room`` times or until the text ends.
 
     Each by the model's own forward without a cache: transformers' generate fails for some hybrids of attention and state space.
     """
-    training = model.training
-    model.eval()
     settings = model.config if model.generation_config is None else model.generation_config
     ends = torch.tensor([] if settings.eos_token_id is None else settings.eos_token_id, dtype=torch.long, device=model.device)
     ids = prompt.unsqueeze(0).to(model.device)
@@ -75,7 +75,6 @@ def _continue(model: PreTrainedModel, prompt: Int[Tensor, " tokens"], room: int)
         ids = torch.cat([ids, following], dim=1)
         if torch.isin(following, ends).any():
             break
-    model.train(training)
     return ids[0, len(prompt) :].cpu()
 
 

@@ -32,6 +32,7 @@ from diito.method.positions import PositionRule, consecutive, derangement
 from diito.method.reach import reached
 from diito.method.swaps import SwapDraws
 from diito.models.layered import Layered, Run
+from diito.models.modes import eval_mode
 from diito.refusal import Refusal
 from diito.tasks.task import UNUSED
 
@@ -83,33 +84,29 @@ def interchange_counts(
     """
     _check_examples(held_out, 3 if references else 2)
     models = [model for model in (student, teacher, undistilled) if model is not None]
-    modes = [model.training for model in models]
-    for model in models:
-        model.eval()
-    held_out = held_out.for_models(*models)
-    swaps = SwapDraws(rule=rule, pairing=derangement, share=share, special_ids=special_ids)
-    names = [STUDENT]
-    if references:
-        names += [name for name in REFERENCES if name != "undistilled" or undistilled is not None]
-    sums = np.zeros((len(names), len(pairs), len(held_out.examples), 2, len(QUANTITIES)))
-    unswapped = np.zeros((len(held_out.examples), 2))
-    done = 0
-    for examples in tqdm(list(held_out.batches()), desc="interchange", unit=" batches", disable=None if progress else True):
-        draw = _draw(held_out, examples, swaps, device=student.device, with_donors=references)
-        theirs = _Runs(teacher, draw.base, draw.sources)
-        ours = {STUDENT: _Runs(student, draw.base, draw.sources)}
+    with eval_mode(*models):
+        held_out = held_out.for_models(*models)
+        swaps = SwapDraws(rule=rule, pairing=derangement, share=share, special_ids=special_ids)
+        names = [STUDENT]
         if references:
-            ours["no swap"] = ours[STUDENT]
-            ours["random donor"] = ours[STUDENT].with_sources(draw.donors)
-        if undistilled is not None:
-            ours["undistilled"] = _Runs(undistilled, draw.base, draw.sources)
-        batch_sums = _compare({name: ours[name] for name in names}, theirs, pairs, draw)
-        sums[:, :, done : done + len(examples)] = batch_sums
-        if references:
-            unswapped[done : done + len(examples)] = _agreement(ours[STUDENT], theirs, draw.base["slots"])
-        done += len(examples)
-    for model, mode in zip(models, modes, strict=True):
-        model.train(mode)
+            names += [name for name in REFERENCES if name != "undistilled" or undistilled is not None]
+        sums = np.zeros((len(names), len(pairs), len(held_out.examples), 2, len(QUANTITIES)))
+        unswapped = np.zeros((len(held_out.examples), 2))
+        done = 0
+        for examples in tqdm(list(held_out.batches()), desc="interchange", unit=" batches", disable=None if progress else True):
+            draw = _draw(held_out, examples, swaps, device=student.device, with_donors=references)
+            theirs = _Runs(teacher, draw.base, draw.sources)
+            ours = {STUDENT: _Runs(student, draw.base, draw.sources)}
+            if references:
+                ours["no swap"] = ours[STUDENT]
+                ours["random donor"] = ours[STUDENT].with_sources(draw.donors)
+            if undistilled is not None:
+                ours["undistilled"] = _Runs(undistilled, draw.base, draw.sources)
+            batch_sums = _compare({name: ours[name] for name in names}, theirs, pairs, draw)
+            sums[:, :, done : done + len(examples)] = batch_sums
+            if references:
+                unswapped[done : done + len(examples)] = _agreement(ours[STUDENT], theirs, draw.base["slots"])
+            done += len(examples)
     documents = held_out.documents.astype(np.int64)
     return Counts(tuple(names), tuple(pairs), sums, documents, unswapped if references else None)
 

@@ -24,6 +24,7 @@ from diito.evaluation.held_out.intervals import bootstrap_interval, by_document
 from diito.evaluation.held_out.text import LOGITS, HeldOut, at_slots, rows_of_slots
 from diito.method.losses import masked_cross_entropy
 from diito.models.layered import Layered
+from diito.models.modes import eval_mode
 from diito.models.steps import CannotRun, accepted
 from diito.refusal import Refusal
 
@@ -71,9 +72,11 @@ def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1, p
 
     In eval mode; the model's mode is put back afterwards.
     """
-    training = model.training
-    model.eval()
-    held_out = held_out.for_models(model)
+    with eval_mode(model):
+        return _token_losses(model, held_out.for_models(model), draws, progress)
+
+
+def _token_losses(model: PreTrainedModel, held_out: HeldOut, draws: int, progress: bool) -> TokenLosses:
     logits_at = _logits_at(model)
     count_bytes = getattr(held_out.batching, "count_bytes", None)
     counted: list[int] = []
@@ -96,7 +99,6 @@ def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1, p
             done += len(examples)
             bar.update(len(examples))
     bar.close()
-    model.train(training)
     size = None if count_bytes is None else np.asarray(counted, dtype=np.int64)
     return TokenLosses(losses, tokens, held_out.documents.astype(np.int64), size)
 
