@@ -451,6 +451,7 @@ class TestCache:
         assert corpus.statistics.tokens == corpus.statistics.sequences * 10 == 1_600_000 // 8 * 10
         assert not list((tmp_path / "cache").glob("*.partial-*"))
 
+    @pytest.mark.soak  # two starts of Python
     def test_two_processes_at_once(self, tmp_path: Path, tokenizer: Any) -> None:
         path = tmp_path / "a.txt"
         path.write_text((words(range(200)) + "\n") * 3_000, encoding="utf-8")

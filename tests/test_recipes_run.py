@@ -23,11 +23,12 @@ RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 WIDTH, LAYERS = 8, 12
 INPUTS = {"input_ids": torch.tensor([[2, 9, 4, 17, 31, 8, 3]])}
 SMALLER = "{num_hidden_layers: 4, hidden_size: 4, num_attention_heads: 1, intermediate_size: 8}"
-DEPTHS = {"quickstart": 3, "losses": 3, "classifier": 3, "decoder": 15}
+DEPTHS = {"quickstart": 3, "losses": 3, "classifier": 3}
 DEPTHS |= {"student-cut": 4, "student-random": 4, "student-lora": 3, "student-frozen": 3}
 EXTRA = {
     "student-cut": ["--student.config", SMALLER],
     "student-random": ["--student.config", SMALLER],
+    "decoder": ["--student.layers", "3"],
     "diito-middle": ["--student.layers", "3"],
     "diito-full": ["--corpus.share", "0.15", "--corpus.minimum_tokens", "5"],
     "diito-full-cos": ["--student.layers", "9"],
@@ -45,7 +46,7 @@ def of_its_task(task: str) -> dict[str, str]:
             "corpus.sources": rows[0],
             "evaluation.sources": rows[1],
         }
-    teacher = decoders.teacher(layers=30) if task == "causal-lm" else tiny.teacher(layers=LAYERS, width=WIDTH)
+    teacher = decoders.teacher(layers=6) if task == "causal-lm" else tiny.teacher(layers=LAYERS, width=WIDTH)
     texts = {"corpus.sources": f"[{tiny.corpus(200)}]", "evaluation.sources": f"[{tiny.corpus(20)}]"}
     return {"teacher.model": teacher, **texts}
 
