@@ -9,6 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import classifiers
+import decoders
+import pytest
 import tiny
 import torch
 import torch.distributed
@@ -26,32 +29,62 @@ from diito.run import learned as learned_module
 from diito.run.distill import distill
 from diito.training.callbacks import Interruption
 
-CASES = {
-    "blocks": {},
-    "lines": {"corpus.layout": "lines"},
-    "sources": {"intervention.pairing": "independent", "speed.precision": "bf16"},
-}
-# 47 blocks: 5 micro-batches of 2 × 4 an epoch, so 2 + 2 + 1 of them a step; 5 steps end inside the second epoch.
+CLASSIFIED = {"corpus.length": "24", "corpus.layout": "lines", "evaluation.sources": "[]"}
+
+
+def cases() -> dict[str, dict[str, str]]:
+    """Fields of the recipe by the name of a case."""
+    return {
+        "blocks": {},
+        "lines": {"corpus.layout": "lines"},
+        "sources": {"intervention.pairing": "independent", "speed.precision": "bf16"},
+        "decoder": {"task": "causal-lm", "teacher.model": decoders.teacher("qwen3"), "evaluation.continuations": "0"},
+        "classifier": CLASSIFIED
+        | {
+            "task": "sequence-classification",
+            "teacher.model": classifiers.teacher("bert"),
+            "corpus.sources": json.dumps([classifiers.source(classifiers.table(44))]),
+        },
+        "tagger": CLASSIFIED
+        | {
+            "task": "token-classification",
+            "teacher.model": classifiers.teacher("roberta", labels=classifiers.TAGS, tags=True),
+            "corpus.sources": f"[{classifiers.column_file(44)}]",
+        },
+    }
+
+
+# 40 to 47 rows: 5 micro-batches of 2 × 4 an epoch, so 2 + 2 + 1 of them a step; 5 steps end inside the second epoch.
 EPOCHS = {"training.steps": "5", "training.accumulation": "2", "student.dropout": "0.1"}
 STOPS = [2, 4]
 
 
 def test_two_ranks(tmp_path):
-    run_two_ranks(tmp_path)
-    for case in CASES:
+    check_two_ranks(tmp_path, "blocks", "sources", "classifier")
+
+
+@pytest.mark.soak
+def test_two_ranks_of_the_other_tasks(tmp_path):
+    check_two_ranks(tmp_path, "blocks", "lines", "decoder", "tagger")
+
+
+def check_two_ranks(tmp_path: Path, *names: str) -> None:
+    run_two_ranks(tmp_path, names)
+    for case in names:
         stopped_by_a_signal_to_one_and_resumed_they_equal_two_that_were_not(case, tmp_path)
-    they_have_the_same_student_and_count_the_tokens_of_both(tmp_path)
+    they_have_the_same_student_and_count_the_tokens_of_both(tmp_path, names)
     gradients_are_the_average_of_their_own(tmp_path)
     the_alignment_is_drawn_once_for_both_and_the_positions_for_each(tmp_path)
     an_alignment_that_is_chosen_is_that_of_the_first(tmp_path)
 
 
-def run_two_ranks(folder: Path) -> None:
+def run_two_ranks(folder: Path, names: tuple[str, ...]) -> None:
     """Run this file as a script under torchrun; it fills the folder. Once: starting it costs more than all it does."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
         "TINY_RECIPE": tiny.recipe_file(),
+        "TINY_CASES": json.dumps({name: cases()[name] for name in names}),
         "HF_HUB_OFFLINE": "1",
     }
     launch = ["torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
@@ -76,8 +109,8 @@ def stopped_by_a_signal_to_one_and_resumed_they_equal_two_that_were_not(case: st
         assert newest == [f"checkpoint-{step}" for step in STOPS]
 
 
-def they_have_the_same_student_and_count_the_tokens_of_both(ran: Path) -> None:
-    for case in CASES:
+def they_have_the_same_student_and_count_the_tokens_of_both(ran: Path, names: tuple[str, ...]) -> None:
+    for case in names:
         assert of_rank(ran, 0)["students"][case] == of_rank(ran, 1)["students"][case]
     assert [line["tokens"] for line in tiny.metrics(ran / "straight" / "blocks")] == [
         2 * 4 * 16 * micro_batches for micro_batches in (2, 4, 5, 7, 9)
@@ -133,7 +166,7 @@ def stop_and_resume(folder: Path, report: dict) -> None:
     students: list[torch.nn.Module] = []
     train = distill_module.train
     distill_module.train = lambda recipe, parts, *rest: (students.append(parts.student), train(recipe, parts, *rest))[1]
-    for case, overrides in CASES.items():
+    for case, overrides in json.loads(os.environ["TINY_CASES"]).items():
         stop_at(None)
         assert distill(recipe_for(folder / "straight", case, overrides)) == 0
         report["students"][case] = [float(value.double().sum()) for value in students[-1].parameters()]
