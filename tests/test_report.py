@@ -191,6 +191,21 @@ def test_verdicts():
     assert verdict("Small batches").verdict == "untested"
 
 
+def test_claims_about_classifiers_are_made_on_what_classifiers_are_measured_by():
+    rows = [STANDARD, FULL, row("t", "token-swap")]
+    values = {"s": (0.80, 0.81, 0.80), "f": (0.90, 0.91, 0.92), "t": (0.70, 0.71, 0.70)}
+    evaluations = [
+        evaluation(name, "classification", {"models": {"student": {"accuracy": value}}}, seed=seed)
+        for name, scores in values.items()
+        for seed, value in enumerate(scores)
+    ]
+    found = {each.claim: each for each in verdicts(measured(rows, evaluations))}
+    assert not any("perplexity" in claim or "GLUE" in claim for claim in found)
+    assert found["Control: DIITO FULL beats token swap (accuracy)"].verdict == "confirmed"
+    assert "DIITO FULL: +10.67" in found["Every alignment beats standard distillation (accuracy)"].evidence
+    assert table_1(measured(rows, evaluations)).title == "All conditions"
+
+
 def test_a_verdict_needs_every_condition_and_run_and_more_than_one_seed():
     rows = [STANDARD, FULL, row("m", "middle"), row("l", "late")]
     whole = perplexities("s", 16.0) + perplexities("f", 14.0) + perplexities("l", 14.5)

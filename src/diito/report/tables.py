@@ -24,7 +24,8 @@ def table_1(measured: Measured) -> Table:
     header = ["", *(glue if metric == "glue" else METRICS[metric].name for metric in metrics)]
     note = "Mean ± standard deviation over the runs. In brackets the paper's figure, where there is one for the row; "
     note += f"{MISSING} is a cell without a finished run, and a count such as (2/3) says that runs are missing."
-    return Table("table-1", "All conditions (the paper's Table 1)", note, header, _grouped(measured, metrics))
+    of_the_paper = " (the paper's Table 1)" if measured.main == "perplexity" else ""
+    return Table("table-1", f"All conditions{of_the_paper}", note, header, _grouped(measured, metrics))
 
 
 def table_2(measured: Measured) -> Table:
