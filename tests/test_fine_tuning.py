@@ -279,7 +279,8 @@ def test_a_length_beyond_the_models_positions_is_refused_before_anything_is_load
 def test_a_model_that_is_fine_tuned_for_other_labels_is_refused(three_labels):
     message = (
         f"MODEL: {three_labels!r} is a BertForSequenceClassification with 3 labels (LABEL_0, LABEL_1, LABEL_2), "
-        "but the task needs 2{} from AutoModelForSequenceClassification; give a model that is not fine-tuned yet"
+        "but the task needs 2{} from AutoModelForSequenceClassification; give a model that is not fine-tuned yet, "
+        "or measure this one as it is with: diito evaluate classification"
     )
     source = ModelSource(three_labels)
     assert refusal(tune, source=source) == message.format(" (no, yes)")
