@@ -73,8 +73,8 @@ def test_literal_json_to_literal_markdown():
         "| DIITO FULL | 14.25 ± 0.35 (2/3) [13.59 ± 0.25] |\n"
         "| DIITO MIDDLE | – [14.32 ± 0.12] |\n"
         "\n"
-        "Mean ± standard deviation over the runs. In brackets the paper's figure, where there is one for the row; – is a cell "
-        "without a finished run, and a count such as (2/3) says that runs are missing.\n"
+        "Mean ± standard deviation over the runs. In brackets the paper's figure, where there is one for the row. –: no finished "
+        "run, or a figure that the row does not have; a count such as (2/3): runs are missing.\n"
     )
 
 
@@ -203,7 +203,8 @@ def test_claims_about_classifiers_are_made_on_what_classifiers_are_measured_by()
     assert not any("perplexity" in claim or "GLUE" in claim for claim in found)
     assert found["Control: DIITO FULL beats token swap (accuracy)"].verdict == "confirmed"
     assert "DIITO FULL: +10.67" in found["Every alignment beats standard distillation (accuracy)"].evidence
-    assert table_1(measured(rows, evaluations)).title == "All conditions"
+    table = table_1(measured(rows, evaluations))
+    assert table.title == "All conditions" and "× 100" in table.note
 
 
 def test_a_verdict_needs_every_condition_and_run_and_more_than_one_seed():

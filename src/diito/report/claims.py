@@ -85,7 +85,7 @@ def _against_standard(measured: Measured, claim: str, rows: Sequence[Row]) -> Ve
         for row in rows
         if row["method"] in _VARIANTS and (standard := measured.standard_of(row)) is not None
     ]
-    return _judge(claim, compared, measured.main, missing=_missing_alignments(rows))
+    return _judge(claim, compared, measured.main, missing=_missing_alignments(rows) if rows else ())
 
 
 def _richest(measured: Measured, rows: Sequence[Row], name: str) -> Verdict:
