@@ -73,8 +73,8 @@ def test_literal_json_to_literal_markdown():
         "| DIITO FULL | 14.25 ± 0.35 (2/3) [13.59 ± 0.25] |\n"
         "| DIITO MIDDLE | – [14.32 ± 0.12] |\n"
         "\n"
-        "Mean ± standard deviation over the runs. In brackets the paper's figure, where there is one for the row. –: no finished "
-        "run, or a figure that the row does not have; a count such as (2/3): runs are missing.\n"
+        "Mean ± standard deviation over the runs. In brackets the paper's figure, where there is one for the row. –: no "
+        "finished run, or a figure that the row does not have; a count such as (2/3): runs are missing.\n"
     )
 
 

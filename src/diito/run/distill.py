@@ -82,7 +82,10 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
                     _say_where(folder)
                 if main:
                     folder.start(resume=resume, manifest=manifest)
-            return _run(recipe, parts, folder, arguments)
+            try:
+                return _run(recipe, parts, folder, arguments)
+            except KeyboardInterrupt:  # while measuring, or a second time in a step: what was saved before is whole
+                return _stop(main, f"interrupted; continue with: {_resume_command(folder)}", code=130)
     except FloatingPointError as error:
         return _stop(main, f"{error}; training stopped", code=1)
     except CannotWrite as error:
