@@ -68,7 +68,8 @@ class DistillationObjective(nn.Module):
     ``losses``: further losses by name, or others in place of the paper's. ``reach``: which slots a swap can change; the others
     are out of the counterfactual losses; None: all slots of a row, of a causal language model those at or behind the swap.
     ``words``: size of the vocabulary that student and teacher share, where their logits differ in number (the same tokenizer,
-    padded differently).
+    padded differently). ``compared``: the alignment by which losses of states compare layers where their options name none;
+    None: Π.
 
     Raises ValueError, naming the recipe's field, for values no batch could make right.
     """
@@ -95,6 +96,7 @@ class DistillationObjective(nn.Module):
         losses: Mapping[str, Loss] | None = None,
         reach: Reach | None = None,
         words: int | None = None,
+        compared: Alignment | None = None,
         seed: int = 42,
     ) -> None:
         super().__init__()
@@ -108,7 +110,7 @@ class DistillationObjective(nn.Module):
         self.weights = named_weights(weights)
         self.answers = answers_of(student)
         table = {**loss_rows(temperature, self.answers, options), **(losses or {})}
-        self.losses = make_losses(self.weights, table, student, teacher, alignment, seed=seed)
+        self.losses = make_losses(self.weights, table, student, teacher, compared or alignment, seed=seed)
         self.loss_modules = modules_of(self.losses)
         """What losses train beside the student, such as projections: saved beside it, and no part of it."""
         self.tokens = tokens

@@ -89,6 +89,8 @@ class Parts:
     corpus: Corpus
     held_out: HeldOut | None
     plan: Plan
+    compared: Alignment | None = None
+    """The alignment by which losses of states compare layers."""
     words: int | None = None
     """How many words the logits of both have in common, where they differ in number."""
     kept: Cut | None = None
@@ -223,6 +225,7 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
         corpus,
         held_out,
         plan,
+        compared=compared,
         words=planned.words(surveyed.sizes, tokenizer),
         kept=student.kept,
     )
@@ -277,6 +280,7 @@ def _objective(recipe: Recipe, parts: Parts, teacher: PreTrainedModel) -> Distil
         special_ids=parts.task.special_ids(parts.tokenizer),
         reach=parts.task.reach,
         words=parts.words,
+        compared=parts.compared,
         source_positions=intervention.source_positions,
         control=intervention.control,
         seed=recipe.seed,
