@@ -10,6 +10,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from diito.cli import main
+from diito.evaluation.held_out import classification
 from diito.models.student import build_student
 from diito.recipe.checks import check
 from diito.recipe.file import read
@@ -36,6 +37,26 @@ def test_a_student_and_its_teacher_are_measured_together(student, tmp_path):
     ours, theirs = measurement["result"]["models"].values()
     assert {"accuracy", "f1", "matthews", "ece", "agreement"} == ours.keys() == {*theirs, "agreement"}
     assert measurement["result"]["examples"] == 20
+
+
+def test_each_model_predicts_once_however_much_is_measured_of_it(student, tmp_path, monkeypatch):
+    predict, asked = classification._predict, []
+    monkeypatch.setattr(classification, "_predict", lambda model, held_out: asked.append(1) or predict(model, held_out))
+    output = str(tmp_path / "results.json")
+    assert evaluate("classification", student, "--teacher", classifiers.teacher(), "--output", output) == 0
+    assert len(asked) == 2
+    tagger = classifiers.teacher(labels=classifiers.TAGS, tags=True)
+    assert evaluate("classification", tagger, "--output", output, source=classifiers.column_file()) == 0
+    assert len(asked) == 3
+
+
+def test_what_the_model_is_comes_before_what_the_text_lacks(tmp_path, capsys):
+    """A tagger asked for its perplexity would say first that the text is no column file."""
+    text = tmp_path / "text.txt"
+    text.write_text("w1 w2 w3\nw4\n")
+    tagger = classifiers.teacher(labels=classifiers.TAGS, tags=True)
+    assert main(["evaluate", "perplexity", tagger, "--sources", str(text)]) == 2
+    assert "measure it with: diito evaluate classification" in capsys.readouterr().err
 
 
 def test_the_same_texts_with_other_labels_are_measured_anew(tmp_path):

@@ -96,7 +96,7 @@ def test_other_errors_keep_their_traceback(calls):
 def test_an_interruption_before_training(calls, capsys):
     calls.answer = KeyboardInterrupt()
     assert cli.main(["distill", RECIPE]) == 130
-    assert capsys.readouterr().err == "diito: interrupted\n"
+    assert capsys.readouterr().err == "diito: interrupted; the same command again goes on with what is not done\n"
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ class TestBlocks:
         assert (statistics.documents, statistics.documents_used, statistics.sequences) == (3, 3, 3)
         assert (statistics.tokens, statistics.longest, statistics.mean_length) == (18, 6, 6.0)
         assert statistics.dropped == {"tokens that fill no block": 2}
-        assert "3 of 3 documents gave 3 blocks of 6.0 tokens" in str(statistics)
+        assert "3 of 3 documents gave 3 blocks of 6 tokens" in str(statistics)
         assert "2 tokens that fill no block" in statistics.describe()
 
     @pytest.mark.parametrize("workers", [1, 2])

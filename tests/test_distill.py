@@ -405,3 +405,18 @@ def test_measuring_while_training_needs_held_out_text(field, tmp_path):
     with pytest.raises(ValueError, match=rf"^{field}: needs held-out text"):
         tiny.run(tmp_path, {**small, field: "2"})
     assert not (tmp_path / "tiny").exists()
+
+
+def test_an_interruption_while_measuring_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    """Nothing is trained yet, but the run is there, and the same command alone would be refused."""
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    recipe = tiny.recipe(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(distill_module, "_measure_before", interrupted)
+        assert distill(recipe) == 130
+    folder = tmp_path / recipe.name
+    assert f"interrupted; continue with: diito distill {folder / 'recipe.yaml'} --resume" in capsys.readouterr().err
+    assert distill(recipe, resume=True) == 0 and (folder / "student" / "config.json").is_file()

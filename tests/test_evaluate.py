@@ -331,7 +331,7 @@ EMBEDDED = "embedded:teacher-minilm-mlm"
     [
         (["evaluate", "glu", "x"], "KIND: 'glu' is not known; did you mean glue?"),
         (["evaluate", "glue"], "the following arguments are required: MODEL"),
-        (["evaluate", "glue", "x", "--taks", "[rte]"], "taks: unknown key; did you mean tasks?"),
+        (["evaluate", "glue", "x", "--taks", "[rte]"], "--taks: unknown flag; did you mean --tasks?"),
         (["evaluate", "glue", "x", "--seeds", "three"], "--seeds: 'three' is not a whole number"),
         (["evaluate", "perplexity", "x", "--layout", "rows"], "--layout: 'rows' is not one of blocks, lines"),
         (["evaluate", "perplexity", EMBEDDED, "--sources", "[no.txt]"], "--sources: no file matches 'no.txt'"),
@@ -409,6 +409,16 @@ def test_models_and_texts_that_do_not_fit(student, glue_folder, tmp_path, capsys
         answer = refusal(capsys, *argv)
         assert sentence in answer, (argv, answer)
     assert not (tmp_path / "r.json").exists()
+
+
+def test_a_length_that_is_not_given_fits_the_models(tmp_path, capsys):
+    """The teachers have 64 positions, and the shorter of two decides."""
+    output, short = tmp_path / "r.json", short_teacher(tmp_path)
+    for given, length in (([], 64), (["--against", short], 12)):
+        argv = ["evaluate", "perplexity", tiny.teacher(), "--output", str(output), "--sources", tiny.corpus(), "--draws", "1"]
+        assert cli.main([*argv, *given]) == 0
+        assert f"length: {length} tokens" in capsys.readouterr().err
+        assert measurements(output)[-1]["identity"]["length"] == length
 
 
 def test_a_model_that_cannot_be_run_layer_by_layer_has_a_perplexity_too(tmp_path, monkeypatch):

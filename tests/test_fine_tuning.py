@@ -279,7 +279,8 @@ def test_a_length_beyond_the_models_positions_is_refused_before_anything_is_load
 def test_a_model_that_is_fine_tuned_for_other_labels_is_refused(three_labels):
     message = (
         f"MODEL: {three_labels!r} is a BertForSequenceClassification with 3 labels (LABEL_0, LABEL_1, LABEL_2), "
-        "but the task needs 2{} from AutoModelForSequenceClassification; give a model that is not fine-tuned yet"
+        "but the task needs 2{} from AutoModelForSequenceClassification; give a model that is not fine-tuned yet, "
+        "or measure this one as it is with: diito evaluate classification"
     )
     source = ModelSource(three_labels)
     assert refusal(tune, source=source) == message.format(" (no, yes)")
@@ -479,12 +480,12 @@ def test_a_folder_without_any_task_and_no_folder(tmp_path):
     ("change", "message"),
     [
         ({"seeds": []}, "seeds: the list is empty; give at least one, such as [42]"),
-        ({"epochs": 0}, "epochs: 0 must be above 0"),
-        ({"epochs": -1.5}, "epochs: -1.5 must be above 0"),
-        ({"learning_rate": 0.0}, "learning_rate: 0.0 must be above 0"),
-        ({"batch": 0}, "batch: 0 must be above 0"),
-        ({"examples": 0}, "examples: 0 must be above 0"),
-        ({"limit": 0}, "limit: 0 must be above 0"),
+        ({"epochs": 0}, "epochs: 0.0 must be a finite number above 0"),
+        ({"epochs": -1.5}, "epochs: -1.5 must be a finite number above 0"),
+        ({"learning_rate": 0.0}, "learning_rate: 0.0 must be a finite number above 0"),
+        ({"batch": 0}, "batch: 0 must be at least 1"),
+        ({"examples": 0}, "examples: 0 must be at least 1"),
+        ({"limit": 0}, "limit: 0 must be at least 1"),
         ({"length": 7}, "length: 7 must be at least 8"),
         (
             {"tasks": ["RTE"]},
@@ -498,7 +499,8 @@ def test_bad_settings(change, message, glue):
 
 def test_a_length_beyond_the_models_positions_makes_no_job(glue):
     expected = f"length: 128 tokens, but {tiny.teacher()} has positions for 64; give at most 64 for rte"
-    assert refusal(jobs, glue, length=None) == expected
+    assert refusal(jobs, glue, length=128) == expected
+    assert identity(glue, length=None)["length"] == 64  # where none is given it fits the model
 
 
 def test_an_empty_list_of_tasks_is_called_so(glue):
@@ -507,7 +509,7 @@ def test_an_empty_list_of_tasks_is_called_so(glue):
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_that_cannot_be_set_makes_no_job(seed, glue):
-    assert refusal(jobs, glue, seeds=[seed]).startswith("seeds:")
+    assert refusal(jobs, glue, seeds=[seed]).startswith("seeds[0]:")
 
 
 def test_a_model_fine_tuned_for_other_labels_makes_no_job(glue, three_labels):

@@ -20,7 +20,7 @@ from diito.recipe.file import dump, read
 from diito.refusal import Refusal, Refusals, refusals_of
 from diito.run.distill import distill
 from diito.run.manifest import fixed_fields
-from diito.run.parts import prepare
+from diito.run.parts import check_reached, prepare
 from diito.training.arguments import training_arguments
 
 HIDDEN = {
@@ -78,9 +78,20 @@ def test_projections_are_read_back_beside_an_adapter(tmp_path):
 
 def test_losses_that_nothing_trained_can_change_are_refused_in_a_sentence(tmp_path):
     given = {"student.freeze": "[embeddings, layers]", "objective.weights": "{task: 0, ce: 0, cos: 1, causal_ce: 0}"}
-    _, trainer = tiny.parts_and_trainer(tiny.recipe(tmp_path, given))
-    with pytest.raises(Refusal, match=r"^objective\.weights: none of them depends on what of the student is trained"):
-        trainer.train()
+    recipe = tiny.recipe(tmp_path, given)
+    parts, trainer = tiny.parts_and_trainer(recipe)
+    for refused in (trainer.train, lambda: check_reached(recipe, parts)):  # the second one before anything is measured
+        with pytest.raises(Refusal, match=r"^objective\.weights: none of them depends on what of the student is trained"):
+            refused()
+
+
+def test_a_shuffled_alignment_leaves_the_layers_that_losses_of_states_compare(tmp_path):
+    found = {}
+    for shuffled in ("false", "true"):
+        given = {**HIDDEN, "objective.options": "{hidden: {measure: mse}}", "alignment.shuffled": shuffled}
+        parts, trainer = tiny.parts_and_trainer(tiny.recipe(tmp_path, given))
+        found[shuffled] = (parts.alignment.as_dict(), trainer.objective.losses["hidden"].layers)
+    assert found["false"][0] != found["true"][0] and found["false"][1] == found["true"][1]
 
 
 def test_a_schedule_is_a_function_of_the_step_and_costs_nothing_while_it_is_0(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datasets
+import decoders
 import pytest
 import tiny
 import torch
@@ -17,6 +18,8 @@ from transformers import (
 )
 
 import diito
+from diito.method.reach import reach_of_a_decoder
+from diito.tasks.causal_lm import NextTokens
 
 LENGTHS = [5, 9, 7, 12, 6, 8, 11, 10]
 
@@ -231,3 +234,36 @@ def test_the_student_of_an_objective_saves_as_an_ordinary_model(tmp_path):
     module = objective()
     module.student.save_pretrained(tmp_path)
     assert tiny.same(AutoModelForMaskedLM.from_pretrained(tmp_path).state_dict(), module.student.state_dict())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_decoder_reads_the_labels_of_transformers_collator_as_the_next_tokens(family):
+    """Each token is its own label there; the same as the task's slots, and a swap is felt behind it alone."""
+    teacher = decoders.build(family, layers=4)
+    made = diito.DistillationObjective(
+        diito.build_student(teacher, layers=2),
+        teacher,
+        diito.Alignment.full(teacher_layers=4, student_layers=2),
+        special_ids=[],
+    ).eval()
+    ids = torch.tensor([[5, 9, 7, 30, 31, 8], [6, 5, 44, 9, 12, 13]])
+    given = made({"input_ids": ids, "labels": ids.clone()}, step=0)
+    batch = NextTokens(pad_token_id=0).batch({"input_ids": ids}, generator=torch.Generator())
+    slots = {name: batch[name] for name in ("input_ids", "slots", "labels")}
+    assert made(slots, step=0)["task"].item() == pytest.approx(given["task"].item(), abs=1e-6)
+    assert given["causal_ce"].item() == pytest.approx(made(slots, step=0)["causal_ce"].item(), abs=1e-6)
+    assert made.reach is reach_of_a_decoder
+    at_the_slots = torch.where(torch.arange(6) < 5, ids.roll(-1, 1), -100)  # those of the slots stay where they are
+    assert made({"input_ids": ids, "labels": at_the_slots}, step=0)["task"].item() == given["task"].item()
+
+
+def test_the_trainer_gives_a_decoder_the_next_tokens_though_its_tokenizer_has_a_mask(tmp_path):
+    teacher = decoders.build("llama", layers=4)
+    made = diito.DistillationObjective(
+        diito.build_student(teacher, layers=2), teacher, diito.Alignment.full(teacher_layers=4, student_layers=2)
+    )
+    rows = datasets.Dataset.from_dict({"input_ids": sequences()})
+    trainer = diito.DistillationTrainer(
+        made, arguments(tmp_path), train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(tiny.teacher())
+    )
+    assert isinstance(trainer.batching, NextTokens)

@@ -206,7 +206,7 @@ def test_what_does_not_fit_is_refused_with_its_line(text, line, sentence, tmp_pa
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("# nothing\n", "FILE: the recipe is empty; see the recipes/ folder for complete ones"),
+        ("# nothing\n", "FILE: the recipe is empty; diito init writes one to start from"),
         (
             "name: a\n---\nname: b\n",
             "FILE, line 2: not valid YAML: expected a single document in the stream, but found another document",

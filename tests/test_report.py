@@ -73,8 +73,8 @@ def test_literal_json_to_literal_markdown():
         "| DIITO FULL | 14.25 ± 0.35 (2/3) [13.59 ± 0.25] |\n"
         "| DIITO MIDDLE | – [14.32 ± 0.12] |\n"
         "\n"
-        "Mean ± standard deviation over the runs. In brackets the paper's figure, where there is one for the row; – is a cell "
-        "without a finished run, and a count such as (2/3) says that runs are missing.\n"
+        "Mean ± standard deviation over the runs. In brackets the paper's figure, where there is one for the row. –: no "
+        "finished run, or a figure that the row does not have; a count such as (2/3): runs are missing.\n"
     )
 
 
@@ -189,6 +189,22 @@ def test_verdicts():
     assert verdict("Control: DIITO FULL beats a shuffled").verdict == "untested"
     assert verdict("The gains hold with 15 %").verdict == "untested"
     assert verdict("Small batches").verdict == "untested"
+
+
+def test_claims_about_classifiers_are_made_on_what_classifiers_are_measured_by():
+    rows = [STANDARD, FULL, row("t", "token-swap")]
+    values = {"s": (0.80, 0.81, 0.80), "f": (0.90, 0.91, 0.92), "t": (0.70, 0.71, 0.70)}
+    evaluations = [
+        evaluation(name, "classification", {"models": {"student": {"accuracy": value}}}, seed=seed)
+        for name, scores in values.items()
+        for seed, value in enumerate(scores)
+    ]
+    found = {each.claim: each for each in verdicts(measured(rows, evaluations))}
+    assert not any("perplexity" in claim or "GLUE" in claim for claim in found)
+    assert found["Control: DIITO FULL beats token swap (accuracy)"].verdict == "confirmed"
+    assert "DIITO FULL: +10.67" in found["Every alignment beats standard distillation (accuracy)"].evidence
+    table = table_1(measured(rows, evaluations))
+    assert table.title == "All conditions" and "× 100" in table.note
 
 
 def test_a_verdict_needs_every_condition_and_run_and_more_than_one_seed():

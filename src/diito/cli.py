@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"diito: {error}; {remedy(error)} and run the same command again", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("diito: interrupted", file=sys.stderr)
+        print("diito: interrupted; the same command again goes on with what is not done", file=sys.stderr)
         return 130
     except Exception as error:  # a full disk shows anywhere, at the screen's own lines too, where these go into a file
         if not is_full(error):

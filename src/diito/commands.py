@@ -176,7 +176,7 @@ def add_evaluate(parser: Parser) -> None:
         one = kinds.add_parser(kind, help=text, description=text)
         one.add_argument("model", metavar="MODEL", help="hub id or folder, such as runs/quickstart/student")
         one.set_defaults(parser=one)
-        one.add_section(settings, "what is measured")
+        one.add_section(settings, "what is measured", in_files=False)
         one.add_settings(EvaluateSettings)
 
 
@@ -191,7 +191,7 @@ def add_check(parser: Parser) -> None:
 
 def add_align(parser: Parser) -> None:
     """The flags of ``align``."""
-    parser.add_section(AlignSettings, "what is measured", without=("teacher", "map"))
+    parser.add_section(AlignSettings, "what is measured", without=("teacher", "map"), in_files=False)
     parser.add_settings(EvaluateSettings)
 
 

@@ -48,7 +48,9 @@ class Statistics:
         """Two readable lines."""
         read = "rows" if self.layout == "examples" else "documents"
         used = f"{self.documents_used:,} of {self.documents:,} {read}"
-        made = f"{self.sequences:,} {self.layout} of {self.mean_length:,.1f} tokens (longest {self.longest:,})"
+        alike = self.mean_length == self.longest
+        length = f"{self.longest:,} tokens" if alike else f"{self.mean_length:,.1f} tokens (longest {self.longest:,})"
+        made = f"{self.sequences:,} {self.layout} of {length}"
         left = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count) or "nothing"
         told = f"{used} gave {made}, {self.tokens:,} tokens in all\nleft out: {left}"
         return told + (f"\nlabels: {self.answers}" if self.answers else "")

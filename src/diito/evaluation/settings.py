@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from diito.recipe.fields import Alias
+from annotated_types import Ge, Lt
+
+from diito.recipe.fields import AboveZero, Alias, Count, CountOrNever, Length, Share
 from diito.recipe.sections import AlignmentSection, SourceSection
 from diito.refusal import Refusal
 
@@ -41,18 +43,18 @@ class HeldOutSettings:
     """Held-out text, as in a recipe's ``corpus.sources``. A plain string is a local path."""
     layout: Literal["blocks", "lines"] = "blocks"
     """blocks: text joined and cut to ``length``. lines: one line a sequence; conversations always are."""
-    length: int = 512
-    """Tokens of a block, or of the longest line."""
+    length: Length | None = None
+    """Tokens of a block, or of the longest line; null: 512, or as many as the models have positions for."""
     assistant_only_loss: bool = True
     """Conversations, and prompts with completions: what the assistant says is measured, or the completion; false measures all
     of it."""
-    limit: int | None = None
+    limit: Count | None = None
     """How many blocks or lines, spread evenly over the text; null takes all."""
-    batch: int = 16
+    batch: Count = 16
     """Blocks at a time (the results do not depend on it)."""
     seed: int = 42
     """Masks and swaps are functions of this seed and of the number of the block."""
-    workers: int = 2
+    workers: Count = 2
     """Processes that tokenise."""
     task: str | None = None
     """What the model is for: masked-lm, causal-lm or a task of your own; null: what the head it was saved with is for."""
@@ -61,6 +63,8 @@ class HeldOutSettings:
     blocks: InitVar[int | None] = _NOT_GIVEN
     """The name of ``limit`` in diito 0.1."""
 
+    LENGTH: ClassVar[int] = 512
+    """What ``length`` is where the models have positions for it and nothing else is given."""
     ALIASES: ClassVar[Mapping[str, Alias]] = {"blocks": Alias(("limit",))}
 
     def __post_init__(self, blocks: int | None) -> None:
@@ -75,10 +79,10 @@ class HeldOutSettings:
 class PerplexitySettings(HeldOutSettings):
     """Perplexity of masked words, or of next tokens: exp of their mean cross-entropy."""
 
-    stride: int | None = None
+    stride: Count | None = None
     """causal-lm: tokens from the beginning of a block to that of the next, so that all but the first block's are predicted with
     at least length - stride tokens before them; null: blocks do not overlap."""
-    draws: int = 3
+    draws: Count = 3
     """masked-lm: independent draws of the masks; the perplexity is that of all together, the spread is between them."""
     against: str | None = None
     """A second model (hub id or folder): both are measured on the same masks, and the difference gets an interval."""
@@ -92,21 +96,23 @@ class ClassificationSettings(HeldOutSettings):
     sources: list[SourceSection | str] = field(default_factory=list)
     """Labelled examples, as in a recipe's ``corpus.sources``: ``[{path: dev.tsv, column: sentence, label: label}]``, or column
     files for a tagger."""
-    length: int = 128
-    """Tokens of an example; longer ones are cut."""
+    length: Length | None = None
+    """Tokens of an example, longer ones are cut; null: 128, or as many as the models have positions for."""
     teacher: str | None = None
     """The teacher: hub id or folder."""
     teacher_revision: str | None = None
     """Hub revision (branch, tag or commit) of the teacher."""
+
+    LENGTH: ClassVar[int] = 128
 
 
 @dataclass
 class InterchangeSettings(HeldOutSettings):
     """Interchange-intervention accuracy of a student with its teacher."""
 
-    length: int = 128
-    """Tokens of a block, or of the longest line."""
-    limit: int | None = 200
+    length: Length | None = None
+    """Tokens of a block, or of the longest line; null: 128, or as many as the models have positions for."""
+    limit: Count | None = 200
     """How many blocks or lines, spread evenly over the text; null takes all."""
     teacher: str | None = None
     """The teacher: hub id, folder, or embedded:teacher-minilm-mlm."""
@@ -117,13 +123,15 @@ class InterchangeSettings(HeldOutSettings):
     alignment: AlignmentSection = field(default_factory=AlignmentSection)
     positions: Literal["consecutive", "random", "masked", "prefix-end"] = "consecutive"
     """Which eligible tokens of a row are swapped."""
-    share: float = 0.3
+    share: Share = 0.3
     """Share of a row's eligible tokens that is swapped, at least one."""
     student_layers: int | list[int] | str | None = None
     """The teacher layers that the student was made of, as in a recipe's ``student.layers``: they make the undistilled student.
     null: layer i from teacher layer floor(i * L_T / n)."""
     figure: str | None = None
     """File of the heat map (.png, .pdf, .svg); null: beside the results file."""
+
+    LENGTH: ClassVar[int] = 128
 
 
 @dataclass
@@ -153,19 +161,19 @@ class FineTuningSettings:
 
     data: str | None = None
     """Local folder with the data; null loads it from the hub."""
-    seeds: list[int] = field(default_factory=lambda: [42])
+    seeds: list[Annotated[int, Ge(0), Lt(2**32)]] = field(default_factory=lambda: [42])
     """A fine-tuning for each seed; the paper used 111, 222, 333, 444, 555."""
-    epochs: float | None = None
+    epochs: AboveZero | None = None
     """Passes over the training rows."""
-    learning_rate: float | None = None
+    learning_rate: AboveZero | None = None
     """Highest learning rate; it falls linearly to 0."""
-    batch: int | None = None
+    batch: Count | None = None
     """Rows of a batch."""
-    length: int | None = None
-    """Most tokens of a sequence, special tokens included."""
-    examples: int | None = None
+    length: Annotated[int, Ge(8)] | None = None
+    """Most tokens of a sequence, special tokens included; null: the paper's, or as many as the model has positions for."""
+    examples: Count | None = None
     """Training rows that are used, the same ones for every model and seed; null takes all."""
-    limit: int | None = None
+    limit: Count | None = None
     """How many rows of each scored split, spread evenly over it; null takes all."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: autocast. auto: bf16 on an accelerator, fp32 on the CPU."""
@@ -199,11 +207,11 @@ class HarnessSettings:
     """Its tasks and groups, such as ``[lambada_openai, arc_easy]``, or those of your own in ``include_path``."""
     include_path: str | None = None
     """Folder with the .yaml files of tasks of your own; code that they name is run."""
-    num_fewshot: int | None = None
+    num_fewshot: CountOrNever | None = None
     """Solved examples before each; null takes what the task says."""
-    limit: int | None = None
+    limit: Count | None = None
     """How many examples of each task, the first ones; null takes all."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Examples at a time."""
     apply_chat_template: bool = False
     """true asks through the tokenizer's chat template."""

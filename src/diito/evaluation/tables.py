@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from diito.evaluation.held_out.maps import SCORES, matrix
@@ -22,6 +22,8 @@ from diito.suites.glue import glue_mean, missing_tasks
 from diito.tables import MISSING, Table, interval, number
 
 _INTERCHANGE = {"iia": "IIA", "effective_iia": "effective", "counterfactual_kl": "KL", "efficacy": "efficacy"}
+_PREDICTED = {"sequence-classification": "examples", "token-classification": "words"}
+"""What a prediction is about, of tasks whose predictions are no tokens."""
 
 
 def fine_tuning_tables(settings: FineTuningSettings, measurements: Sequence[Measurement]) -> list[Table]:
@@ -99,10 +101,10 @@ def perplexity_tables(settings: PerplexitySettings, measurements: Sequence[Measu
         "s.d. of draws",
         *(["bits/byte"] if by_byte else []),
         "tokens",
-        "documents",
+        "texts",
     )
     rows: list[Sequence[str]] = []
-    below = []
+    below = [_rows_in_words(measurements[0].identity)]
     for each in measurements:
         result = each.result
         bounds = interval(result["interval"])
@@ -118,29 +120,38 @@ def perplexity_tables(settings: PerplexitySettings, measurements: Sequence[Measu
     return [Table("perplexity", f"Perplexity of {predicted}", "\n".join(below), header, [("", rows)])]
 
 
+def _rows_in_words(identity: Mapping[str, Any]) -> str:
+    """What was measured at a time, and what the interval is over."""
+    size = f"blocks of {identity['length']}" if identity["layout"] == "blocks" else f"lines of at most {identity['length']}"
+    return f"{size} tokens; the interval is over texts: articles where the text has headings, else lines, rows or chats"
+
+
 def interchange_tables(settings: InterchangeSettings, measurements: Sequence[Measurement]) -> list[Table]:
     """Of an alignment a table of the student and its references, and one of its pairs; of a map a matrix for each score."""
     (measurement,) = measurements
     models = measurement.result["models"]
     if measurement.result["map"]:
         return [_map_table(models["student"]["pairs"], score) for score in SCORES]
-    header = ["", "tokens × pairs"]
+    predicted = _PREDICTED.get(measurement.identity.get("task", ""), "tokens")
+    header = ["", f"{predicted} × pairs"]
     for title in _INTERCHANGE.values():
         header += [title, ""]
     groups: list[tuple[str, list[Sequence[str]]]] = []
     for place in ("unswapped", "swapped"):
+        if not any(numbers[place]["tokens"] for numbers in models.values()):  # no prediction is read at such a token
+            continue
         rows: list[Sequence[str]] = []
         for name, numbers in models.items():
             cells = [f"{numbers[place]['tokens']:,}"]
             for score in _INTERCHANGE:
                 cells += [number(numbers[place].get(score), 3), interval(numbers[place].get(f"{score}_interval"), 3)]
             rows.append((name, *cells))
-        groups.append((f"{place} tokens", rows))
+        groups.append((f"{place} {predicted}" if predicted != "examples" else f"read at {place} tokens", rows))
     layers = measurement.result["undistilled_layers"]
     note = f"undistilled: the teacher's layers {layers}" if layers else "undistilled: none can be made of this teacher"
     if agreement := measurement.result.get("unswapped"):  # measurements of diito 0.1.0 lack it
         share, bounds = number(agreement["agreement"], 3), interval(agreement["interval"], 3)
-        note += f"\nnothing swapped in either model: the same most likely word at {share} of the tokens {bounds}"
+        note += f"\nnothing swapped in either model: the same answer at {share} of the {predicted} {bounds}"
     title = "Interchange interventions"
     return [Table("interchange", title, note, header, groups), _pair_table(models["student"]["pairs"])]
 

@@ -25,7 +25,7 @@ from diito.method.draws import generator, host_random, keyed_dropout
 from diito.method.losses import Loss, NamedLosses, token_mean
 from diito.method.outputs import count_outputs, shared_words
 from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement, has_label
-from diito.method.reach import Reach, reach_of_an_encoder, reached
+from diito.method.reach import Reach, reach_of_a_decoder, reach_of_an_encoder, reached
 from diito.method.recompute import values_of
 from diito.method.rows import Needs, Options, check_widths, loss_rows, make_losses, modules_of
 from diito.method.runs import LiveTeacher, Runs, Teacher, run_model
@@ -35,7 +35,7 @@ from diito.method.slots import labels_at_slots, slots_and_labels, with_slots
 from diito.method.swaps import Swap, SwapDraws
 from diito.method.weights import PAPER_WEIGHTS as PAPER_WEIGHTS
 from diito.method.weights import default_weights, named_weights
-from diito.models.answers import answers_of
+from diito.models.answers import answers_of, predicts_next
 from diito.models.layered import Layered
 from diito.refusal import Refusal
 
@@ -66,8 +66,10 @@ class DistillationObjective(nn.Module):
     ``pairing``: gives each row its source in the batch; a batch with ``source_input_ids`` brings its own.
     ``control``: "token-swap" swaps the input ids instead of the activations.
     ``losses``: further losses by name, or others in place of the paper's. ``reach``: which slots a swap can change; the others
-    are out of the counterfactual losses. ``words``: size of the vocabulary that student and teacher share, where their logits
-    differ in number (the same tokenizer, padded differently).
+    are out of the counterfactual losses; None: all slots of a row, of a causal language model those at or behind the swap.
+    ``words``: size of the vocabulary that student and teacher share, where their logits differ in number (the same tokenizer,
+    padded differently). ``compared``: the alignment by which losses of states compare layers where their options name none;
+    None: Π.
 
     Raises ValueError, naming the recipe's field, for values no batch could make right.
     """
@@ -92,8 +94,9 @@ class DistillationObjective(nn.Module):
         pairing: Pairing = derangement,
         control: Literal["none", "token-swap"] = "none",
         losses: Mapping[str, Loss] | None = None,
-        reach: Reach = reach_of_an_encoder,
+        reach: Reach | None = None,
         words: int | None = None,
+        compared: Alignment | None = None,
         seed: int = 42,
     ) -> None:
         super().__init__()
@@ -107,7 +110,7 @@ class DistillationObjective(nn.Module):
         self.weights = named_weights(weights)
         self.answers = answers_of(student)
         table = {**loss_rows(temperature, self.answers, options), **(losses or {})}
-        self.losses = make_losses(self.weights, table, student, teacher, alignment, seed=seed)
+        self.losses = make_losses(self.weights, table, student, teacher, compared or alignment, seed=seed)
         self.loss_modules = modules_of(self.losses)
         """What losses train beside the student, such as projections: saved beside it, and no part of it."""
         self.tokens = tokens
@@ -120,7 +123,7 @@ class DistillationObjective(nn.Module):
             independent_positions=source_positions == "independent",
             of_tokens=control == "token-swap",
         )
-        self.reach = reach
+        self.reach = reach or (reach_of_a_decoder if predicts_next(student) else reach_of_an_encoder)
         self.seed = seed
         self.micro_batches = 0
         self.changed: Tensor | None = None

@@ -14,7 +14,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from diito.method.positions import IGNORED
-from diito.models.answers import Answers
+from diito.models.answers import Answers, predicts_next
 from diito.models.layered import Inputs, Layered
 from diito.models.padding import real_positions
 from diito.refusal import Refusal
@@ -23,13 +23,29 @@ from diito.refusal import Refusal
 def with_slots(layered: Layered, batch: Inputs) -> Inputs:
     """A batch of a sequence classifier with one slot a row, the token that the head reads, and the row's label at it.
 
-    Its ``labels`` may be those of transformers, [batch] or [batch classes], or those at the slots.
+    Its ``labels`` may be those of transformers, [batch] or [batch classes], or those at the slots. Those of a decoder too:
+    transformers gives each token as its own label, to be predicted from the tokens before it.
     """
-    if layered.per_token or "slots" in batch:
+    if "slots" in batch:
         return batch
+    if layered.per_token:
+        return _with_next_tokens(batch) if predicts_next(layered.model) and _are_own(batch) else batch
     labels = batch["labels"]
     labels = labels.view(-1, 1) if labels.numel() == len(labels) else labels.unsqueeze(1)
     return {**batch, "labels": labels, "slots": layered.read_positions(batch).int().argmax(1, keepdim=True)}
+
+
+def _are_own(batch: Inputs) -> bool:
+    """Whether every label is the token at which it stands: nothing that a model which sees the token could be asked for."""
+    labels, ids = batch.get("labels"), batch["input_ids"]
+    return labels is not None and labels.shape == ids.shape and bool(((labels == ids) | (labels == IGNORED)).all())
+
+
+def _with_next_tokens(batch: Inputs) -> Inputs:
+    """Each label at the token before its own."""
+    labels = torch.full_like(batch["labels"], IGNORED)
+    labels[:, :-1] = batch["labels"][:, 1:]
+    return {**batch, "labels": labels}
 
 
 def labels_at_slots(batch: Mapping[str, Tensor], answers: Answers) -> Shaped[Tensor, "batch positions ..."]:

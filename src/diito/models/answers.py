@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 Answers = Literal["classes", "numbers", "several"]
 """A class, or a word of the vocabulary, out of all; a number (regression); any of the classes, each on its own."""
@@ -20,6 +21,12 @@ def answers_of(model: PreTrainedModel) -> Answers:
     """What the outputs of ``model`` mean; of all but sequence classifiers they are classes."""
     is_classifier = type(model).__name__.endswith("ForSequenceClassification")
     return answers_of_config(model.config) if is_classifier else "classes"
+
+
+def predicts_next(model: PreTrainedModel) -> bool:
+    """Whether the head of ``model`` is one that predicts the next token, as its class says."""
+    name = type(model).__name__
+    return name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and name not in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
 
 
 def answers_of_config(config: Any) -> Answers:

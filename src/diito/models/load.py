@@ -258,7 +258,8 @@ def check_head(source: ModelSource, head: Any, outputs: int | None, labels: Sequ
         raise Refusal(
             source.field,
             f"{source.name!r} is a {trained[0]} with {configuration.num_labels} labels ({', '.join(names)}), "
-            f"but the task needs {needed} from {head.__name__}; give a model that is not fine-tuned yet",
+            f"but the task needs {needed} from {head.__name__}; give a model that is not "
+            "fine-tuned yet, or measure this one as it is with: diito evaluate classification",
         )
 
 
@@ -345,7 +346,11 @@ def _check_folder(source: ModelSource, folder: Path) -> None:
     if strange := strange_file(folder):
         raise Refusal(source.field, f"{source.name!r} cannot be loaded: {strange}")
     if (folder / "adapter_config.json").is_file():
-        raise Refusal(source.field, f"{source.name!r} is an adapter; merge it into its model and give the merged model")
+        raise Refusal(
+            source.field,
+            f"{source.name!r} is an adapter; merge it into its model (merge_and_unload of peft, or a recipe's student.lora "
+            "with merge: true) and give the merged model",
+        )
 
 
 def _keep_names(model: PreTrainedModel, renamed: Iterable[str]) -> None:

@@ -344,8 +344,9 @@ def _parse_file(path: Path, what: str = "recipe") -> yaml.Node:
         line = data.count(b"\n", 0, error.start) + 1
         raise Refusal(f"{path}, line {line}", f"a {what} must be UTF-8 text, and this byte is not") from None
     node = _compose(text, str(path))
-    if node is None:
-        raise Refusal(str(path), f"the {what} is empty; see the {what}s/ folder for complete ones")
+    if _is_null(node) or node is None:
+        right = "diito init writes one to start from" if what == "recipe" else f"see the {what}s/ folder for complete ones"
+        raise Refusal(str(path), f"the {what} is empty; {right}")
     return node
 
 

@@ -29,6 +29,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
         self.sections: list[type] = []
         """Where a key that no flag takes is looked for."""
+        self.flags_alone: set[type] = set()
+        """Those of them that no file holds, so that their fields are known as flags."""
         self.switches: set[str] = set()
         self.words: Sequence[str] = ()
         """What stands behind the command on the command line."""
@@ -68,9 +70,11 @@ class Parser(argparse.ArgumentParser):
             arguments.parser.refuse_unknown(rest)
         return arguments
 
-    def add_section(self, section: type, title: str, *, without: Collection[str] = ()) -> None:
-        """A flag for every field of a dataclass, but for those of the names in ``without``."""
+    def add_section(self, section: type, title: str, *, without: Collection[str] = (), in_files: bool = True) -> None:
+        """A flag for every field of a dataclass, but for those of the names in ``without``. ``in_files``: files hold it too."""
         self.sections.append(section)
+        if not in_files:
+            self.flags_alone.add(section)
         self._add_fields(section, section, "", title, without)
 
     def add_settings(self, section: type, title: str = "the run") -> None:
@@ -101,7 +105,8 @@ class Parser(argparse.ArgumentParser):
         section = next(iter([*of_that_name, *self.sections]), None)
         if section is None or key in known_keys(section):
             raise Refusal(f"--{key}", "unknown flag; see --help")
-        raise Refusal(key, unknown_key(key, section))
+        mark = "--" if section in self.flags_alone else ""
+        raise Refusal(mark + key, unknown_key(key, section, mark=mark))
 
     def _add_fields(self, root: type, section: type, prefix: str, title: str, without: Collection[str]) -> None:
         group = self.add_argument_group(title, _words(inspect.getdoc(section) or ""))

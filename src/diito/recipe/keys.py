@@ -68,17 +68,17 @@ def rest_of(section: Any, name: str) -> str | None:
     return section.REST if _takes(section, name) else None
 
 
-def unknown_key(key: str, root: type = Recipe) -> str:
-    """What to say about a key that no recipe (or other ``root``) has, with the nearest right one."""
+def unknown_key(key: str, root: type = Recipe, *, mark: str = "") -> str:
+    """What to say about a key that no recipe (or other ``root``) has, with the nearest right one. ``mark``: ``--`` of flags."""
     names, section = _all_names(root), key.rpartition(".")[0]
     while section and section not in names:
         section = section.rpartition(".")[0]
     prefix = f"{section}." if section else ""
     owner = known_keys(root).get(section, root)
-    return unknown_name(key, prefix, owner, root)
+    return unknown_name(key, prefix, owner, root, mark=mark)
 
 
-def unknown_name(key: str, prefix: str, owner: Any, root: type) -> str:
+def unknown_name(key: str, prefix: str, owner: Any, root: type, *, mark: str = "") -> str:
     """The same for a key within ``prefix``: its name elsewhere, else the nearest sibling, else the nearest name anywhere."""
     rest, names = key.removeprefix(prefix), _all_names(root)
     siblings = [*hints(owner), *aliases(owner), *(transformers_arguments() if _collects_arguments(owner) else ())]
@@ -87,11 +87,12 @@ def unknown_name(key: str, prefix: str, owner: Any, root: type) -> str:
     last = {known: known.rpartition(".")[2] for known in names}
     alike = difflib.get_close_matches(rest.rpartition(".")[2], set(last.values()), n=1, cutoff=0.75)
     near += difflib.get_close_matches(key, [known for known, name in last.items() if name in alike], n=1, cutoff=0)
+    what = "flag" if mark else "key"
     if near:
-        return f"unknown key; did you mean {near[0]}?"
+        return f"unknown {what}; did you mean {mark}{near[0]}?"
     whole = "a recipe" if root is Recipe else "it"
     others = " and the fields of transformers.TrainingArguments" if _collects_arguments(owner) else ""
-    return f"unknown key; {prefix.removesuffix('.') or whole} has {', '.join(hints(owner))}{others}"
+    return f"unknown {what}; {prefix.removesuffix('.') or whole} has {', '.join(hints(owner))}{others}"
 
 
 def _collects_arguments(section: Any) -> bool:

@@ -208,7 +208,8 @@ class AlignmentSection:
     top: bool = True
     """false drops pairs that reach the student's last layer (only the output head is above it)."""
     shuffled: bool = False
-    """A control: the alignment with the teacher layers permuted (seeded)."""
+    """A control: the alignment with the teacher layers permuted (seeded), for interventions; losses of states compare the
+    layers that they would without it."""
     every: Count | None = field(default=None, metadata=LATER)
     """learned: optimiser steps between two choices; null: 500."""
 

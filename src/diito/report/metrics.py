@@ -85,6 +85,11 @@ class Measured:
         done = any(each["done"] for row in rows for each in ([] if metric == "glue" else self._of(row, metric)))
         return any(self.values(row, metric) for row in rows) if done else bool(rows)
 
+    @property
+    def main(self) -> str:
+        """The figure of held-out text by which conditions are told apart: perplexity, or that of classifiers and taggers."""
+        return next((metric for metric in ("perplexity", *HELD_OUT) if self.asks_for(metric)), "perplexity")
+
     def students(self, row: str) -> list[dict[str, Any]]:
         """The distillations of a row that are done."""
         return [each for each in self.content["students"] if each["row"] == row and each["done"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from diito.report.metrics import GLUE, INTERCHANGE, METRICS, TABLE_1, Measured, Row
+from diito.report.metrics import GLUE, HELD_OUT, INTERCHANGE, METRICS, TABLE_1, Measured, Row
 from diito.report.paper import PAPER
 from diito.report.statistics import Difference, Summary, difference_of, summary
 from diito.tables import MISSING, Table, interval, number
@@ -22,9 +22,14 @@ def table_1(measured: Measured) -> Table:
     metrics = [metric for metric in TABLE_1 if measured.asks_for(metric)]
     glue = _glue_name(measured)
     header = ["", *(glue if metric == "glue" else METRICS[metric].name for metric in metrics)]
-    note = "Mean ± standard deviation over the runs. In brackets the paper's figure, where there is one for the row; "
-    note += f"{MISSING} is a cell without a finished run, and a count such as (2/3) says that runs are missing."
-    return Table("table-1", "All conditions (the paper's Table 1)", note, header, _grouped(measured, metrics))
+    note = "Mean ± standard deviation over the runs. "
+    if any(row["paper"] in PAPER for row in measured.rows):
+        note += "In brackets the paper's figure, where there is one for the row. "
+    if set(HELD_OUT) & set(metrics):
+        note += "Figures of classifiers and taggers are × 100. "
+    note += f"{MISSING}: no finished run, or a figure that the row does not have; a count such as (2/3): runs are missing."
+    of_the_paper = " (the paper's Table 1)" if measured.main == "perplexity" else ""
+    return Table("table-1", f"All conditions{of_the_paper}", note, header, _grouped(measured, metrics))
 
 
 def table_2(measured: Measured) -> Table:
@@ -42,11 +47,13 @@ def against_standard(measured: Measured) -> Table:
     header = ["", "figure", "standard", "this", "difference", "relative", "95 % interval", "seeds"]
     note = (
         "Differences are taken within each distillation seed, over the fine-tuning seeds that both conditions have; the "
-        "interval is Student's t over distillation seeds. Perplexity and counterfactual KL: less is better."
+        "interval is Student's t over distillation seeds."
     )
-    table = Table("against-standard", "Against standard distillation", note, header, texts=(0, 1))
     keys = [*TABLE_1, *(task for task in GLUE if len(measured.tasks()) > 1), *INTERCHANGE]
     defined = {metric for metric in keys if measured.asks_for(metric)}
+    if less := [METRICS[metric].name for metric in keys if metric in defined and METRICS[metric].better < 0]:
+        note += f" Less is better: {'; '.join(less)}."
+    table = Table("against-standard", "Against standard distillation", note, header, texts=(0, 1))
     for group in _groups(measured):
         rows: list[Sequence[str]] = []
         for row in measured.rows:
@@ -123,7 +130,7 @@ def cost(measured: Measured) -> Table:
             if row["group"] != group or not asked:
                 continue
             done = measured.students(row["name"])
-            numbers = (f"{asked[0]['steps']:,}", f"{asked[0]['tokens'] / 1e6:,.2f}", f"{asked[0]['flops'] / 1e15:.3g}")
+            numbers = (f"{asked[0]['steps']:,}", _amount(asked[0]["tokens"] / 1e6), f"{asked[0]['flops'] / 1e15:.3g}")
             rows.append((row["title"], f"{len(done)}/{len(asked)}", *numbers, *_speed(done)))
         table.groups.append((group, rows))
     return table
@@ -137,7 +144,12 @@ def _speed(done: Sequence[dict[str, Any]]) -> tuple[str, str, str]:
     machines = {each["environment"]["accelerator"] or f"CPU, {each['environment']['threads']} thread(s)" for each in done}
     if not seconds:  # too few steps for a line of metrics
         return MISSING, MISSING, ", ".join(sorted(machines))
-    return f"{tokens / seconds:,.0f}", f"{seconds / len(done) / 3600:.2f}", ", ".join(sorted(machines))
+    return f"{tokens / seconds:,.0f}", _amount(seconds / len(done) / 3600), ", ".join(sorted(machines))
+
+
+def _amount(value: float) -> str:
+    """Two decimals; two digits of what would be 0.0 otherwise."""
+    return f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _grouped(measured: Measured, metrics: Sequence[str]) -> list[tuple[str, list[Sequence[str]]]]:

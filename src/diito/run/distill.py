@@ -19,6 +19,7 @@ import torch.distributed
 import transformers
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 
+from diito.evaluation.held_out.classification import predicted_once
 from diito.evaluation.held_out.continuations import continuations
 from diito.evaluation.held_out.interchange import interchange_accuracy
 from diito.evaluation.held_out.metrics import find_metric
@@ -30,8 +31,9 @@ from diito.run.folder import RunFolder
 from diito.run.learned import check_choosable, learned_alignment
 from diito.run.manifest import make_manifest
 from diito.run.model_card import model_card
-from diito.run.parts import Parts, build_trainer, load, position_rule, survey
+from diito.run.parts import Parts, build_trainer, check_reached, load, position_rule, survey
 from diito.speed.process import keep_freed_memory
+from diito.tables import MISSING
 from diito.training.arguments import training_arguments
 from diito.training.callbacks import Every, Interruption, LearnedAlignment, MetricsFile, Progress
 from diito.training.checkpoints import save_projections
@@ -65,6 +67,7 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
     try:
         parts = load(surveyed, arguments)
         _check_measurable(recipe, parts)
+        check_reached(recipe, parts)
         _say(main, str(parts.plan))
         if plan_only:
             return 0
@@ -79,7 +82,10 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
                     _say_where(folder)
                 if main:
                     folder.start(resume=resume, manifest=manifest)
-            return _run(recipe, parts, folder, arguments)
+            try:
+                return _run(recipe, parts, folder, arguments)
+            except KeyboardInterrupt:  # while measuring, or a second time in a step: what was saved before is whole
+                return _stop(main, f"interrupted; continue with: {_resume_command(folder)}", code=130)
     except FloatingPointError as error:
         return _stop(main, f"{error}; training stopped", code=1)
     except CannotWrite as error:
@@ -193,7 +199,9 @@ def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Eval
         )
 
     def both(student: PreTrainedModel) -> dict[str, float]:
-        return {**metric(student, held_out), **metric.with_teacher(student, parts.teacher, held_out), **interchange(student)}
+        with predicted_once():
+            numbers = {**metric(student, held_out), **metric.with_teacher(student, parts.teacher, held_out)}
+        return {**numbers, **interchange(student)}
 
     return interchange, both
 
@@ -264,7 +272,7 @@ def _table(results: dict[str, Any], parts: Parts) -> str:
     for key, name in (("teacher", "teacher"), ("before", "student before"), ("after", "student after")):
         if key in results:
             numbers = results[key]
-            cells = (f"{numbers[each]:{form}}" if each in numbers else "" for each, (_, form) in figures.items())
+            cells = (f"{numbers[each]:{form}}" if each in numbers else MISSING for each, (_, form) in figures.items())
             lines.append(f"{name:<18}" + "".join(f"{cell:>12}" for cell in cells))
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ from diito.models.adapter import is_merged
 from diito.recipe import Recipe
 from diito.recipe.file import dump
 from diito.run.plan import Plan
-from diito.tables import markdown_code, markdown_text
+from diito.tables import MISSING, markdown_code, markdown_text
 from diito.version import __version__
 
 REFERENCE = "Wu et al., *Causal Distillation for Language Models*, NAACL 2022 (https://aclanthology.org/2022.naacl-main.318)"
@@ -115,7 +115,7 @@ def _measured(results: dict[str, Any], tokens: str, columns: Columns) -> list[st
     lines = [f"| held-out | {' | '.join(title for title, _ in columns.values())} |", "|---" * (len(columns) + 1) + "|"]
     for key in ("teacher", "before", "after"):
         numbers = results[key]
-        cells = [f"{numbers[name]:{form}}" if name in numbers else "" for name, (_, form) in columns.items()]
+        cells = [f"{numbers[name]:{form}}" if name in numbers else MISSING for name, (_, form) in columns.items()]
         lines.append(f"| {key} | {' | '.join(cells)} |")
     note = f"IIA: interchange-intervention accuracy at {tokens}, against the teacher."
     return ["## Measured on held-out text", "\n".join(lines), note]

@@ -17,10 +17,11 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from diito import plugins
-from diito.corpus import LENGTH, Corpus
+from diito.corpus import LENGTH, Corpus, collate
 from diito.evaluation.held_out.text import HeldOut
 from diito.method.alignment import Alignment
 from diito.method.alignment_files import build_alignment
+from diito.method.draws import generator
 from diito.method.losses import Loss
 from diito.method.objective import DistillationObjective
 from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement
@@ -38,7 +39,7 @@ from diito.run.text import load_text, with_lengths
 from diito.speed.precision import prepare_models
 from diito.tasks import find_task
 from diito.tasks.task import Batching, Task
-from diito.training.trainer import DistillationTrainer, Evaluation
+from diito.training.trainer import DistillationTrainer, Evaluation, refuse_unreached
 
 PAIRINGS: dict[str, Pairing] = {"in-batch": derangement, "independent": derangement}
 """Pairings by their names in a recipe; with independent ones every row brings its source."""
@@ -66,6 +67,13 @@ class Survey:
         """The words that both teacher and student know."""
         return min(self.sizes.words, self.student.sizes.words)
 
+    @property
+    def alignment_of_losses(self) -> Alignment:
+        """Π as losses of states compare layers by it: ``alignment.shuffled`` is a control of the interventions alone."""
+        section = dataclasses.replace(self.recipe.alignment, shuffled=False)
+        depths = {"teacher_layers": self.sizes.depth, "student_layers": self.student.sizes.depth}
+        return build_alignment(section, **depths, seed=self.recipe.seed)
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -81,6 +89,8 @@ class Parts:
     corpus: Corpus
     held_out: HeldOut | None
     plan: Plan
+    compared: Alignment | None = None
+    """The alignment by which losses of states compare layers."""
     words: int | None = None
     """How many words the logits of both have in common, where they differ in number."""
     kept: Cut | None = None
@@ -174,16 +184,16 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
     teacher = load_teacher(recipe.teacher, head=task.head, noun=task.noun)
     task.check_model(teacher, recipe)
     task = task.of(teacher)
-    planned = surveyed.student
+    planned, compared = surveyed.student, surveyed.alignment_of_losses
     student = None if planned.calibration else build(planned, teacher, recipe, task)
-    losses = {} if student is None else make_all_losses(recipe, surveyed.losses, surveyed.alignment, student.model, teacher)
+    losses = {} if student is None else make_all_losses(recipe, surveyed.losses, compared, student.model, teacher)
     with arguments.main_process_first(desc="corpus"):
         corpus, held_out = load_text(recipe, task, tokenizer, vocab_size=surveyed.words)
     if student is None:  # which parts of the teacher it keeps depends on the text
         batching = _batching(recipe, task, tokenizer, corpus, words=surveyed.words)
         rows = calibration_rows(corpus, batching, planned.calibration, seed=recipe.seed)
         student = build(planned, teacher, recipe, task, rows)
-        losses = make_all_losses(recipe, surveyed.losses, surveyed.alignment, student.model, teacher)
+        losses = make_all_losses(recipe, surveyed.losses, compared, student.model, teacher)
     plan = Plan(
         recipe,
         teacher,
@@ -215,6 +225,7 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
         corpus,
         held_out,
         plan,
+        compared=compared,
         words=planned.words(surveyed.sizes, tokenizer),
         kept=student.kept,
     )
@@ -225,8 +236,35 @@ def build_trainer(
 ) -> DistillationTrainer:
     """The trainer of ``recipe``, with a teacher of its own where training holds it in another precision."""
     teacher = copy.deepcopy(parts.teacher) if arguments.bf16 else parts.teacher
+    module = _objective(recipe, parts, teacher)
+    prepare_models(parts.student, teacher, recipe.speed, device=arguments.device)
+    return DistillationTrainer(
+        module,
+        arguments,
+        train_dataset=parts.corpus,
+        batching=_batching_of(recipe, parts),
+        draw_sources=recipe.intervention.pairing == "independent" and module.has_counterfactual,
+        evaluation=evaluation,
+        processing_class=parts.tokenizer,
+    )
+
+
+def check_reached(recipe: Recipe, parts: Parts) -> None:
+    """Refuse, by two rows of the corpus, weights of which none depends on what of the student is trained.
+
+    The first step would refuse them, after the measurements before it.
+    """
+    if all(weight.requires_grad for weight in parts.student.parameters()):
+        return
+    batching = _batching_of(recipe, parts)
+    rows = collate(parts.corpus.__getitems__([0, 1]), pad_token_id=batching.pad_token_id)
+    batch = batching.batch(rows, generator=generator("mask", recipe.seed))
+    refuse_unreached(_objective(recipe, parts, parts.teacher)(batch, step=0, progress=0.0))
+
+
+def _objective(recipe: Recipe, parts: Parts, teacher: PreTrainedModel) -> DistillationObjective:
     intervention, objective = recipe.intervention, recipe.objective
-    module = DistillationObjective(
+    return DistillationObjective(
         parts.student,
         teacher,
         parts.alignment,
@@ -242,21 +280,16 @@ def build_trainer(
         special_ids=parts.task.special_ids(parts.tokenizer),
         reach=parts.task.reach,
         words=parts.words,
+        compared=parts.compared,
         source_positions=intervention.source_positions,
         control=intervention.control,
         seed=recipe.seed,
     )
-    prepare_models(parts.student, teacher, recipe.speed, device=arguments.device)
-    words = parts.words or sizes_of(teacher.config, field="teacher.model").words
-    return DistillationTrainer(
-        module,
-        arguments,
-        train_dataset=parts.corpus,
-        batching=_batching(recipe, parts.task, parts.tokenizer, parts.corpus, words=words),
-        draw_sources=intervention.pairing == "independent" and module.has_counterfactual,
-        evaluation=evaluation,
-        processing_class=parts.tokenizer,
-    )
+
+
+def _batching_of(recipe: Recipe, parts: Parts) -> Batching:
+    words = parts.words or sizes_of(parts.teacher.config, field="teacher.model").words
+    return _batching(recipe, parts.task, parts.tokenizer, parts.corpus, words=words)
 
 
 def _batching(recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase, corpus: Corpus, *, words: int) -> Batching:

@@ -21,9 +21,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from diito.corpus import ShuffledSampler, collate
 from diito.method.draws import generator
 from diito.method.objective import DistillationObjective
+from diito.models.answers import predicts_next
 from diito.models.padding import real_positions
 from diito.recipe import MaskingSection
 from diito.refusal import Refusal
+from diito.tasks.causal_lm import CausalLM
 from diito.tasks.masked_lm import Masking
 from diito.tasks.task import Batching
 from diito.training.arguments import require
@@ -43,7 +45,8 @@ class DistillationTrainer(CheckpointTrainer):
     ``train_dataset``: a ``datasets.Dataset`` or a map-style dataset of torch, whose rows have ``input_ids`` (lists of any
     length) and optionally ``attention_mask``; other columns are ignored. Or a :class:`~diito.corpus.Corpus`.
     ``processing_class``: the tokenizer. ``batching``: makes batches of the rows (``diito.tasks.task.Batching``); None
-    masks 15 % of the tokens of each row, each as likely as another, with the tokenizer's own mask token. ``masking``: its
+    predicts the next tokens with a causal language model, and else masks 15 % of the tokens of each row, each as likely as
+    another, with the tokenizer's own mask token. ``masking``: its
     name in 0.1.0.
     ``draw_sources``: True brings every batch sources drawn from the dataset on their own, instead of in-batch pairs.
     ``evaluation``: called with the student, returns named numbers; used by ``evaluate``. Other arguments are Trainer's.
@@ -69,7 +72,7 @@ class DistillationTrainer(CheckpointTrainer):
         **kwargs: Any,
     ) -> None:
         self.objective = model
-        self.batching = batching or masking or _uniform_masking(processing_class, model)
+        self.batching = batching or masking or _default_batching(processing_class, model)
         rows = as_rows(train_dataset, columns=getattr(self.batching, "columns", ()))
         batch = args.per_device_train_batch_size * args.world_size
         if len(rows) < batch:
@@ -118,9 +121,7 @@ class DistillationTrainer(CheckpointTrainer):
         step = self.micro_batches()
         progress = {"progress": self.state.global_step / self.state.max_steps} if self.objective.has_schedules else {}
         losses = model(self._batch(inputs, step), step=step, **progress)
-        if not losses["loss"].requires_grad:
-            sentence = "none of them depends on what of the student is trained; give another a weight, or train more of it"
-            raise Refusal("objective.weights", sentence)
+        refuse_unreached(losses)
         is_padded = "attention_mask" in inputs or "documents" in inputs
         tokens = real_positions(inputs).sum() if is_padded else inputs["input_ids"].numel()
         changed = self.objective.changed
@@ -197,6 +198,13 @@ class DistillationTrainer(CheckpointTrainer):
         self.state.num_input_tokens_seen += self._counters.take_tokens(self.accelerator)
 
 
+def refuse_unreached(losses: Mapping[str, Tensor]) -> None:
+    """Refuse losses of which none depends on anything that is trained."""
+    if not losses["loss"].requires_grad:
+        sentence = "none of them depends on what of the student is trained; give another a weight, or train more of it"
+        raise Refusal("objective.weights", sentence)
+
+
 class _EpochOrder(TrainerCallback):
     """Tells the sampler which epoch begins; accelerate's wrappers do not reach it."""
 
@@ -207,13 +215,17 @@ class _EpochOrder(TrainerCallback):
         self.trainer.sampler.set_epoch(self.trainer.micro_batches() // self.trainer._batches_per_epoch)
 
 
-def _uniform_masking(tokenizer: PreTrainedTokenizerBase | None, objective: DistillationObjective) -> Masking:
-    """15 % of the tokens of a row, each as likely as another."""
+def _default_batching(tokenizer: PreTrainedTokenizerBase | None, objective: DistillationObjective) -> Batching:
+    """Of a causal language model the next tokens; else 15 % of the tokens of a row, each as likely as another."""
     if tokenizer is None:
-        raise Refusal("processing_class", "give the tokenizer, so that its mask token is known, or a masking")
-    if tokenizer.mask_token_id is None:
-        raise Refusal("processing_class", f"{type(tokenizer).__name__} has no mask token; give a masking, or another tokenizer")
-    section = MaskingSection(rate=0.15, smoothing=0.0)
+        raise Refusal("processing_class", "give the tokenizer, so that its special tokens are known, or a batching")
     vocabulary = objective.student.config.get_text_config().vocab_size
     vocabulary = min(vocabulary, objective.words or vocabulary)  # a word that is put in must be one of both models
+    if predicts_next(objective.student):
+        return CausalLM().batching(tokenizer=tokenizer, vocab_size=vocabulary)
+    if tokenizer.mask_token_id is None:
+        raise Refusal(
+            "processing_class", f"{type(tokenizer).__name__} has no mask token; give a batching, or another tokenizer"
+        )
+    section = MaskingSection(rate=0.15, smoothing=0.0)
     return Masking.for_tokenizer(section, tokenizer=tokenizer, vocab_size=vocabulary, token_counts=None)

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from diito.files import check_writable, write_text
 from diito.models import load as models
 from diito.models.load import ModelSource
 from diito.paths import expand
+from diito.recipe.file import read_again
 from diito.refusal import Refusal
 from diito.suites.suite import Task
 
@@ -81,6 +83,7 @@ def _planned(
     models.check_files(source)
     weights = models.digest(source)
     given: dict[str, Any] = {name: getattr(settings, name) for name in _GIVEN}
+    longest = models.longest_sequence(source)
     precision = _precision(settings.precision, device)
     for load_all in suite(settings):
         load = functools.partial(_limited, load_all, settings.limit)
@@ -88,6 +91,9 @@ def _planned(
         data = {name: _rows_digest(rows) for name, rows in task.splits.items()}
         for seed in settings.seeds:
             tuning = FineTuning.for_task(task, seed, **given, precision=precision)
+            if settings.length is None and longest is not None and longest < tuning.length:
+                tuning = dataclasses.replace(tuning, length=longest)
+                print(f"length: {longest} tokens, as {source.name} has positions for no more", file=sys.stderr, flush=True)
             check_fit(task, source, tuning.length)
             identity = {"kind": kind, "task": task.name, "model": weights, "data": data, **dataclasses.asdict(tuning)}
             yield load, tuning, identity
@@ -123,19 +129,11 @@ def _run(load: Load, source: ModelSource, tuning: FineTuning, device: str, save:
 
 
 def _check(settings: FineTuningSettings) -> None:
+    read_again(settings)
     if not settings.seeds:
         raise Refusal("seeds", "the list is empty; give at least one, such as [42]")
     if len(set(settings.seeds)) < len(settings.seeds):
         raise Refusal("seeds", f"{settings.seeds} has a seed twice; give each once")
-    for seed in settings.seeds:
-        if not 0 <= seed < 2**32:
-            raise Refusal("seeds", f"{seed} must be at least 0 and below 2**32")
-    for name in (*_GIVEN, "limit"):
-        value = getattr(settings, name)
-        if value is not None and value <= 0:
-            raise Refusal(name, f"{value} must be above 0")
-    if settings.length is not None and settings.length < 8:
-        raise Refusal("length", f"{settings.length} must be at least 8")
 
 
 def _precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Literal["fp32", "bf16"]:

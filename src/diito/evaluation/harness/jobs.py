@@ -18,6 +18,7 @@ from diito.evaluation.settings import HarnessSettings
 from diito.models import load as models
 from diito.models.load import ModelSource
 from diito.paths import expand
+from diito.recipe.file import read_again
 from diito.refusal import Refusal
 from diito.tasks import find_task
 from diito.tasks.task import Task
@@ -44,10 +45,7 @@ def harness_identity(settings: HarnessSettings, source: ModelSource, *, depth: i
     """What decides the result: the version of lm-eval too, and the files beside tasks of the user's own."""
     if not settings.tasks:
         raise Refusal("tasks", "name some, such as '[lambada_openai, arc_easy]'; lm-eval ls tasks lists them")
-    for name, least in (("limit", 1), ("num_fewshot", 0), ("batch_size", 1)):
-        value = getattr(settings, name)
-        if value is not None and value < least:
-            raise Refusal(name, f"{value} must be at least {least}")
+    read_again(settings)
     own = {} if settings.include_path is None else {"files": _digest(_folder(settings.include_path))}
     asked = {name: getattr(settings, name) for name in ("tasks", "num_fewshot", "limit", "apply_chat_template", "seed")}
     version = importlib.metadata.version("lm_eval")

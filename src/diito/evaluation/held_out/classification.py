@@ -6,6 +6,9 @@ where student and teacher are compared, and nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +45,32 @@ class Predicted:
         return self.logits[self.labelled], self.labels[self.labelled]
 
 
-@torch.no_grad()
+_Outputs = dict[tuple[int, int], Predicted]
+_KEPT: ContextVar[_Outputs | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def predicted_once() -> Iterator[None]:
+    """Inside, a model is run once on the same examples, however much is measured of it. Nothing may be trained there."""
+    token = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
 def predict(model: PreTrainedModel, held_out: HeldOut) -> Predicted:
     """The outputs of ``model`` in eval mode; its own mode is put back."""
+    kept, key = _KEPT.get(), (id(model), id(held_out))
+    if kept is None:
+        return _predict(model, held_out)
+    if key not in kept:
+        kept[key] = _predict(model, held_out)
+    return kept[key]
+
+
+@torch.no_grad()
+def _predict(model: PreTrainedModel, held_out: HeldOut) -> Predicted:
     logits, labels, labelled, rows, done = [], [], [], [], 0
     with eval_mode(model):
         held_out = held_out.for_models(model)
@@ -63,10 +89,14 @@ def predict(model: PreTrainedModel, held_out: HeldOut) -> Predicted:
 
 def classes(model: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
     """``accuracy``, ``f1`` (macro: the mean over the classes), ``matthews``, ``ece`` and ``examples`` with a label."""
+    return _of_classes(predict(model, held_out))
+
+
+def _of_classes(predicted: Predicted) -> dict[str, float]:
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    logits, labels = predict(model, held_out).known
+    logits, labels = predicted.known
     if not len(labels):
         return {}
     best = logits.argmax(-1)
@@ -86,10 +116,10 @@ def tags(model: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
     as conlleval does), and ``ece``. A word without a token, as one that was cut off, counts in none of them."""
     from seqeval.metrics import f1_score
 
-    numbers = classes(model, held_out)
+    predicted, names = predict(model, held_out), label_names(model.config)
+    numbers = _of_classes(predicted)
     if not numbers:
         return {}
-    predicted, names = predict(model, held_out), label_names(model.config)
     if not all(name == "O" or name.startswith(("B-", "I-")) for name in names):
         return {**numbers, "f1_macro": numbers["f1"]}
     true: list[list[str]] = [[] for _ in held_out.examples]

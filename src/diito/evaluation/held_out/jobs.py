@@ -12,6 +12,7 @@ from diito.corpus import Corpus
 from diito.corpus.examples import Examples
 from diito.embedded import resolve
 from diito.evaluation.held_out.agreement import agreement_numbers, interchange_numbers
+from diito.evaluation.held_out.classification import predicted_once
 from diito.evaluation.held_out.interchange import interchange_counts
 from diito.evaluation.held_out.maps import all_pairs
 from diito.evaluation.held_out.metrics import find_metric
@@ -42,11 +43,10 @@ def perplexity_jobs(
     settings: PerplexitySettings, source: ModelSource, *, device: str, results: ResultsFile | None = None
 ) -> list[Job]:
     """A job for the model; with ``against`` one for the other model and one for their difference, made from ``results``."""
-    first = _perplexity_job(settings, source, device)
     if settings.against is None:
-        return [first]
+        return [_perplexity_job(settings, source, device=device)]
     against = ModelSource(settings.against, "against")
-    second = _perplexity_job(settings, against, device)
+    first, second = (_perplexity_job(settings, *both, device=device) for both in ((source, against), (against, source)))
     if any(first.identity[name] != second.identity[name] for name in ("text", "vocabulary")):
         raise Refusal(
             "against",
@@ -68,14 +68,18 @@ def perplexity_jobs(
 
 def perplexity_identity(settings: PerplexitySettings, source: ModelSource, *, depth: int | None = None) -> dict[str, Any]:
     """What decides the perplexity of the model."""
-    return _perplexity_identity(settings, source, plan_text(settings, source))
+    return _perplexity_identity(settings, source, _text_of_words(settings, source))
+
+
+def _text_of_words(settings: PerplexitySettings, source: ModelSource, *beside: ModelSource) -> PlannedText:
+    """Text of a language model. What the model is comes first: a classifier would be asked for labels of the text."""
+    task = task_to_measure(settings, source)
+    if task.of_examples:
+        raise Refusal("MODEL", f"{source.name!r} is a {task.noun}; measure it with: diito evaluate classification")
+    return plan_text(settings, source, *beside)
 
 
 def _perplexity_identity(settings: PerplexitySettings, source: ModelSource, text: PlannedText) -> dict[str, Any]:
-    if text.task.of_examples:
-        raise Refusal("MODEL", f"{source.name!r} is a {text.task.noun}; measure it with: diito evaluate classification")
-    if settings.draws < 1:
-        raise Refusal("draws", f"{settings.draws} must be at least 1")
     if settings.stride is not None and (text.task.is_drawn or text.identity["layout"] == "lines"):
         raise Refusal("stride", "belongs to blocks of causal-lm, and conversations are lines; leave it out")
     strided = {} if settings.stride is None else {"stride": settings.stride}
@@ -86,8 +90,8 @@ def _draws(settings: PerplexitySettings, text: PlannedText) -> int:
     return settings.draws if text.task.is_drawn else 1
 
 
-def _perplexity_job(settings: PerplexitySettings, source: ModelSource, device: str) -> Job:
-    text = plan_text(settings, source)
+def _perplexity_job(settings: PerplexitySettings, source: ModelSource, *beside: ModelSource, device: str) -> Job:
+    text = _text_of_words(settings, source, *beside)
     identity = _perplexity_identity(settings, source, text)
 
     def run() -> Result:
@@ -125,7 +129,7 @@ def interchange_jobs(
         result = {"teacher": plan.teacher.name, "map": settings.map, "undistilled_layers": plan.undistilled}
         return {**result, "unswapped": agreement_numbers(counts), "models": interchange_numbers(counts)}, counts.as_json()
 
-    title = f"interchange of {source.name} with {plan.teacher.name}"
+    title = f"interchange of {source.name} with {plan.teacher.name}" + (", every pair of layers" if settings.map else "")
     return [Job(plan.identity, dataclasses.asdict(settings), title, source.name, run)]
 
 
@@ -154,8 +158,9 @@ def classification_jobs(
         if settings.teacher is None:
             return {**result, "models": {source.name: metric(model, text.examples)}}, {}
         teacher = load_model(_teacher_of(settings), text.task).to(device_of(device))
-        ours = {**metric(model, text.examples), **metric.with_teacher(model, teacher, text.examples)}
-        return {**result, "models": {source.name: ours, settings.teacher: metric(teacher, text.examples)}}, {}
+        with predicted_once():
+            ours = {**metric(model, text.examples), **metric.with_teacher(model, teacher, text.examples)}
+            return {**result, "models": {source.name: ours, settings.teacher: metric(teacher, text.examples)}}, {}
 
     return [Job(identity, dataclasses.asdict(settings), f"classification of {source.name}", source.name, run)]
 
@@ -170,16 +175,17 @@ def classification_identity(
 def _planned_classification(settings: ClassificationSettings, source: ModelSource) -> tuple[PlannedText, dict[str, Any]]:
     if not settings.sources:
         raise Refusal("sources", "name labelled examples, such as '[{path: dev.tsv, column: sentence, label: label}]'")
-    text = plan_text(settings, source)
-    if not text.task.of_examples:
-        raise Refusal("MODEL", f"{source.name!r} is a {text.task.noun}; give a sequence or token classifier")
+    task = task_to_measure(settings, source)
+    if not task.of_examples:
+        raise Refusal("MODEL", f"{source.name!r} is a {task.noun}; give a sequence or token classifier")
+    text = plan_text(settings, source, *([] if settings.teacher is None else [_teacher_of(settings)]))
     rows = text.examples.corpus
     if settings.teacher is None and isinstance(rows, Examples) and NO_LABELS in rows.remarks:
         raise Refusal("sources", f"{NO_LABELS}; without labels only agreement is measured, with --teacher")
     identity = {"kind": "classification", "model": models.digest(source), **text.identity}
     if settings.teacher is not None:
         teacher = _teacher_of(settings)
-        check_teacher(settings, source, text, teacher)
+        check_teacher(source, text, teacher)
         ours, theirs = (label_names(models.load_configuration(each)) for each in (source, teacher))
         if ours != theirs:
             raise Refusal("teacher", f"its classes ({', '.join(theirs)}) are not those of {source.name!r} ({', '.join(ours)})")
@@ -211,8 +217,8 @@ def _planned_interchange(settings: InterchangeSettings, source: ModelSource) -> 
         if Path(settings.figure).suffix not in (".png", ".pdf", ".svg"):
             raise Refusal("figure", f"{settings.figure} must end in .png, .pdf or .svg")
     teacher = ModelSource(settings.teacher, "teacher", settings.teacher_revision)
-    text = _interchange_text(settings, source)
-    check_teacher(settings, source, text, teacher)
+    text = _interchange_text(settings, source, teacher)
+    check_teacher(source, text, teacher)
     ours, theirs = (models.load_configuration(each) for each in (source, teacher))
     (depth, width, _), (teacher_depth, teacher_width, _) = (
         models.sizes_of(configuration, field=each.field) for configuration, each in ((ours, source), (theirs, teacher))
@@ -228,10 +234,8 @@ def _planned_interchange(settings: InterchangeSettings, source: ModelSource) -> 
     return _Interchange(text, teacher, pairs, undistilled, identity)
 
 
-def _interchange_text(settings: InterchangeSettings, source: ModelSource) -> PlannedText:
-    if not 0 < settings.share <= 1:
-        raise Refusal("share", f"{settings.share} must be above 0 and at most 1")
-    text = plan_text(settings, source)
+def _interchange_text(settings: InterchangeSettings, source: ModelSource, *beside: ModelSource) -> PlannedText:
+    text = plan_text(settings, source, *beside)
     text.task.check_rule(settings.positions, field="positions", corpus=settings)
     if not find_metric(text.task.metric).is_of_classes:
         raise Refusal(

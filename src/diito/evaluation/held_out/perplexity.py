@@ -82,7 +82,7 @@ def _token_losses(model: PreTrainedModel, held_out: HeldOut, draws: int, progres
     counted: list[int] = []
     count = len(held_out.examples)
     losses, tokens = np.zeros((draws, count)), np.zeros((draws, count), dtype=np.int64)
-    bar = tqdm(total=draws * count, desc="perplexity", unit=" blocks", disable=None if progress else True)
+    bar = tqdm(total=draws * count, desc="perplexity", unit=f" {held_out.layout}", disable=None if progress else True)
     for draw in range(draws):
         drawn = dataclasses.replace(held_out, seed=held_out.seed + draw)
         done = 0

@@ -17,6 +17,7 @@ from diito.models import load as models
 from diito.models.load import ModelSource
 from diito.models.teacher import check_tokenizer
 from diito.recipe import CorpusSection
+from diito.recipe.file import read_again
 from diito.refusal import Refusal
 from diito.tasks import DEFAULT, find_task, task_of
 from diito.tasks.task import Task
@@ -33,18 +34,18 @@ class PlannedText:
     """All that decides which words are masked, by what, and in which documents they stand."""
 
 
-def plan_text(settings: HeldOutSettings, source: ModelSource) -> PlannedText:
-    """The text in the model's own tokens, with what it predicts of it. Raises Refusal for what cannot be read or measured."""
-    for name, least in (("length", 3), ("batch", 1), ("workers", 1), ("limit", 1)):
-        value = getattr(settings, name)
-        if value is not None and value < least:
-            raise Refusal(name, f"{value} must be at least {least}")
+def plan_text(settings: HeldOutSettings, source: ModelSource, *beside: ModelSource) -> PlannedText:
+    """The text in the model's own tokens, with what it predicts of it; the models ``beside`` read it too.
+
+    Raises Refusal for what cannot be read or measured.
+    """
+    read_again(settings)
     if not settings.sources:
         raise Refusal("sources", "the list is empty; name held-out text, such as '[my-text.txt]'")
     task = task_to_measure(settings, source)
     task.check_sources(settings.sources, field="sources")
     check_model(source, task)
-    _check_length(settings, source)
+    length = _length(settings, source, *beside)
     if task.of_examples:  # labels are found among the model's classes, and slots where its head reads
         task = task.of(load_model(source, task))
     vocabulary = models.sizes_of(models.load_configuration(source), field=source.field).words
@@ -57,9 +58,9 @@ def plan_text(settings: HeldOutSettings, source: ModelSource) -> PlannedText:
     section = CorpusSection(
         sources=settings.sources,
         layout=layout,
-        length=settings.length,
+        length=length,
         assistant_only_loss=settings.assistant_only_loss,
-        minimum_tokens=min(12, settings.length),
+        minimum_tokens=min(12, length),
         workers=settings.workers,
         cache=settings.cache,
     )
@@ -76,7 +77,7 @@ def plan_text(settings: HeldOutSettings, source: ModelSource) -> PlannedText:
         "vocabulary": hashlib.sha256(json.dumps(words).encode()).hexdigest()[:32],
         "seed": settings.seed,
         "layout": layout,
-        "length": settings.length,
+        "length": length,
     }
     if task.name != find_task(DEFAULT).name:  # whose measurements of diito 0.1.0 do not say so
         identity["task"] = task.name
@@ -88,15 +89,21 @@ def task_to_measure(settings: HeldOutSettings, source: ModelSource) -> Task:
     return task_of(source) if settings.task is None else find_task(settings.task)
 
 
-def _check_length(settings: HeldOutSettings, source: ModelSource) -> None:
-    longest = models.longest_sequence(source)
-    if longest is not None and settings.length > longest:
-        raise Refusal("length", f"{settings.length} tokens, but {source.name} has positions for {longest}; give fewer")
+def _length(settings: HeldOutSettings, *sources: ModelSource) -> int:
+    """The length that is given, or that of the kind, cut to what all the models have positions for."""
+    length = settings.LENGTH if settings.length is None else settings.length
+    for source in sources:
+        longest = models.longest_sequence(source)
+        if longest is not None and length > longest:
+            if settings.length is not None:
+                raise Refusal("length", f"{length} tokens, but {source.name} has positions for {longest}; give fewer")
+            length = longest
+            print(f"length: {length} tokens, as {source.name} has positions for no more", file=sys.stderr, flush=True)
+    return length
 
 
-def check_teacher(settings: HeldOutSettings, source: ModelSource, text: PlannedText, teacher: ModelSource) -> None:
+def check_teacher(source: ModelSource, text: PlannedText, teacher: ModelSource) -> None:
     check_model(teacher, text.task)
-    _check_length(settings, teacher)
     if text.tokenizer.get_vocab() != models.load_tokenizer(teacher).get_vocab():
         raise Refusal(
             "teacher",
