@@ -1,4 +1,4 @@
-"""Memory against the shape of a corpus: the same text as many lines, as one line, as a few huge rows; many short rows.
+"""Memory against the shape of a corpus: the same text as many lines, as one line, as one row or cell; many short rows.
 
 Each is tokenised, read in the order of training, and read as held-out text, masked as it is for perplexity.
 
@@ -46,7 +46,6 @@ _WORDS = [
     "were",
 ]
 _LINE = 20  # words
-_ROWS = 4  # of which a file of huge rows is made
 _SHORT = 10  # words of a short row, the fewest that the layout of lines keeps
 
 
@@ -73,26 +72,31 @@ def _one_line(path: Path, megabytes: float) -> Path:
     return path / "line.txt"
 
 
-def _huge_rows(path: Path, megabytes: float) -> Path:
-    with (path / "rows.jsonl").open("w") as file:
-        for _ in range(_ROWS):
-            file.write(json.dumps({"text": " ".join(_texts(megabytes / _ROWS))}) + "\n")
-    return path / "rows.jsonl"
+def _json_row(path: Path, megabytes: float) -> Path:
+    (path / "row.jsonl").write_text(json.dumps({"text": " ".join(_texts(megabytes))}) + "\n")
+    return path / "row.jsonl"
 
 
-def _huge_cells(path: Path, megabytes: float) -> Path:
-    with (path / "cells.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["id", "text"])
-        table.writerows([row, " ".join(_texts(megabytes / _ROWS))] for row in range(_ROWS))
-    return path / "cells.csv"
+def _table_row(path: Path, megabytes: float) -> Path:
+    with (path / "row.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "text"], [1, " ".join(_texts(megabytes))]])
+    return path / "row.csv"
+
+
+def _parquet_cell(path: Path, megabytes: float) -> Path:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"text": [" ".join(_texts(megabytes))]}), path / "cell.parquet")
+    return path / "cell.parquet"
 
 
 SHAPES: dict[str, Callable[[Path, float], Path]] = {
     "lines of 20 words": _lines,
     "one line": _one_line,
-    f"{_ROWS} rows of .jsonl": _huge_rows,
-    f"{_ROWS} rows of .csv": _huge_cells,
+    "one row of .jsonl": _json_row,
+    "one row of .csv": _table_row,
+    "one cell of .parquet": _parquet_cell,
 }
 
 
