@@ -1,8 +1,9 @@
-"""Memory against the shape of a corpus: the same text as many lines, as one line, as a few huge rows; many short rows.
+"""Memory against the shape of a corpus: the same text as many lines, as one line, as one row or cell; many short rows.
 
-Each is tokenised, read in the order of training, and read as held-out text, masked as it is for perplexity.
+Its documents are read; it is tokenised, read in the order of training, and as held-out text, masked as it is for perplexity.
 
     python -m benchmarks.corpus_memory --megabytes 100 --rows 10000000
+    python -m benchmarks.corpus_memory --megabytes 100 --works documents    seconds, where tokenising takes minutes
 
 Words of a fixed list stand in for text. Each shape is tokenised by a fresh process and read by another, as in
 ``benchmarks.corpus``; memory is the peak of RssAnon. Linux only.
@@ -46,7 +47,6 @@ _WORDS = [
     "were",
 ]
 _LINE = 20  # words
-_ROWS = 4  # of which a file of huge rows is made
 _SHORT = 10  # words of a short row, the fewest that the layout of lines keeps
 
 
@@ -73,26 +73,31 @@ def _one_line(path: Path, megabytes: float) -> Path:
     return path / "line.txt"
 
 
-def _huge_rows(path: Path, megabytes: float) -> Path:
-    with (path / "rows.jsonl").open("w") as file:
-        for _ in range(_ROWS):
-            file.write(json.dumps({"text": " ".join(_texts(megabytes / _ROWS))}) + "\n")
-    return path / "rows.jsonl"
+def _json_row(path: Path, megabytes: float) -> Path:
+    (path / "row.jsonl").write_text(json.dumps({"text": " ".join(_texts(megabytes))}) + "\n")
+    return path / "row.jsonl"
 
 
-def _huge_cells(path: Path, megabytes: float) -> Path:
-    with (path / "cells.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["id", "text"])
-        table.writerows([row, " ".join(_texts(megabytes / _ROWS))] for row in range(_ROWS))
-    return path / "cells.csv"
+def _table_row(path: Path, megabytes: float) -> Path:
+    with (path / "row.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "text"], [1, " ".join(_texts(megabytes))]])
+    return path / "row.csv"
+
+
+def _parquet_cell(path: Path, megabytes: float) -> Path:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"text": [" ".join(_texts(megabytes))]}), path / "cell.parquet")
+    return path / "cell.parquet"
 
 
 SHAPES: dict[str, Callable[[Path, float], Path]] = {
     "lines of 20 words": _lines,
     "one line": _one_line,
-    f"{_ROWS} rows of .jsonl": _huge_rows,
-    f"{_ROWS} rows of .csv": _huge_cells,
+    "one row of .jsonl": _json_row,
+    "one row of .csv": _table_row,
+    "one cell of .parquet": _parquet_cell,
 }
 
 
@@ -103,6 +108,16 @@ def _short_rows(path: Path, rows: int) -> Path:
         for _ in range(rows // 1_000):
             file.write(block)
     return path / "short.txt"
+
+
+def documents(path: str, options: argparse.Namespace, cache: str) -> dict[str, Any]:
+    """The documents one by one, as the early check and then tokenising reads them."""
+    from diito.corpus import check_sources
+    from diito.corpus.sources import find_sources
+
+    check_sources([path], field="text")
+    lengths = [len(document) for source in find_sources([path], field="text") for document in source.documents()]
+    return {"characters": sum(lengths), "pieces": len(lengths)}
 
 
 def held_out(path: str, options: argparse.Namespace, cache: str) -> dict[str, Any]:
@@ -119,7 +134,7 @@ def held_out(path: str, options: argparse.Namespace, cache: str) -> dict[str, An
     return {"tokens": tokens, "documents": len(text.documents)}
 
 
-WORKS = (tokenise, read, held_out)
+WORKS = {work.__name__: work for work in (documents, tokenise, read, held_out)}
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -137,7 +152,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _measure(name: str, path: Path, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    done = {work.__name__: run_measured(work, str(path), options, str(folder / "cache")) for work in WORKS}
+    done = {work: run_measured(WORKS[work], str(path), options, str(folder / "cache")) for work in options.works}
     print(name, json.dumps(done), flush=True)
     return {"shape": name, **done}
 
@@ -147,10 +162,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     parser.add_argument("--rows", type=int, nargs="*", default=[])
+    parser.add_argument("--works", nargs="+", choices=list(WORKS), default=list(WORKS))
     options = parser.parse_args(arguments)
     report = {"environment": described(), "shapes": measure(options)}
-    rows = [[each["shape"], *(f"{each[work.__name__]['peak_mb']:,.0f}" for work in WORKS)] for each in report["shapes"]]
-    print_columns([["text", "tokenised, peak MB", "read, peak MB", "held out, peak MB"], *rows])
+    rows = [[each["shape"], *(f"{each[work]['peak_mb']:,.0f}" for work in options.works)] for each in report["shapes"]]
+    print_columns([["text", *(f"{work}, peak MB" for work in options.works)], *rows])
     keep(report, options.output)
     return report
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from diito import reading
-from diito.corpus import Part, check_sources, formats, load_corpus, pieces, tokenise
+from diito.corpus import Part, check_sources, formats, load_corpus, tokenise
 from diito.corpus.pieces import Piece, cut, strip_and_cut
 from diito.corpus.sources import find_sources
 from diito.recipe import CorpusSection, SourceSection
@@ -64,7 +64,6 @@ def test_pieces_give_the_sequences_of_the_whole(tmp_path, monkeypatch, name, lay
     whole = load(path, tmp_path / "whole", tokenizer=tokenizer, layout=layout)
     monkeypatch.setattr(tokenise, "CHUNK_CHARACTERS", 200)
     for longest in (1 << 22, 333):
-        monkeypatch.setattr(pieces.strip_and_cut, "__defaults__", (longest,))
         monkeypatch.setattr(formats, "LONGEST", longest)
         for batch in (1 << 19, 64):
             monkeypatch.setattr("diito.corpus.store._BATCH_TOKENS", batch)
@@ -79,7 +78,6 @@ def test_pieces_give_the_sequences_of_the_whole(tmp_path, monkeypatch, name, lay
 def test_a_part_takes_a_long_document_whole(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     path.write_text("\n".join(text(300, seed) for seed in range(20)), encoding="utf-8")
-    monkeypatch.setattr(pieces.strip_and_cut, "__defaults__", (100,))
     monkeypatch.setattr(formats, "LONGEST", 100)
     sides = [load(path, tmp_path / "c", part=Part(0.5, 1, held_out=held)) for held in (True, False)]
     assert all(corpus.statistics.documents for corpus in sides)
@@ -154,6 +152,51 @@ def test_tables_that_are_none(tmp_path, name, content, sentence):
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(Refusal, match=f"^corpus.sources: .*{sentence}"):
         check_sources([str(tmp_path / name)], field="corpus.sources")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.parquet", "a.jsonl.gz"])
+def test_a_long_row_comes_in_the_pieces_of_a_line(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(formats, "LONGEST", 15)
+    (tmp_path / "a.txt").write_text("\n".join(write_rows(tmp_path / name)), encoding="utf-8")
+    found = [list(find_sources([str(tmp_path / each)], field="text")[0].documents()) for each in (name, "a.txt")]
+    assert found[0] == found[1] and any(isinstance(piece, Piece) for piece in found[0])
+    places = [place for place, _ in find_sources([str(tmp_path / "a.txt")], field="text")[0].cells(["text"])]
+    assert len(places) == 4, "a line is one row, in however many pieces it is read"
+
+
+LARGE = "w1 w2 w3 " * 300
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        (
+            "a.jsonl",
+            json.dumps({"text": "w1"}) + "\n" + json.dumps({"text": LARGE}),
+            "line 2: the row has more than 2,000 char",
+        ),
+        ("a.csv", f"text\nw1\n{LARGE}\n", "line 3: the row has more"),
+        (
+            "a.csv",
+            'text\nw1\n"' + LARGE.replace(" w3", "\n") + '"\n',
+            "line 288: not a row of a table .field larger than field limit",
+        ),
+        ("a.tsv", f"id\ttext\n1\tw1\n2\t{LARGE}\n", "line 3: the row has more"),
+        ("a.parquet", [LARGE, LARGE], "row 1: the row has more"),
+        ("a.parquet", ["w1", "w2", LARGE], "row 3: the row has more"),
+    ],
+)
+def test_a_row_that_is_too_large_to_be_held_is_refused_by_its_place(tmp_path, monkeypatch, name, content, place):
+    monkeypatch.setattr(formats, "LARGEST_ROW", 2_000)
+    path = tmp_path / name
+    if name == "a.parquet":
+        pq.write_table(pa.table({"text": content}), path)
+    else:
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(Refusal, match=f"^corpus.sources: {path}, .*{place}"):
+            check_sources([str(path)], field="corpus.sources")
+    with pytest.raises(Refusal, match=f"^corpus.sources: {path}, .*{place}"):
+        list(formats.read_file(path, column="text", field="corpus.sources"))
 
 
 @pytest.mark.parametrize(("ending", "opener"), [(".gz", gzip.open), (".xz", lzma.open)])

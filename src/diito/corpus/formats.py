@@ -1,8 +1,9 @@
 """The kinds of text file: one function each that yields the documents, and what can be checked of it early.
 
 A document is a line of ``.txt``, and one column of a row of ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``. What is held in
-memory is a piece of a line of ``.txt`` and a row of the others, whatever the size of the file. Nothing is kept: reading again
-gives the same documents.
+memory is a piece of a line of ``.txt`` and a row of the others, whatever the size of the file: no library that is used here
+gives a string of JSON or a cell in parts, so a row beyond :data:`LARGEST_ROW` is refused. Nothing is kept: reading again gives
+the same documents.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import csv
 import itertools
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from io import TextIOWrapper
@@ -35,6 +35,8 @@ CHECKED_CHARACTERS = 1 << 26
 is checked, with the same sentences, when it is tokenised."""
 CHECKED_ROWS = 100
 """check_file parses this many lines of a .jsonl file and rows of a .csv file."""
+LARGEST_ROW = 1 << 28
+"""Characters (268 million) of a row that is held whole; bytes of one of parquet. A line of ``.txt`` has no such limit."""
 _ROWS = 1_000  # rows of a parquet file or hub dataset held at a time, at most
 _ROWS_BYTES = 1 << 23  # of them, on average
 _DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}  # the first is what the ending says
@@ -46,7 +48,7 @@ def read_file(path: Path, *, column: str, field: str) -> Iterator[str]:
     if stem_suffix(path) == ".txt":
         with open_text(path, field) as stream:
             for line in _lines(stream):
-                yield from strip_and_cut(line)
+                yield from strip_and_cut(line, LONGEST)
         return
     for place, cells in read_cells(path, columns=(column,), field=field):
         yield from clean(cells[0], place, column, field)
@@ -82,8 +84,11 @@ def check_file(path: Path, column: str, field: str) -> None:
     else:
         empty = not _has_text(path, field)
         if not empty and kind != ".txt":
+            left = CHECKED_CHARACTERS
             for place, cells in read_cells(path, columns=(column,), field=field, rows=CHECKED_ROWS):
-                list(clean(cells[0], place, column, field))
+                left -= sum(map(len, clean(cells[0], place, column, field)))
+                if left < 0:
+                    break
     if empty:
         raise Refusal(field, f"'{path}' is empty; give a file that holds text, or leave it out")
 
@@ -93,8 +98,7 @@ def delimiter_said(path: Path, column: str, field: str) -> str:
     kind = stem_suffix(path)
     if kind not in _DELIMITERS:
         return ""
-    with open_text(path, field, newline="") as stream:
-        chosen = _delimiter(stream.readline(LONGEST), path, column, field)
+    chosen = _delimiter(path, column, field)
     return "" if chosen == _DELIMITERS[kind][0] else f"columns separated by {'tabs' if chosen == chr(9) else chosen}"
 
 
@@ -107,12 +111,22 @@ def clean(value: Any, place: str, column: str, field: str) -> Iterator[str]:
     if value is not None and not isinstance(value, str):
         raise Refusal(field, f"{place}: column {column!r} holds {type(value).__name__}, not text")
     if value:
-        yield from strip_and_cut([value])
+        if len(value) > LARGEST_ROW:
+            raise _too_large(place, field)
+        yield from strip_and_cut([value], LONGEST)
 
 
 def missing_column(column: str, present: Sequence[str], place: str, field: str) -> Refusal:
     """The refusal of rows without the column."""
     return Refusal(field, f"{place} has no column {column!r}; its columns are {', '.join(present) or 'none'}")
+
+
+def _too_large(place: str, field: str) -> Refusal:
+    return Refusal(
+        field,
+        f"{place}: the row has more than {LARGEST_ROW:,} characters, and a row is held whole; split it, or give its text as a "
+        "line of .txt, which is read in pieces",
+    )
 
 
 def rows_at_once(nbytes: int, rows: int) -> int:
@@ -142,6 +156,20 @@ def _rest(stream: TextIOWrapper) -> Iterator[str]:
             return
 
 
+def _whole_line(stream: TextIOWrapper, place: str, field: str) -> str:
+    """The next line, empty at the end. Raises Refusal for one that is too large to be held."""
+    line = stream.readline(LARGEST_ROW + 1)
+    if len(line) > LARGEST_ROW:
+        raise _too_large(place, field)
+    return line
+
+
+def _whole_lines(stream: TextIOWrapper, path: Path, field: str) -> Iterator[str]:
+    number = itertools.count(1)
+    while line := _whole_line(stream, f"{path}, line {next(number)}", field):
+        yield line
+
+
 def _has_text(path: Path, field: str) -> bool:
     """Whether the file has any text, raising for what is not UTF-8 or not whole."""
     characters, filled = 0, False
@@ -157,12 +185,15 @@ def _has_text(path: Path, field: str) -> bool:
 
 def _read_rows(path: Path, columns: Sequence[str], field: str, optional: Collection[str]) -> Generator[Cells, None, None]:
     with open_text(path, field) as stream:
-        for number, parts in enumerate(_lines(stream), start=1):
-            line = "".join(parts)
-            if not line.strip():
-                continue
+        for number in itertools.count(1):
             place = f"{path}, line {number}"
+            line = _whole_line(stream, place, field)
+            if not line:
+                return
+            if line.isspace():
+                continue
             row = _parse_row(line, place, field)
+            del line  # it may be large, and so may the row, which its reader holds for a while
             for column in columns:
                 if column not in row and column not in optional:
                     raise missing_column(column, list(row), place, field)
@@ -186,13 +217,11 @@ def _parse_row(line: str, place: str, field: str) -> dict[str, Any]:
 
 def _read_table(path: Path, columns: Sequence[str], field: str) -> Generator[Cells, None, None]:
     """The columns that the header names; an empty cell is None. A row has as many cells as the header, unless it is blank."""
-    csv.field_size_limit(sys.maxsize)  # its own limit is 128 kB, and a book is longer
+    csv.field_size_limit(LARGEST_ROW)  # its own limit is 128 kB, and a book is longer
+    delimiter = _delimiter(path, columns[0], field)
+    quoting: Any = csv.QUOTE_MINIMAL if _has_quotes(path, delimiter, field) else csv.QUOTE_NONE
     with open_text(path, field, newline="") as stream:
-        first = stream.readline(LONGEST)
-        delimiter = _delimiter(first, path, columns[0], field)
-        lines = [first, *itertools.islice(stream, CHECKED_ROWS)]
-        quoting: Any = csv.QUOTE_MINIMAL if _has_quotes(lines, path, delimiter) else csv.QUOTE_NONE
-        table = csv.reader(itertools.chain(lines, stream), delimiter=delimiter, quoting=quoting, strict=True)
+        table = csv.reader(_whole_lines(stream, path, field), delimiter=delimiter, quoting=quoting, strict=True)
         try:
             header = [name.strip() for name in next(table)]
             for column in columns:
@@ -211,8 +240,10 @@ def _read_table(path: Path, columns: Sequence[str], field: str) -> Generator[Cel
             raise Refusal(field, f"{path}, line {table.line_num}: not a row of a table ({error})") from error
 
 
-def _delimiter(header: str, path: Path, column: str, field: str) -> str:
+def _delimiter(path: Path, column: str, field: str) -> str:
     """The sign by which the header has the column; where several do, the one that makes most columns, or the usual one."""
+    with open_text(path, field, newline="") as stream:
+        header = stream.readline(LONGEST)
     signs = _DELIMITERS[stem_suffix(path)]
     headers = {sign: [name.strip() for name in next(csv.reader([header], delimiter=sign), [])] for sign in signs}
     if fitting := [sign for sign, names in headers.items() if column in names]:
@@ -220,12 +251,14 @@ def _delimiter(header: str, path: Path, column: str, field: str) -> str:
     raise missing_column(column, max(headers.values(), key=len), f"{path}, line 1", field)
 
 
-def _has_quotes(lines: Sequence[str], path: Path, delimiter: str) -> bool:
+def _has_quotes(path: Path, delimiter: str, field: str) -> bool:
     """Whether quotes stand around cells, or are signs of the text: ``.tsv`` has both, and what opens must close there."""
     if stem_suffix(path) == ".csv":
         return True
-    cells = (cell for line in lines for cell in line.rstrip("\r\n").split(delimiter) if cell.startswith('"'))
-    closed = [len(cell) > 1 and cell.endswith('"') for cell in cells]
+    with open_text(path, field, newline="") as stream:
+        lines = itertools.islice(_whole_lines(stream, path, field), CHECKED_ROWS + 1)
+        cells = (cell for line in lines for cell in line.rstrip("\r\n").split(delimiter) if cell.startswith('"'))
+        closed = [len(cell) > 1 and cell.endswith('"') for cell in cells]
     return bool(closed) and all(closed)
 
 
@@ -258,7 +291,10 @@ def _read_parquet(path: Path, columns: Sequence[str], field: str) -> Generator[C
                 raise missing_column(column, file.schema_arrow.names, f"'{path}'", field)
         groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
         for index, group in enumerate(groups):
-            rows = rows_at_once(sum(_column_bytes(group, column) for column in columns), group.num_rows)
+            held = sum(_column_bytes(group, column) for column in columns)
+            if held > LARGEST_ROW * group.num_rows:
+                raise _too_large(f"{path}, row {next(number)}", field)
+            rows = rows_at_once(held, group.num_rows)
             for batch in file.iter_batches(rows, row_groups=[index], columns=list(columns)):
                 for row in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
                     yield f"{path}, row {next(number)}", list(row)

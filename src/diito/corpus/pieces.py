@@ -36,7 +36,7 @@ def ends(document: str) -> bool:
     return not isinstance(document, Piece) or document.last
 
 
-def strip_and_cut(parts: Iterable[str], longest: int = LONGEST) -> Iterator[str]:
+def strip_and_cut(parts: Iterable[str], longest: int) -> Iterator[str]:
     """The document whose text comes in ``parts``, without white space around it: nothing where it is blank, one string where
     it has at most ``longest`` characters, else pieces."""
     held, first = "", True

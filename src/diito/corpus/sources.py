@@ -32,6 +32,7 @@ from diito.corpus.formats import (
     read_file,
     rows_at_once,
 )
+from diito.corpus.pieces import begins
 from diito.embedded import resolve
 from diito.faults import loading
 from diito.reading import stem_suffix
@@ -70,7 +71,8 @@ class LocalFiles:
                     self.field, f"'{path}' is plain text without columns {' and '.join(columns[1:])}; {_WITH_COLUMNS}"
                 )
             else:
-                for number, line in enumerate(read_file(path, column=self.column, field=self.field), start=1):
+                texts = filter(begins, read_file(path, column=self.column, field=self.field))  # of a long one its first piece
+                for number, line in enumerate(texts, start=1):
                     yield f"{path}, text {number}", [line]
 
     def class_names(self, column: str) -> list[str] | None:
