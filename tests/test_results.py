@@ -314,15 +314,16 @@ def test_the_table_of_perplexities():
     other = {"perplexity": 9.0, "interval": None, "draws_sd": None, "tokens": 987, "documents": 6}
     difference = {"against": "teacher", "difference": 3.3456, "interval": [-0.5, 4.0]}
     measurements = [
-        measurement(model="runs/one", result=one),
+        measurement(model="runs/one", result=one, identity={"kind": "perplexity", "layout": "blocks", "length": 128}),
         measurement(model="teacher", result=other),
         measurement(model="runs/one", result=difference),
     ]
     assert text(perplexity_tables(PerplexitySettings(), measurements)) == lines(
         """
-        model     perplexity   95 % interval  s.d. of draws  tokens  documents
-        runs/one       12.35  [11.00, 14.26]           0.13  12,345         60
-        teacher         9.00                              –     987          6
+        model     perplexity   95 % interval  s.d. of draws  tokens  texts
+        runs/one       12.35  [11.00, 14.26]           0.13  12,345     60
+        teacher         9.00                              –     987      6
+        blocks of 128 tokens; the interval is over texts: articles where the text has headings, else lines, rows or chats
         runs/one − teacher: +3.35 (95 % interval [-0.50, 4.00], paired)
         """
     )
