@@ -207,6 +207,16 @@ def test_a_missing_cluster_is_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_ray_that_does_not_come_up_is_said(tmp_path, capsys, monkeypatch):
+    def init(**settings):
+        raise Exception("The current node timed out during startup. The GCS may have become overloaded.")
+
+    monkeypatch.setattr("ray.init", init)
+    path = grids.write(tmp_path, conditions=TWO, text="evaluations: {parts: []}\nseeds: [1]\nfine_tuning_seeds: [1]")
+    assert cli.main(["reproduce", str(path)]) == 2
+    assert "diito: Ray: did not start (The current node timed out during startup" in capsys.readouterr().err
+
+
 def test_what_no_machine_has_is_refused(tmp_path, capsys, monkeypatch):
     machines = [{"Alive": True, "Resources": {"CPU": 2.0}}, {"Alive": False, "Resources": {"CPU": 5000.0}}]
     ray = SimpleNamespace(nodes=lambda: machines, shutdown=lambda: None)

@@ -29,6 +29,7 @@ from diito.experiments.jobs import Job, make_jobs
 from diito.experiments.manifest import prepare_folder, row_of, write_index
 from diito.experiments.screen import Screen
 from diito.experiments.work import JobFailed, Order, work
+from diito.faults import reason
 from diito.files import check_writable
 from diito.paths import expand
 from diito.refusal import Refusal
@@ -151,6 +152,8 @@ def _start_ray(address: str | None) -> Any:
         ray.init(address=address or "local", log_to_driver=False, logging_level="error")
     except ConnectionError as error:
         raise Refusal("--address", f"there is no Ray cluster at {address}; start one with: ray start --head") from error
+    except Exception as error:  # Ray raises it bare where its processes do not come up
+        raise Refusal("Ray", f"did not start ({reason(error)}); run the same command again, jobs that are done stay") from error
     return ray
 
 
