@@ -106,7 +106,7 @@ def test_killed_at_random_moments(kills, parts, without_ray, tmp_path):
     argv, longest = grid(tmp_path / "straight", parts), 1.0
     began = time.monotonic()
     assert main(argv) == 0
-    longest, wanted = min(time.monotonic() - began, 6.0), found(tmp_path / "straight")
+    longest, wanted = min(time.monotonic() - began, 60.0), found(tmp_path / "straight")
     while done < kills:
         folder = tmp_path / str(runs)
         argv, code = grid(folder, parts), None
