@@ -7,6 +7,7 @@ one forward pass at ``--width`` and ``--length``. Counts, not timings: they come
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
@@ -19,6 +20,14 @@ LOSSES = (
     "reverse_kl", "jsd", "tvd", "skew_kl", "mse", "hidden", "cka", "relations", "attention", "contrastive",
     "causal_ce", "causal_jsd", "causal_hidden", "causal_relations", "strict", "manifold",
 )  # fmt: skip
+VARIANTS = {
+    "`causal_ce`, `sources_per_row` 3": {"sources_per_row": 3},
+    "`causal_ce`, `pairs_per_batch` 2": {"pairs_per_batch": 2},
+    "`causal_ce`, `pairs_per_batch` 6": {"pairs_per_batch": 6},
+    "`causal_ce`, `balance_every` 1 micro-batch": {"balance_every": 1},
+    "`causal_ce`, `balance_every` 100": {"balance_every": 100},
+}
+"""What is asked of the interventions or of the weights, beside standard distillation and causal_ce."""
 SLOTS = 0.15
 
 
@@ -29,19 +38,20 @@ def models(width: int) -> tuple[PreTrainedModel, PreTrainedModel]:
     return build_student(teacher, layers=6), teacher
 
 
-def objective(student: PreTrainedModel, teacher: PreTrainedModel, name: str | None) -> DistillationObjective:
+def objective(student: PreTrainedModel, teacher: PreTrainedModel, name: str | None, **options: Any) -> DistillationObjective:
     """Standard distillation and one loss more; strict has half of each state aligned."""
     half = [(0, student.config.hidden_size // 2)]
     full = Alignment.full(12, 6)
     pairs = Alignment(AlignedPair(pair.student, pair.teacher, half, half) for pair in full.pairs)
     weights = STANDARD if name is None else {**STANDARD, name: 0.1}
-    return DistillationObjective(student, teacher, pairs if name == "strict" else full, weights=weights)
+    return DistillationObjective(student, teacher, pairs if name == "strict" else full, weights=weights, **options)
 
 
 def relative_flops(method: DistillationObjective, *, batch: int, length: int) -> float:
     """FLOPs of a step over those of standard distillation."""
     sizes = ModelSize.of(method.teacher), ModelSize.of(method.student)
-    rows = {"losses": method.losses, "weights": method.weights}
+    balanced = 0.0 if method.balance is None else 1 / method.balance.every
+    rows = {"losses": method.losses, "weights": method.weights, "balanced": balanced, "pairs_per_batch": method.pairs_per_batch}
     cost = step_cost(*sizes, method.alignment, length=length, loss_tokens=SLOTS, batch=batch, **rows)
     return cost.total / cost.base
 
@@ -80,9 +90,12 @@ def main() -> None:
     print(f"| loss | FLOPs, 8 × 512 × 768 | kept for the backward pass, {given.batch} × {given.length} × {given.width} |")
     print("|---|--:|--:|")
     print(f"| none | 1.000 | 1.00 ({standard / 1e6:.0f} MB) |")
-    for name in LOSSES:
-        flops = relative_flops(objective(*wide, name), batch=8, length=512)
-        print(f"| `{name}` | {flops:.3f} | {bytes_kept(objective(*small, name), **memory) / standard:.2f} |", flush=True)
+    asked: dict[str, tuple[str, dict[str, Any]]] = {f"`{name}`": (name, {}) for name in LOSSES}
+    asked |= {said: ("causal_ce", options) for said, options in VARIANTS.items()}
+    for said, (name, options) in asked.items():
+        flops = relative_flops(objective(*wide, name, **options), batch=8, length=512)
+        kept = bytes_kept(objective(*small, name, **options), **memory)
+        print(f"| {said} | {flops:.3f} | {kept / standard:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,12 @@ def cases() -> dict[str, dict[str, str]]:
     return {
         "blocks": {},
         "lines": {"corpus.layout": "lines"},
+        "several": {
+            "intervention.sources_per_row": "2",
+            "alignment.pairs_per_batch": "2",
+            "objective.balance": "gradient-norm",
+            "objective.balance_every": "2",
+        },
         "sources": {"intervention.pairing": "independent", "speed.precision": "bf16"},
         "decoder": {"task": "causal-lm", "teacher.model": decoders.teacher("qwen3"), "evaluation.continuations": "0"},
         "classifier": CLASSIFIED

@@ -193,6 +193,11 @@ class Alignment:
         """One pair, uniformly (Algorithm 1, lines 7 and 8)."""
         return self.pairs[generator.randrange(len(self.pairs))]
 
+    def draw_others(self, drawn: AlignedPair, generator: random.Random, count: int) -> list[AlignedPair]:
+        """``count`` pairs beside one that is drawn, uniformly and without replacement; all others where there are fewer."""
+        others = [pair for pair in self.pairs if pair is not drawn]
+        return generator.sample(others, min(count, len(others)))
+
 
 def replace_teacher(pair: AlignedPair, teacher: Iterable[int]) -> AlignedPair:
     """``pair`` with other teacher layers."""

@@ -5,6 +5,7 @@ The bound that a step can reach; what is left out (norms, activations, softmax, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -71,11 +72,13 @@ class StepCost:
     """What the counterfactual runs add."""
     losses: float = 0.0
     """What losses multiply themselves: relations, projections, and the like."""
+    balance: float = 0.0
+    """The backward passes by which the gradients' norms are measured."""
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.base + self.counterfactual + self.losses
+        return self.base + self.counterfactual + self.losses + self.balance
 
 
 def step_cost(
@@ -90,31 +93,60 @@ def step_cost(
     batch: int = 1,
     losses: Mapping[str, Loss] | None = None,
     weights: Mapping[str, Weight] | None = None,
+    pairs_per_batch: int = 1,
+    own_sources: int = 0,
+    balanced: float = 0.0,
 ) -> StepCost:
     """FLOPs for one token in sequences of ``length`` tokens, of which the share ``loss_tokens`` reaches the head.
 
     ``counterfactual``: whether there are counterfactual runs. ``from_the_start``: whether they start at the embeddings (the
     token-swap control) instead of above the swap. ``batch``: sequences of a micro-batch. ``losses``, made for the two models,
     and their ``weights``: they say what is run, for what share of the steps, and what they cost themselves.
+    ``pairs_per_batch``: counterfactual runs of a micro-batch, each of another pair. ``own_sources``: sources of a row that are
+    run for themselves, up to the layers that are swapped; 0 where they are rows of the batch. ``balanced``: the share of the
+    micro-batches in which the norm of each loss's gradient is measured.
     """
 
-    def run(layers: float, model: ModelSize) -> float:
-        return layers * model.layer(length) + loss_tokens * model.head()
+    def run(layers: float, model: ModelSize, *, head: bool = True) -> float:
+        return layers * model.layer(length) + head * loss_tokens * model.head()
 
     student_factor = 1 + BACKWARD / 2 * (1 + student.trained)
     base = run(teacher.layers, teacher) + student_factor * run(student.layers, student)
-    shares, own, outside = float(counterfactual), 0.0, 0.0
-    if losses is not None and weights is not None:
-        active = {name: active_share(weights[name]) for name in losses}
-        shares = max((active[name] for name, loss in losses.items() if loss.run != "base"), default=0.0)
-        outside = max((active[name] for name, loss in losses.items() if loss.outside), default=0.0)
-        own = sum(active[name] * loss.flops(batch, length, loss_tokens) for name, loss in losses.items()) / (batch * length)
-    if not shares:
-        return StepCost(base, 0.0, own)
     pairs = alignment.pairs
     teacher_above = sum(teacher.layers - 1 - pair.teacher[0] for pair in pairs) / len(pairs)
     student_above = sum(student.layers - 1 - pair.student[0] for pair in pairs) / len(pairs)
+    teacher_below = _expected_highest([pair.teacher[-1] + 1 for pair in pairs], pairs_per_batch)
+    student_below = _expected_highest([pair.student[-1] + 1 for pair in pairs], pairs_per_batch)
     if from_the_start:
         teacher_above, student_above = teacher.layers, student.layers
+        teacher_below = student_below = 0.0
     above = student_factor * run(student_above, student)
-    return StepCost(base, shares * (run(teacher_above, teacher) + above) + outside * above, own)
+    sources = run(teacher_below, teacher, head=False) + student_factor * run(student_below, student, head=False)
+    swapped = pairs_per_batch * (run(teacher_above, teacher) + above) + own_sources * sources
+    if losses is None or weights is None:
+        return StepCost(base, counterfactual * swapped)
+
+    def measured(loss: Loss) -> float:
+        """The backward pass of one loss alone, to the embeddings; losses of layers count as if they read the last one."""
+        head = "logits" in loss.reads
+        if loss.run == "base":
+            return run(student.layers, student, head=head)
+        below = (1 + own_sources) * student_below
+        return pairs_per_batch * run(student_above, student, head=head) + run(below, student, head=False)
+
+    active = {name: active_share(weights[name]) for name in losses}
+    shares = max((active[name] for name, loss in losses.items() if loss.run != "base"), default=0.0)
+    outside = max((active[name] for name, loss in losses.items() if loss.outside), default=0.0)
+    own = balance = 0.0
+    for name, loss in losses.items():
+        runs = 1 if loss.run == "base" else pairs_per_batch
+        own += active[name] * runs * loss.flops(batch, length, loss_tokens) / (batch * length)
+        balance += active[name] * balanced * (student_factor - 1) * measured(loss)
+    return StepCost(base, shares * swapped + outside * pairs_per_batch * above, own, balance)
+
+
+def _expected_highest(heights: Iterable[float], count: int) -> float:
+    """The mean of the highest of ``count`` of the ``heights``, drawn without replacement; of all where there are fewer."""
+    ordered = sorted(heights)
+    count = min(count, len(ordered))
+    return sum(math.comb(rank, count - 1) * height for rank, height in enumerate(ordered)) / math.comb(len(ordered), count)

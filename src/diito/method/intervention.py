@@ -91,13 +91,18 @@ def source_values(
     states: Shaped[Tensor, "rows source_tokens width"],
     tokens: int,
     *,
-    rows: Int[Tensor, " batch"] | None = None,
+    rows: Int[Tensor, " batch"] | Int[Tensor, "batch tokens"] | None = None,
     index: Int[Tensor, "batch tokens"] | None = None,
 ) -> Shaped[Tensor, "batch tokens width"]:
     """A source's states laid out as the base's: row ``rows[b]`` for row b, and for each token the one it reads.
 
-    ``rows``: None takes the rows in order. ``index``: None reads the base's own positions (padded or cut to ``tokens``).
+    ``rows``: None takes the rows in order; one for each token where the tokens of a row have several sources, with the
+    ``index`` beside it. ``index``: None reads the base's own positions (padded or cut to ``tokens``).
     """
+    if rows is not None and rows.ndim == 2:
+        assert index is not None
+        # An unswapped token reads something that is never used; in a shorter source that may be its last token.
+        return states[rows, index.clamp(max=states.shape[1] - 1)]
     if rows is not None:
         states = states[rows]
     if index is not None:

@@ -2,7 +2,7 @@
 
 1. draw one aligned pair of layer sets, the swapped positions and each row's source (lines 7 and 8);
 2. run teacher and student on the base, and the counterfactual runs above the swap (lines 9 to 15; ``runs``);
-3. the named losses at the slots and their weighted sum (lines 16 to 18; ``losses``).
+3. the named losses at the slots and their weighted sum (lines 16 to 18; ``losses``, ``means``).
 
 Slots are the tokens at which something is predicted, and labels what is right there; a task decides both.
 """
@@ -16,19 +16,20 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diito.method.alignment import Alignment
+from diito.method.balance import GradientNorms
 from diito.method.draws import generator, host_random, keyed_dropout
-from diito.method.losses import Loss, NamedLosses, token_mean
+from diito.method.losses import Loss
+from diito.method.means import mean_losses
 from diito.method.outputs import count_outputs, shared_words
-from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement, has_label
+from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement
 from diito.method.reach import Reach, reach_of_a_decoder, reach_of_an_encoder, reached
-from diito.method.recompute import values_of
 from diito.method.rows import Needs, Options, check_widths, loss_rows, make_losses, modules_of
-from diito.method.runs import LiveTeacher, Runs, Teacher, run_model
+from diito.method.runs import LiveTeacher, Teacher, check_pairs, run_model
 from diito.method.schedules import Ramp, Weight, weights_at
 from diito.method.second_names import with_second_names, without_second_names
 from diito.method.slots import labels_at_slots, slots_and_labels, with_slots
@@ -52,7 +53,8 @@ class DistillationObjective(nn.Module):
     The teacher is frozen, in eval mode, and no part of the module tree: it is in no state dict and no optimiser. It is a model,
     or anything that answers as :class:`diito.method.runs.Teacher` does.
 
-    ``alignment``: Π; one pair is drawn for each micro-batch, the same on all ranks.
+    ``alignment``: Π; one pair is drawn for each micro-batch, the same on all ranks, or ``pairs_per_batch`` different ones, each
+    with a swap and a counterfactual run of its own: the losses under the intervention are the means over these.
     ``weights``: weight of each loss by name (``rows`` has them all), used as given, or a ``schedules.Ramp``; a loss of weight 0
     is not computed, and without counterfactual losses there is no counterfactual run. Default: task, ce, cos, causal_ce at 1/4;
     without cos where the widths differ, which is said. ``mlm`` is another name of task. ``options``: of single losses,
@@ -63,13 +65,15 @@ class DistillationObjective(nn.Module):
     tokens are eligible; ``special_ids``: their ids ([] where rows have none), None takes the first and last real token of each
     row, which is where encoders have them.
     ``source_positions``: "same" as the base's, or "independent" (drawn by the rule for the source, as many).
-    ``pairing``: gives each row its source in the batch; a batch with ``source_input_ids`` brings its own.
+    ``pairing``: gives each row its source in the batch; a batch with ``source_input_ids`` brings its own. ``sources_per_row``:
+    how many sources a row has at once, each swapped in positions of its own (``swaps.SwapDraws``).
     ``control``: "token-swap" swaps the input ids instead of the activations.
     ``losses``: further losses by name, or others in place of the paper's. ``reach``: which slots a swap can change; the others
     are out of the counterfactual losses; None: all slots of a row, of a causal language model those at or behind the swap.
     ``words``: size of the vocabulary that student and teacher share, where their logits differ in number (the same tokenizer,
     padded differently). ``compared``: the alignment by which losses of states compare layers where their options name none;
-    None: Π.
+    None: Π. ``balance_every``: micro-batches between two measurements by which the weights are shares of the gradient's norm
+    (``balance.GradientNorms``); None takes them as they are.
 
     Raises ValueError, naming the recipe's field, for values no batch could make right.
     """
@@ -92,9 +96,12 @@ class DistillationObjective(nn.Module):
         special_ids: Sequence[int] | None = None,
         source_positions: Literal["same", "independent"] = "same",
         pairing: Pairing = derangement,
+        sources_per_row: int = 1,
+        pairs_per_batch: int = 1,
         control: Literal["none", "token-swap"] = "none",
         losses: Mapping[str, Loss] | None = None,
         reach: Reach | None = None,
+        balance_every: int | None = None,
         words: int | None = None,
         compared: Alignment | None = None,
         seed: int = 42,
@@ -120,10 +127,13 @@ class DistillationObjective(nn.Module):
             share=share,
             specials=specials,
             special_ids=special_ids,
+            sources_per_row=sources_per_row,
             independent_positions=source_positions == "independent",
             of_tokens=control == "token-swap",
         )
         self.reach = reach or (reach_of_a_decoder if predicts_next(student) else reach_of_an_encoder)
+        self.pairs_per_batch = pairs_per_batch
+        self.balance = None if balance_every is None else GradientNorms([*self.weights], balance_every)
         self.seed = seed
         self.micro_batches = 0
         self.changed: Tensor | None = None
@@ -204,11 +214,15 @@ class DistillationObjective(nn.Module):
         step, weights = self._step(step), weights_at(self.weights, progress)
         needs = Needs.of(self.losses[name] for name in weights)
         slots, labels = slots_and_labels(batch, tokens=self.tokens)
-        pair = self.alignment.draw(host_random("alignment", self.seed, step))
+        drawing = host_random("alignment", self.seed, step)
+        pair = self.alignment.draw(drawing)
         swap = self.draw_swap(batch, step=step) if needs.counterfactual else None
+        more = [] if swap is None else self.alignment.draw_others(pair, drawing, self.pairs_per_batch - 1)
+        further = [(each, self.draw_swap(batch, step=step, run=run)) for run, each in enumerate(more, start=1)]
         base, outputs = needs.base, self.words
-        keep = {"keep": needs.teacher} if needs.teacher else {}
-        teacher = self._hidden_teacher[0].runs(batch, pair, swap, slots, step=step, base=base, outputs=outputs, **keep)
+        asked = {"keep": needs.teacher, "further": further}
+        of_a_model = {name: value for name, value in asked.items() if value}
+        teacher = self._hidden_teacher[0].runs(batch, pair, swap, slots, step=step, base=base, outputs=outputs, **of_a_model)
         key, device = (self.seed, step, _rank()), batch["input_ids"].device
         dropout = partial(keyed_dropout, "dropout", *key, device=device)
         # Heads of language models drop nothing out, and keying costs time.
@@ -229,42 +243,25 @@ class DistillationObjective(nn.Module):
             keep=needs.student,
             outside=needs.outside,
             reach=self.reach,
+            further=[(each.student, each.student_dimensions, its_swap) for each, its_swap in further],
         )
         self.changed = swap.changed(batch) if swap is not None and swap.of_tokens else None
-        reach = None if swap is None else reached(self.reach, batch, slots, swap.positions)
-        return self._named_losses(weights, student, teacher, labels, slots, reach)
-
-    def draw_swap(self, batch: Mapping[str, Tensor], *, step: int) -> Swap:
-        """What micro-batch ``step`` swaps on this rank: a function of the batch, the seed, ``step`` and the rank."""
-        draws = generator("swap", self.seed, step, _rank(), device=batch["input_ids"].device)
-        return self.swaps.draw(batch, draws)
-
-    def _named_losses(
-        self,
-        weights: Mapping[str, float],
-        student: Runs,
-        teacher: Runs,
-        labels: Shaped[Tensor, "batch slots *classes"],
-        slots: Int[Tensor, "batch slots"],
-        reach: Bool[Tensor, "batch slots"] | None,
-    ) -> dict[str, Float[Tensor, ""]]:
-        """Every loss with a weight, and their weighted sum. What no swap reaches is out of the counterfactual losses."""
-        named = NamedLosses()
-        words = self.words or count_outputs(self.student)
-        values: dict[str, Tensor] = {}
-        for run, of_teacher in (("base", "base"), ("counterfactual", "counterfactual"), ("outside", "base")):
-            read = {name: self.losses[name] for name in weights if self.losses[name].run == run}
-            if read:
-                values |= values_of(read, student.read(run), teacher.read(of_teacher), labels.flatten(0, 1), words=words)
-        for name in weights:
-            loss = self.losses[name]
-            counted = has_label(labels) if loss.labelled else (slots >= 0)
-            if loss.run != "base":
-                assert reach is not None
-                counted = counted & reach
-            named[name] = token_mean(values[name], counted.flatten().float()) if values[name].ndim else values[name]
+        swaps = [] if swap is None else [swap, *(its_swap for _, its_swap in further)]
+        reach = [reached(self.reach, batch, slots, each.positions) for each in swaps]
+        losses, words = {name: self.losses[name] for name in weights}, self.words or count_outputs(self.student)
+        named = mean_losses(losses, student, teacher, labels, slots, reach, words=words)
+        if self.balance is not None:
+            weights = self.balance(weights, named, self.student, step=step)
         named["loss"] = sum((weight * named[name] for name, weight in weights.items()), start=labels.new_zeros(()))
         return named
+
+    def draw_swap(self, batch: Mapping[str, Tensor], *, step: int, run: int = 0) -> Swap:
+        """What micro-batch ``step`` swaps on this rank: a function of the batch, the seed, ``step`` and the rank; of several
+        counterfactual runs in the one of that number.
+        """
+        further = [run] if run else []
+        draws = generator("swap", self.seed, step, _rank(), *further, device=batch["input_ids"].device)
+        return self.swaps.draw(batch, draws)
 
     def _step(self, step: int | None) -> int:
         if step is not None:
@@ -323,6 +320,9 @@ class DistillationObjective(nn.Module):
             student_layers=student.depth,
             teacher_width=teacher.width,
             student_width=student.width,
+        )
+        check_pairs(
+            self.pairs_per_batch, self.alignment, is_live=isinstance(teacher, LiveTeacher), of_tokens=self.swaps.of_tokens
         )
         for name, loss in self.losses.items():
             if self.swaps.of_tokens and (loss.outside or "natural" in loss.reads):

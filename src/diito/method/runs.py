@@ -2,7 +2,8 @@
 
 1. the source's states: a source in the same batch has been run already, one of its own is run up to the swapped layers;
 2. the base run, which keeps the outputs of the swapped layers;
-3. the counterfactual run is resumed above the swap (Algorithm 1, lines 9 to 15): below it nothing is computed twice;
+3. the counterfactual run is resumed above the swap (Algorithm 1, lines 9 to 15): below it nothing is computed twice; so is
+   one for each further pair that is drawn;
 4. the head is read at the loss slots only.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -19,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from diito.method.alignment import AlignedPair, DimensionRange, other_dimensions
+from diito.method.alignment import AlignedPair, Alignment, DimensionRange, other_dimensions
 from diito.method.intervention import resume
 from diito.method.losses import Predictions
 from diito.method.reach import Reach, reached
@@ -27,10 +28,13 @@ from diito.method.swaps import Swap
 from diito.models.kept import Kept, Wanted
 from diito.models.layered import Inputs, Layered
 from diito.models.padding import real_positions
+from diito.refusal import Refusal
 
 Dropout = Callable[[], AbstractContextManager[None]]
 """What keys the dropout inside."""
 NOTHING = Wanted()
+Intervention = tuple[Sequence[int], Sequence[DimensionRange] | None, Swap]
+"""The layers of a model that are swapped, the dimensions of their states (None: all), and the swap."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Runs:
     counterfactual: Predictions | None
     outside: Predictions | None = None
     """Of a student: its run with a swap in the neurons outside of Π."""
+    further: tuple[Runs, ...] = ()
+    """Those under the interventions on further pairs, each with the same base run."""
 
     def read(self, run: str) -> Predictions:
         """One of them by its name, which must be there."""
@@ -72,7 +78,7 @@ class Teacher(Protocol):
         """Its answers at ``slots`` (-1 unused), without gradients: the counterfactual run where there is a swap of the pair's
         teacher layers, the base run where ``base``. ``step``: micro-batches since the start. ``outputs``: see ``read_slots``.
 
-        Only a live model is asked to ``keep`` what its layers held.
+        Only a live model is asked to ``keep`` what its layers held, and for the runs of ``further`` pairs.
         """
 
 
@@ -96,10 +102,32 @@ class LiveTeacher:
         base: bool,
         outputs: int | None,
         keep: Wanted = NOTHING,
+        further: Sequence[tuple[AlignedPair, Swap]] = (),
     ) -> Runs:
         """See :class:`Teacher`."""
-        dimensions = pair.teacher_dimensions
-        return run_model(self.model, batch, pair.teacher, dimensions, swap, slots, base=base, outputs=outputs, keep=keep)
+        return run_model(
+            self.model,
+            batch,
+            pair.teacher,
+            pair.teacher_dimensions,
+            swap,
+            slots,
+            base=base,
+            outputs=outputs,
+            keep=keep,
+            further=[(each.teacher, each.teacher_dimensions, its_swap) for each, its_swap in further],
+        )
+
+
+def check_pairs(count: int, alignment: Alignment, *, is_live: bool = True, of_tokens: bool = False) -> None:
+    """Refuse a number of pairs a micro-batch that there are not, or that cannot be run."""
+    if not 1 <= count <= len(alignment.pairs):
+        sentence = f"{count} different pairs are asked for; the alignment has {len(alignment.pairs)}, give 1 to as many"
+        raise Refusal("alignment.pairs_per_batch", sentence)
+    if count > 1 and of_tokens:
+        raise Refusal("alignment.pairs_per_batch", "must be 1 with the control token-swap, which needs no alignment")
+    if count > 1 and not is_live:
+        raise Refusal("alignment.pairs_per_batch", "must be 1 with a teacher that is no model")
 
 
 def run_model(
@@ -118,6 +146,7 @@ def run_model(
     keep: Wanted = NOTHING,
     outside: bool = False,
     reach: Reach | None = None,
+    further: Sequence[Intervention] = (),
 ) -> Runs:
     """The runs of a model in the caller's mode and gradient state; ``layers`` and ``dimensions`` are what is swapped in it.
 
@@ -126,11 +155,12 @@ def run_model(
     :meth:`Teacher.runs`. ``recompute``: whether layers are run again for the backward pass, instead of keeping what they
     computed. ``keep``: what of the layers is kept for the losses. ``outside``: whether there is a run with the same swap in
     the dimensions that Π leaves out. ``reach``: which tokens count in what is kept of a counterfactual run; None: all real
-    ones.
+    ones. ``further``: interventions beside the first, with sources of the same batch.
     """
     layered = Layered(model, recompute=recompute)
     top = layered.depth - 1
-    swapped_layers = [] if swap is None or swap.of_tokens else list(layers)
+    interventions = [] if swap is None else [(layers, dimensions, swap), *further]
+    swapped_layers = [] if swap is None or swap.of_tokens else [layer for each in interventions for layer in each[0]]
     sources: dict[int, Tensor] = {}
     if swap is not None and swap.sources is not None and swapped_layers:
         with dropout():
@@ -149,21 +179,30 @@ def run_model(
         if swap is None:
             return Runs(answers, None)
         everywhere = torch.arange(real.shape[1], device=real.device).expand_as(real)
-        counted = reached(reach, batch, everywhere.where(real, -1), swap.positions) if keep and reach is not None else real
+
+        def counted(swap: Swap) -> Tensor:
+            if not keep or reach is None:
+                return real
+            return reached(reach, batch, everywhere.where(real, -1), swap.positions)
+
         if swap.of_tokens:
+            kept = Kept(keep, counted(swap), real)
             batch = swap.stitched(batch)
-            kept = Kept(keep, counted, real)
             _, stitched = layered.states(batch, [top], kept)
-            counterfactual = read(layered.final(stitched[top]), kept)
-            return Runs(answers, counterfactual)
-        values = {layer: swap.values((sources or states)[layer]) for layer in layers}
-        swapped = partial(resume, layered, run, states[min(layers)], values, swap.positions)
-        kept = kept.resumed(min(layers), counted)
-        counterfactual = read(swapped(dimensions=dimensions, keep=kept), kept)
-        counterfactual.natural = answers
-        if not outside:
-            return Runs(answers, counterfactual)
-        return Runs(answers, counterfactual, read(swapped(dimensions=other_dimensions(dimensions, layered.width)), None))
+            return Runs(answers, read(layered.final(stitched[top]), kept))
+
+        def resumed(layers: Sequence[int], dimensions: Sequence[DimensionRange] | None, swap: Swap) -> Runs:
+            values = {layer: swap.values((sources or states)[layer]) for layer in layers}
+            swapped = partial(resume, layered, run, states[min(layers)], values, swap.positions)
+            held = kept.resumed(min(layers), counted(swap))
+            counterfactual = read(swapped(dimensions=dimensions, keep=held), held)
+            counterfactual.natural = answers
+            if not outside:
+                return Runs(answers, counterfactual)
+            return Runs(answers, counterfactual, read(swapped(dimensions=other_dimensions(dimensions, layered.width)), None))
+
+        first, *others = [resumed(*each) for each in interventions]
+        return replace(first, further=tuple(others))
 
 
 def read_slots(

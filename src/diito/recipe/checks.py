@@ -226,6 +226,18 @@ def _intervention(recipe: Recipe) -> Iterator[Refusal]:
             "intervention.control",
             "token-swap needs objective.weights.causal_ce or causal_cos above 0, the weights of the losses on the swapped text",
         )
+    several = intervention.sources_per_row
+    if several > 1 and intervention.pairing not in _literals("pairing"):
+        sentence = f"must be 1 with the pairing {intervention.pairing}, which gives a row one source"
+        yield Refusal("intervention.sources_per_row", sentence)
+    if several > 1 and intervention.pairing == "in-batch" and recipe.training.batch <= several and is_causal(recipe):
+        sentence = (
+            f"{several} different sources in the batch need at least {several + 1} rows in a micro-batch "
+            f"(training.per_device_train_batch_size is {recipe.training.batch}); or set intervention.pairing to independent"
+        )
+        yield Refusal("intervention.sources_per_row", sentence)
+    if intervention.control == "token-swap" and recipe.alignment.pairs_per_batch > 1:
+        yield Refusal("alignment.pairs_per_batch", "must be 1 with the control token-swap, which needs no alignment")
     if intervention.control == "token-swap" and recipe.alignment.shuffled:
         yield Refusal("alignment.shuffled", "must be false with the control token-swap, which needs no alignment")
 
@@ -239,6 +251,7 @@ def _objective(recipe: Recipe) -> Iterator[Refusal]:
     weights = recipe.objective.weights
     if not any(weights.as_dict().values()):
         yield Refusal("objective.weights", "all weights are 0; at least one must be above 0")
+    yield from _balance(recipe)
     yield from _losses_with_needs(recipe)
     names = [loss_name(reference) for reference in recipe.objective.losses]
     for index, name in enumerate(names):
@@ -261,6 +274,21 @@ def _objective(recipe: Recipe) -> Iterator[Refusal]:
             near = difflib.get_close_matches(name, [*own, "mlm", *sorted(known)], n=1)
             hint = f"did you mean objective.weights.{near[0]}?" if near else "name where it is from in objective.losses"
             yield Refusal(f"objective.weights.{name}", f"no loss has that name; {hint}")
+
+
+def _balance(recipe: Recipe) -> Iterator[Refusal]:
+    """What weights by gradient norm need."""
+    objective = recipe.objective
+    if objective.balance == "none":
+        if objective.balance_every is not None:
+            yield Refusal("objective.balance_every", "belongs to objective.balance gradient-norm; leave it out")
+        return
+    if recipe.speed.compile:
+        yield Refusal("speed.compile", "must be false with objective.balance: compiled layers allow one backward pass only")
+    for name in ("fsdp", "deepspeed"):
+        if recipe.training.arguments.get(name):
+            sentence = "must be left out with objective.balance, which needs each loss's gradient of all weights at hand"
+            yield Refusal(f"training.{name}", sentence)
 
 
 def _has_weight(weights: WeightsSection, name: str) -> bool:

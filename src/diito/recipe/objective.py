@@ -18,6 +18,8 @@ LayerPairs = Annotated[list[Annotated[tuple[int, int], Predicate(is_layer_pair)]
 """``[[student layer, teacher layer], ...]``, counted from 0."""
 COS = 0.25
 """The weight of ``cos`` where a recipe gives none and the widths agree."""
+BALANCE_STEPS = 100
+"""Steps between two measurements of the gradients' norms, where a recipe does not say."""
 CAUSAL = "causal_"
 NO_CAUSAL_FORM = ("task", "strict", "manifold")
 """Losses that are read in one way only: the task's, and those that are of an intervention as they are."""
@@ -206,6 +208,11 @@ class ObjectiveSection:
     """The losses."""
 
     weights: WeightsSection = field(default_factory=WeightsSection)
+    balance: Literal["none", "gradient-norm"] = field(default="none", metadata=LATER)
+    """none: the weights as they are given. gradient-norm: each loss has the share of the gradient's norm that its weight has of
+    all weights; the norms are measured anew every so many steps."""
+    balance_every: Count | None = field(default=None, metadata=LATER)
+    """gradient-norm: optimiser steps between two measurements; null: 100."""
     options: OptionsSection = field(default_factory=OptionsSection, metadata=LATER)
     losses: list[Text] = field(default_factory=list)
     """Further losses: import paths such as ``my_package.losses:huber``, rows of losses."""

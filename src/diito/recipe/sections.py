@@ -212,6 +212,9 @@ class AlignmentSection:
     layers that they would without it."""
     every: Count | None = field(default=None, metadata=LATER)
     """learned: optimiser steps between two choices; null: 500."""
+    pairs_per_batch: Count = field(default=1, metadata=LATER)
+    """Different pairs drawn for each micro-batch, of which each has a counterfactual run of its own, with swaps of its own; the
+    losses under the intervention are the means over these runs. (Layers that are to be swapped at once stand in one pair.)"""
 
     def __post_init__(self) -> None:
         if isinstance(self.pairs, list):  # written in full, however they were given
@@ -236,6 +239,9 @@ class InterventionSection:
     pairing: Literal["in-batch", "independent"] | str = "in-batch"
     """in-batch: every row is the source of another row. independent: sources are drawn from the corpus on their own. Or a
     pairing of your own, such as ``my_package.rules:neighbour``."""
+    sources_per_row: Count = field(default=1, metadata=LATER)
+    """Sources of a row in one counterfactual run: its eligible tokens are cut into as many successive parts, and in each of
+    these ``share`` of the tokens, at least one, takes the values of another source."""
     control: Literal["none", "token-swap"] = "none"
     """token-swap: the same spans are swapped in the input ids instead of the activations."""
 

@@ -16,7 +16,7 @@ from diito.method.schedules import Ramp, Weight, check_never_all_zero
 from diito.models.answers import answers_of
 from diito.recipe import Recipe
 from diito.recipe.checks import loss_name
-from diito.recipe.objective import COS
+from diito.recipe.objective import BALANCE_STEPS, COS
 from diito.refusal import Refusal
 
 
@@ -55,6 +55,17 @@ def active_weights(recipe: Recipe) -> dict[str, Weight]:
         for name, weight in weights.items()
         if weight
     }
+
+
+def balance_every(recipe: Recipe) -> int | None:
+    """Micro-batches between two measurements of the gradients' norms; None: the weights are taken as they are."""
+    objective = recipe.objective
+    if objective.balance == "none":
+        return None
+    if len(active := active_weights(recipe)) < 2:
+        sentence = f"gradient-norm shares out between losses, and {next(iter(active))} alone has a weight; give another one too"
+        raise Refusal("objective.balance", sentence)
+    return (objective.balance_every or BALANCE_STEPS) * recipe.training.accumulation
 
 
 def make_all_losses(

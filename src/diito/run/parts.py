@@ -25,6 +25,7 @@ from diito.method.draws import generator
 from diito.method.losses import Loss
 from diito.method.objective import DistillationObjective
 from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement
+from diito.method.runs import check_pairs
 from diito.models.cut import Cut
 from diito.models.layered import longest_sequence
 from diito.models.load import Sizes, sizes_of
@@ -32,7 +33,7 @@ from diito.models.teacher import load_config, load_teacher, load_tokenizer
 from diito.recipe import Recipe
 from diito.recipe.checks import in_full
 from diito.refusal import Refusal, collect
-from diito.run.losses import active_weights, has_counterfactual, make_all_losses, own_losses, with_widths
+from diito.run.losses import active_weights, balance_every, has_counterfactual, make_all_losses, own_losses, with_widths
 from diito.run.plan import Plan
 from diito.run.students import PlannedStudent, build, calibration_rows, plan_student
 from diito.run.text import load_text, with_lengths
@@ -146,9 +147,11 @@ def survey(recipe: Recipe) -> Survey:
             with attempt():
                 alignment = build_alignment(recipe.alignment, **depths, seed=recipe.seed)
                 alignment.check(**depths, teacher_width=sizes.width, student_width=student.sizes.width)
+                check_pairs(recipe.alignment.pairs_per_batch, alignment)
         if student is not None and losses is not None:
             with attempt():
                 recipe, left_out = with_widths(recipe, losses, sizes.width, student.sizes.width)
+                balance_every(recipe)
     assert losses is not None
     return Survey(recipe, task, losses, sizes, tokenizer, student, alignment, left_out)
 
@@ -205,6 +208,7 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
         losses=losses,
         weights=active_weights(recipe),
         left_out=surveyed.left_out,
+        balance_every=balance_every(recipe),
         slot_share=task.slot_share(_settings(recipe, task)),
         held_out_blocks=None if held_out is None else len(held_out.examples),
         held_out_layout="blocks" if held_out is None else held_out.layout,
@@ -276,6 +280,9 @@ def _objective(recipe: Recipe, parts: Parts, teacher: PreTrainedModel) -> Distil
         positions=position_rule(recipe),
         pairing=pairing_of(recipe),
         share=intervention.share,
+        sources_per_row=intervention.sources_per_row,
+        pairs_per_batch=recipe.alignment.pairs_per_batch,
+        balance_every=balance_every(recipe),
         specials=intervention.specials,
         special_ids=parts.task.special_ids(parts.tokenizer),
         reach=parts.task.reach,

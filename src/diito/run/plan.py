@@ -39,6 +39,8 @@ class Plan:
     """What is not among the losses although it would be by default, in words."""
     slot_share: float = 1.0
     """Slots for each token."""
+    balance_every: int | None = None
+    """Micro-batches between two measurements of the gradients' norms; None: the weights are taken as they are."""
     held_out_blocks: int | None = None
     """Blocks that are measured; None where nothing is."""
     held_out_layout: str = "blocks"
@@ -74,16 +76,20 @@ class Plan:
     @cached_property
     def cost(self) -> StepCost:
         """Matrix-product FLOPs for one token."""
+        intervention = self.recipe.intervention
         return step_cost(
             ModelSize.of(self.teacher),
             ModelSize.of(self.student),
             self.alignment,
             length=round(self.corpus.statistics.mean_length),
             loss_tokens=1.0 if self.recipe.objective.tokens == "all" else self.slot_share,
-            from_the_start=self.recipe.intervention.control == "token-swap",
+            from_the_start=intervention.control == "token-swap",
             batch=self.recipe.training.batch,
             losses=self.losses,
             weights=self.weights,
+            pairs_per_batch=self.recipe.alignment.pairs_per_batch,
+            own_sources=intervention.sources_per_row if intervention.pairing == "independent" else 0,
+            balanced=0.0 if self.balance_every is None else 1 / self.balance_every,
         )
 
     def __str__(self) -> str:
@@ -98,7 +104,7 @@ class Plan:
                 "student",
                 f"{_model(self.student)} {self.made_of}, {_count(student)} ({student / teacher:.0%}){self._trained()}",
             ),
-            ("objective", " + ".join(f"{_weight(weight)} {name}" for name, weight in self.weights.items()) + self.left_out),
+            ("objective", self._objective()),
             ("alignment", self._alignment()),
             *zip(["corpus"] + [""] * len(corpus), corpus, strict=False),
             *(("corpus", remark) for remark in self.corpus.remarks),
@@ -106,6 +112,13 @@ class Plan:
             ("steps", self._steps()),
             ("compute", self._compute()),
         ]
+
+    def _objective(self) -> str:
+        terms = " + ".join(f"{_weight(weight)} {name}" for name, weight in self.weights.items()) + self.left_out
+        if self.balance_every is None:
+            return terms
+        every = self.balance_every // self.recipe.training.accumulation
+        return f"{terms}; shares of the gradient's norm, measured every {every:,} steps"
 
     def _trained(self) -> str:
         """How much of the student is trained, where not all of it is."""
@@ -159,9 +172,12 @@ class Plan:
             name += f" every {section.every or CHOICE_STEPS} steps, beginning with"
         intervention = self.recipe.intervention
         swapped = f"{intervention.positions} {intervention.share:.0%} of tokens"
+        if intervention.sources_per_row > 1:
+            swapped += f" from {intervention.sources_per_row} sources a row"
         if intervention.control != "none":
             swapped += f", {intervention.control}"
-        return f"{name}: {self.alignment}; {swapped}"
+        runs = f"; {section.pairs_per_batch} pairs a micro-batch" if section.pairs_per_batch > 1 else ""
+        return f"{name}: {self.alignment}{runs}; {swapped}"
 
 
 def _weight(weight: Weight) -> str:

@@ -1,4 +1,5 @@
-"""What happens around the steps of a run: stopping on a signal, the metrics file, choices of an alignment, the progress bar."""
+"""What happens around the steps of a run: stopping on a signal, the metrics file, choices of an alignment, factors of weights,
+the progress bar."""
 
 from __future__ import annotations
 
@@ -164,6 +165,20 @@ class LearnedAlignment(TrainerCallback):
     def as_data(self) -> dict[str, Any]:
         """The present alignment and the step at which it was chosen."""
         return {"pairs": [dataclasses.asdict(pair) for pair in self.present.pairs], "chosen_at": self.chosen_at}
+
+
+class WeightFactors(TrainerCallback):
+    """Keeps the factors of weights by gradient norm in the checkpoints."""
+
+    SAVED = "weight_factors"
+    """Its name among what Trainer's state holds of callbacks."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        saved: Any = state.stateful_callbacks or {}
+        kwargs["model"].balance.factors = dict(saved.get(self.SAVED, {}))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        state.stateful_callbacks[self.SAVED] = dict(kwargs["model"].balance.factors)  # type: ignore[index, call-overload]
 
 
 class Progress(TrainerCallback):

@@ -29,6 +29,7 @@ from diito.tasks.causal_lm import CausalLM
 from diito.tasks.masked_lm import Masking
 from diito.tasks.task import Batching
 from diito.training.arguments import require
+from diito.training.callbacks import WeightFactors
 from diito.training.checkpoints import CheckpointTrainer
 from diito.training.counters import Counters
 from diito.training.placement import place_teacher
@@ -93,6 +94,8 @@ class DistillationTrainer(CheckpointTrainer):
         )
         place_teacher(model.teacher, self.args)
         self.add_callback(_EpochOrder(self))
+        if model.balance is not None:
+            self.add_callback(WeightFactors())
         changed = ["changed"] if model.swaps.of_tokens and model.has_counterfactual else []
         self._counters = Counters([*model.weights, "loss", *changed], device=self.args.device)
         self._counted_step, self._micro = -1, 0
@@ -141,7 +144,8 @@ class DistillationTrainer(CheckpointTrainer):
         device = inputs["input_ids"].device
         batch = self.batching.batch(inputs, generator=generator("mask", *key, device=device))
         if self.draw_sources:
-            rows = torch.randint(len(self.train_dataset), (len(inputs["input_ids"]),), generator=generator("sources", *key))
+            count = self.objective.swaps.sources_per_row * len(inputs["input_ids"])
+            rows = torch.randint(len(self.train_dataset), (count,), generator=generator("sources", *key))
             drawn = self._prepare_inputs(self._collate(self.train_dataset.__getitems__(rows.tolist())))
             sources = self.batching.batch(drawn, generator=generator("source mask", *key, device=device))
             batch |= {f"source_{name}": value for name, value in sources.items() if name not in ("slots", "labels")}
@@ -171,6 +175,8 @@ class DistillationTrainer(CheckpointTrainer):
             self.state.num_input_tokens_seen += self._counters.take_tokens(self.accelerator)
             logs["tokens"] = self.state.num_input_tokens_seen
             logs["tokens_per_second"] = self._counters.take_rate()
+            if self.objective.balance is not None:
+                logs.update({f"weight_{name}": weight for name, weight in self.objective.balance.weights.items()})
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
