@@ -310,14 +310,14 @@ def test_a_teacher_that_is_no_model_has_one_pair():
 @pytest.mark.parametrize(
     ("overrides", "field"),
     [
-        ({"intervention.sources_per_row": "4"}, "intervention.sources_per_row"),
+        ({"intervention.sources_per_row": "4"}, "training.per_device_train_batch_size: .* at least 5 rows"),
         ({"intervention.sources_per_row": "2", "intervention.pairing": "package.rules:own"}, "intervention.sources_per_row"),
         ({"intervention.sources_per_row": "0"}, "intervention.sources_per_row"),
         ({"alignment.pairs_per_batch": "2", "intervention.control": "token-swap"}, "alignment.pairs_per_batch"),
     ],
 )
 def test_a_recipe_that_can_never_be_right_is_refused(overrides, field, tmp_path):
-    with pytest.raises((Refusal, Refusals), match=f"{field}: "):
+    with pytest.raises((Refusal, Refusals), match=field):
         check(tiny.recipe(tmp_path, overrides))
 
 

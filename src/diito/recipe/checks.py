@@ -78,18 +78,26 @@ def is_causal(recipe: Recipe) -> bool:
     return any(weight and (name.startswith(CAUSAL) or name in _OF_SWAPPED_STATES) for name, weight in weights)
 
 
+def too_few_rows(recipe: Recipe) -> Iterator[Refusal]:
+    """Of a recipe with a loss that reads swapped runs: in-batch pairing without enough rows for a row and its sources."""
+    sources = recipe.intervention.sources_per_row
+    if recipe.intervention.pairing == "in-batch" and recipe.training.batch <= sources:
+        has = "a row has another as its source" if sources == 1 else f"a row has {sources} others as its sources"
+        yield Refusal(
+            "training.per_device_train_batch_size",
+            f"in-batch pairing needs at least {sources + 1} rows, so that {has}; "
+            "raise it, or set intervention.pairing to independent",
+        )
+
+
 def _refusals(recipe: Recipe) -> Iterator[Refusal]:
     yield from _student(recipe.student)
     yield from _corpus(recipe.corpus)
     yield from _alignment(recipe.alignment, student_depth(recipe.student))
     yield from _intervention(recipe)
     yield from _objective(recipe)
-    if recipe.training.batch == 1 and recipe.intervention.pairing == "in-batch" and is_causal(recipe):
-        yield Refusal(
-            "training.per_device_train_batch_size",
-            "in-batch pairing needs at least 2 rows, so that a row has another as its source; "
-            "raise it, or set intervention.pairing to independent",
-        )
+    if is_causal(recipe):
+        yield from too_few_rows(recipe)
     yield from argument_refusals(recipe.training)
     yield from _evaluation(recipe.evaluation)
     yield from _learned(recipe)
@@ -229,12 +237,6 @@ def _intervention(recipe: Recipe) -> Iterator[Refusal]:
     several = intervention.sources_per_row
     if several > 1 and intervention.pairing not in _literals("pairing"):
         sentence = f"must be 1 with the pairing {intervention.pairing}, which gives a row one source"
-        yield Refusal("intervention.sources_per_row", sentence)
-    if several > 1 and intervention.pairing == "in-batch" and recipe.training.batch <= several and is_causal(recipe):
-        sentence = (
-            f"{several} different sources in the batch need at least {several + 1} rows in a micro-batch "
-            f"(training.per_device_train_batch_size is {recipe.training.batch}); or set intervention.pairing to independent"
-        )
         yield Refusal("intervention.sources_per_row", sentence)
     if intervention.control == "token-swap" and recipe.alignment.pairs_per_batch > 1:
         yield Refusal("alignment.pairs_per_batch", "must be 1 with the control token-swap, which needs no alignment")

@@ -31,8 +31,8 @@ from diito.models.layered import longest_sequence
 from diito.models.load import Sizes, sizes_of
 from diito.models.teacher import load_config, load_teacher, load_tokenizer
 from diito.recipe import Recipe
-from diito.recipe.checks import in_full
-from diito.refusal import Refusal, collect
+from diito.recipe.checks import in_full, too_few_rows
+from diito.refusal import Refusal, collect, refuse
 from diito.run.losses import active_weights, balance_every, has_counterfactual, make_all_losses, own_losses, with_widths
 from diito.run.plan import Plan
 from diito.run.students import PlannedStudent, build, calibration_rows, plan_student
@@ -118,11 +118,7 @@ def survey(recipe: Recipe) -> Survey:
             reads_intervention = has_counterfactual(recipe, losses)
             if recipe.intervention.control == "token-swap" and not reads_intervention:
                 raise Refusal("intervention.control", "token-swap needs a weight of a loss that reads the swapped text")
-            if recipe.training.batch == 1 and recipe.intervention.pairing == "in-batch" and reads_intervention:
-                raise Refusal(
-                    "training.per_device_train_batch_size",
-                    "in-batch pairing needs at least 2 rows, one the source of the other",
-                )
+            refuse(too_few_rows(recipe) if reads_intervention else ())
         task = find_task(recipe.task)
         with attempt():
             task.check(recipe)
