@@ -184,7 +184,6 @@ def test_the_fields_are_no_part_of_a_run_that_leaves_them_alone(tmp_path):
     [
         ({"objective.balance_every": "5"}, "objective.balance_every", "belongs to objective.balance gradient-norm"),
         ({**BALANCED, "objective.balance_every": "0"}, "objective.balance_every", "at least 1"),
-        ({**BALANCED, "speed.compile": "true"}, "speed.compile", "must be false"),
         ({**BALANCED, "training.fsdp": "full_shard"}, "training.fsdp", "must be left out"),
         (
             {"objective.balance": "gradient-norm", "objective.weights": "{task: 1, ce: 0, cos: 0, causal_ce: 0}"},

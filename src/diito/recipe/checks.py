@@ -285,8 +285,6 @@ def _balance(recipe: Recipe) -> Iterator[Refusal]:
         if objective.balance_every is not None:
             yield Refusal("objective.balance_every", "belongs to objective.balance gradient-norm; leave it out")
         return
-    if recipe.speed.compile:
-        yield Refusal("speed.compile", "must be false with objective.balance: compiled layers allow one backward pass only")
     for name in ("fsdp", "deepspeed"):
         if recipe.training.arguments.get(name):
             sentence = "must be left out with objective.balance, which needs each loss's gradient of all weights at hand"
