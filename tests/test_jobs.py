@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_refused_while_the_jobs_are_made(path):
         ({"evaluations.glue.data": "/nowhere"}, {}, r"^a: evaluations\.glue\.data: .*nowhere"),
         ({"evaluations.glue.length": "4096"}, {}, r"^a: evaluations\.glue\.length"),
         ({"evaluations.perplexity.length": "4096"}, {}, r"^a: evaluations\.perplexity\.length: 4096 tokens"),
-        ({"evaluations.interchange.share": "0"}, {}, r"^a: evaluations\.interchange\.share: 0\.0 must"),
+        ({"evaluations.interchange.share": "0"}, {}, r"^evaluations\.interchange\.share: 0\.0 must"),
         ({"evaluations.interchange.blocks": "2"}, {}, r"^a: evaluations\.interchange\.limit: interchange needs at least 3"),
         ({}, {"teacher.tokenizer": tiny.teacher()}, r"^a: teacher\.tokenizer: evaluations are planned with"),
         ({}, {"student.layers": "9"}, r"^a: student\.layers"),
