@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from diito.method.intervention import get_values as get_values
     from diito.method.intervention import interchange as interchange
     from diito.method.objective import DistillationObjective as DistillationObjective
+    from diito.method.rotation_files import load_rotation as load_rotation
     from diito.models.student import build_student as build_student
     from diito.refusal import Refusal as Refusal
     from diito.refusal import Refusals as Refusals
@@ -30,6 +31,7 @@ _PUBLIC = {
     "build_student": "models.student",
     "get_values": "method.intervention",
     "interchange": "method.intervention",
+    "load_rotation": "method.rotation_files",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -39,8 +39,11 @@ COMMANDS = {
         "add_check",
     ),
     "align": Command(
-        "find the best alignment of a student's layers with a teacher's",
-        {"teacher": "hub id or folder", "student": "hub id or folder, such as runs/quickstart/student"},
+        "find the best alignment of a student's layers with a teacher's, or a rotation of the teacher's layers",
+        {
+            "teacher": "hub id or folder",
+            "student?": "hub id or folder, such as runs/quickstart/student; none to find a rotation",
+        },
         "add_align",
     ),
     "reproduce": Command(

@@ -82,10 +82,27 @@ def check(arguments: Namespace) -> int:
 
 
 def align(arguments: Namespace) -> int:
-    """Find the best alignment of a student's layers with a teacher's, from the map of all pairs."""
+    """Find the best alignment of a student's layers with a teacher's, from the map of all pairs; or, in the teacher alone, the
+    sub-spaces of its layers that carry what a swap changes.
+
+    diito align google-bert/bert-base-uncased runs/my-student/student
+    diito align embedded:teacher-minilm-mlm --rotation.dimensions 64 --rotation.sources '[embedded:wikitext-2/train.txt.gz]' \\
+      --sources '[embedded:wikitext-2/valid.txt.gz]'
+    """
     settings, run = filled(AlignSettings, arguments), filled(EvaluateSettings, arguments)
+    finds_rotation = settings.rotation.dimensions is not None
+    if finds_rotation and arguments.student is not None:
+        raise Refusal("STUDENT", "a rotation is found in the teacher alone; leave it out, or --rotation.dimensions")
+    if not finds_rotation and settings.rotation != type(settings.rotation)():
+        raise Refusal("--rotation.dimensions", "say how many are to be found in each layer")
+    if not finds_rotation and arguments.student is None:
+        raise Refusal("STUDENT", "give the student to align, or --rotation.dimensions to find a rotation in the teacher alone")
     limit_spinning()
     keep_freed_memory()
+    if finds_rotation:
+        from diito.evaluation.rotation import find_rotation
+
+        return find_rotation(arguments.teacher, settings, run)
     from diito.evaluation.align import align
 
     return align(arguments.teacher, arguments.student, settings, run)

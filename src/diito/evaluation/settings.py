@@ -143,8 +143,31 @@ class MapSettings(InterchangeSettings):
 
 
 @dataclass
+class RotationSettings:
+    """Sub-spaces of the teacher's layers, found in the teacher alone (leave STUDENT out): those in which a swap gives most
+    nearly the answers of a swap of the whole state."""
+
+    dimensions: int | None = None
+    """So many dimensions of each layer's state; null finds an alignment, and no sub-space."""
+    layers: list[int] | None = None
+    """The layers, counted from 0; null: all of the teacher's."""
+    sources: list[SourceSection | str] = field(default_factory=list)
+    """The text on which they are found, other than ``sources``, on which what was found is measured."""
+    limit: int | None = 2000
+    """How many blocks or lines of it, spread evenly; null takes all."""
+    steps: int = 200
+    """Steps of the search."""
+    batch: int = 16
+    """Blocks or lines of a step, each the source of another."""
+    learning_rate: float = 5e-3
+    """Of Adam; it falls linearly to 0."""
+    file: str = "rotation.safetensors"
+    """Where they are written."""
+
+
+@dataclass
 class AlignSettings(InterchangeSettings):
-    """The map of all pairs of layers, and the alignment that is chosen from it."""
+    """The map of all pairs of layers, and the alignment that is chosen from it; or, without a student, a rotation."""
 
     alignment: AlignmentSection = field(default_factory=AlignmentSection)
     """The alignment that the best one is held against, and that is kept where it is undecided which is better."""
@@ -153,6 +176,7 @@ class AlignSettings(InterchangeSettings):
     is the least noisy; the accuracies see only the most likely word."""
     file: str = "alignment.yaml"
     """Where the alignment is written."""
+    rotation: RotationSettings = field(default_factory=RotationSettings)
 
 
 @dataclass

@@ -37,6 +37,8 @@ def _named_alignment(section: AlignmentSection, teacher_layers: int, student_lay
         content = read_section(AlignmentSection, section.file)
         if content.kind != "custom" or content.file is not None:
             raise Refusal("alignment.file", f"{section.file} must hold the pairs of an alignment of kind custom")
+        if content.rotation.path is not None:
+            raise Refusal("alignment.file", f"{section.file} names a rotation; name it in the recipe's alignment.rotation.path")
         check_alignment(content, student_layers)
         section = content
     pairs: Sequence[Any] = section.pairs or ()

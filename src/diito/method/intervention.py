@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from diito.method.alignment import DimensionRange, Dimensions, dimension_ranges
 from diito.method.positions import matched_sources
+from diito.method.rotation import Bases, check_bases, within
 from diito.models.kept import Kept
 from diito.models.layered import Inputs, Layered, Run
 from diito.models.padding import real_positions
@@ -44,11 +45,13 @@ def interchange(
     *,
     source_positions: Bool[Tensor, "batch source_tokens"] | None = None,
     dimensions: Dimensions = None,
+    bases: Bases | None = None,
 ) -> Float[Tensor, "batch ..."]:
     """IntInv (Eq. 2): logits for ``base`` with its neurons N holding what they hold for ``source``.
 
     N is the output of every layer in ``layers`` at ``positions`` (True = swapped), all of it or the ranges in ``dimensions``
-    (``(start, stop)`` or a list of them). Row i of ``source`` is the source of row i of ``base``; lengths may differ.
+    (``(start, stop)`` or a list of them), or of a layer in ``bases`` what lies in the span of these orthonormal rows
+    Float[dimensions width]. Row i of ``source`` is the source of row i of ``base``; lengths may differ.
     ``source_positions``: where to read in the source, as many a row as in ``positions``, matched in ascending order; None
     reads at ``positions``. The run keeps all inputs of the base, the caller's mode (in train mode
     base and source draw their own dropout) and gradient state; gradients reach ``source`` through the swap.
@@ -59,6 +62,8 @@ def interchange(
     layered = Layered(model)
     wanted = _checked_layers(layered, layers)
     ranges = _checked_dimensions(dimensions, layered.width)
+    if bases is not None:
+        _check_bases(bases, wanted, ranges, layered.width)
     for inputs in (base, source):
         layered.check_inputs(inputs)
     _check_positions(base, source, positions, source_positions)
@@ -66,7 +71,8 @@ def interchange(
     _, source_states = layered.states(source, wanted)
     run, base_states = layered.states(base, wanted[:1])
     values = {layer: source_values(source_states[layer], positions.shape[1], index=index) for layer in wanted}
-    return layered.head(resume(layered, run, base_states[wanted[0]], values, positions, dimensions=ranges), base)
+    final = resume(layered, run, base_states[wanted[0]], values, positions, dimensions=ranges, bases=bases)
+    return layered.head(final, base)
 
 
 def set_values(
@@ -75,9 +81,15 @@ def set_values(
     positions: Bool[Tensor, "batch tokens"],
     *,
     dimensions: Sequence[DimensionRange] | None = None,
+    basis: Float[Tensor, "rows width"] | None = None,
 ) -> Float[Tensor, "batch tokens width"]:
-    """SetVals on one layer: ``hidden`` with ``values`` at ``positions`` and ``dimensions``; gradients flow through both."""
+    """SetVals on one layer: ``hidden`` with ``values`` at ``positions`` and ``dimensions``; gradients flow through both.
+
+    ``basis``: in place of dimensions, orthonormal rows in whose span it is set.
+    """
     chosen = positions.unsqueeze(-1)
+    if basis is not None:
+        return torch.where(chosen, within(hidden, values, basis), hidden)
     if dimensions is None:
         return torch.where(chosen, values, hidden)
     pieces, done = [], 0
@@ -120,20 +132,22 @@ def resume(
     positions: Bool[Tensor, "batch tokens"],
     *,
     dimensions: Sequence[DimensionRange] | None = None,
+    bases: Bases | None = None,
     keep: Kept | None = None,
 ) -> Float[Tensor, "batch tokens width"]:
     """The counterfactual run from its first swap upwards: N_h under the intervention.
 
     ``hidden``: the base run's output of the lowest layer in ``values``, where the run is taken up again. ``values``: for each
-    swapped layer what it is set to, as the run passes it. ``keep``: takes what it wants of the layers from the swap upwards.
-    Returns the last layer's representation, after the final norm.
+    swapped layer what it is set to, as the run passes it. ``bases``: layers that are set in a sub-space alone. ``keep``: takes
+    what it wants of the layers from the swap upwards. Returns the last layer's representation, after the final norm.
     """
     lowest = min(values)
     for layer in range(lowest, layered.depth):
         if layer > lowest:
             hidden = layered.advance(run, hidden, layer, keep)
         if layer in values:
-            hidden = set_values(hidden, values[layer], positions, dimensions=dimensions)
+            basis = None if bases is None else bases.get(layer)
+            hidden = set_values(hidden, values[layer], positions, dimensions=dimensions, basis=basis)
         if keep is not None:
             keep.keep(layer, hidden)
     return layered.final(hidden)
@@ -151,6 +165,14 @@ def _checked_dimensions(dimensions: Dimensions, width: int) -> tuple[DimensionRa
     if ranges is not None and max(stop for _, stop in ranges) > width:
         raise Refusal("dimensions", f"{list(ranges)} do not lie in the model's width of {width}")
     return ranges
+
+
+def _check_bases(bases: Bases, layers: Sequence[int], ranges: Sequence[DimensionRange] | None, width: int) -> None:
+    if not bases.keys() <= {*layers}:
+        raise Refusal("bases", f"layers {sorted(bases)} must be among those that are swapped, {list(layers)}")
+    if ranges is not None:
+        raise Refusal("bases", "say themselves which dimensions are swapped; leave dimensions out")
+    check_bases(bases, width=width, field="bases")
 
 
 def _check_positions(base: Inputs, source: Inputs, positions: Tensor, source_positions: Tensor | None) -> None:

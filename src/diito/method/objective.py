@@ -28,6 +28,7 @@ from diito.method.means import mean_losses
 from diito.method.outputs import count_outputs, shared_words
 from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement
 from diito.method.reach import Reach, reach_of_a_decoder, reach_of_an_encoder, reached
+from diito.method.rotation import Rotation
 from diito.method.rows import Needs, Options, check_widths, loss_rows, make_losses, modules_of
 from diito.method.runs import LiveTeacher, Teacher, check_pairs, run_model
 from diito.method.schedules import Ramp, Weight, weights_at
@@ -43,6 +44,8 @@ from diito.refusal import Refusal
 _TASKS = ("slots", "masked_positions", "swappable", "documents")
 """What a task says of a batch beside what the models read."""
 _TYPES = "token_type_ids"
+_ROTATION = "student rotation"
+"""The student's sub-spaces among what is trained beside it; no loss can have this name, which is no identifier."""
 _SOURCE = "source_"
 """How the names begin of what a source reads that is not a row of the batch."""
 
@@ -68,6 +71,7 @@ class DistillationObjective(nn.Module):
     ``pairing``: gives each row its source in the batch; a batch with ``source_input_ids`` brings its own. ``sources_per_row``:
     how many sources a row has at once, each swapped in positions of its own (``swaps.SwapDraws``).
     ``control``: "token-swap" swaps the input ids instead of the activations.
+    ``rotation``: swaps in sub-spaces instead of whole states: the teacher's found ones, and the student's, trained along.
     ``losses``: further losses by name, or others in place of the paper's. ``reach``: which slots a swap can change; the others
     are out of the counterfactual losses; None: all slots of a row, of a causal language model those at or behind the swap.
     ``words``: size of the vocabulary that student and teacher share, where their logits differ in number (the same tokenizer,
@@ -99,6 +103,7 @@ class DistillationObjective(nn.Module):
         sources_per_row: int = 1,
         pairs_per_batch: int = 1,
         control: Literal["none", "token-swap"] = "none",
+        rotation: Rotation | None = None,
         losses: Mapping[str, Loss] | None = None,
         reach: Reach | None = None,
         balance_every: int | None = None,
@@ -120,6 +125,8 @@ class DistillationObjective(nn.Module):
         self.losses = make_losses(self.weights, table, student, teacher, compared or alignment, seed=seed)
         self.loss_modules = modules_of(self.losses)
         """What losses train beside the student, such as projections: saved beside it, and no part of it."""
+        if rotation is not None:
+            self.loss_modules[_ROTATION] = rotation
         self.tokens = tokens
         self.swaps = SwapDraws(
             rule=NAMED_RULES[positions] if isinstance(positions, str) else positions,
@@ -150,6 +157,11 @@ class DistillationObjective(nn.Module):
     def teacher(self) -> Any:
         """The teacher as it was given: the frozen model, where it is one."""
         return self._hidden_teacher[1]
+
+    @property
+    def rotation(self) -> Rotation | None:
+        """The sub-spaces that are swapped; None where whole states are, or ranges of their dimensions."""
+        return next((module for module in self.loss_modules.values() if isinstance(module, Rotation)), None)
 
     @property
     def has_base(self) -> bool:
@@ -220,7 +232,10 @@ class DistillationObjective(nn.Module):
         more = [] if swap is None else self.alignment.draw_others(pair, drawing, self.pairs_per_batch - 1)
         further = [(each, self.draw_swap(batch, step=step, run=run)) for run, each in enumerate(more, start=1)]
         base, outputs = needs.base, self.words
-        asked = {"keep": needs.teacher, "further": further}
+        within, student_bases = None, None
+        if self.rotation is not None and swap is not None:
+            within, student_bases = self.rotation.teacher(), self.rotation.student()
+        asked = {"keep": needs.teacher, "further": further, "bases": within}
         of_a_model = {name: value for name, value in asked.items() if value}
         teacher = self._hidden_teacher[0].runs(batch, pair, swap, slots, step=step, base=base, outputs=outputs, **of_a_model)
         key, device = (self.seed, step, _rank()), batch["input_ids"].device
@@ -241,6 +256,7 @@ class DistillationObjective(nn.Module):
             head_dropout=head_dropout,
             recompute=self.recompute and self.training,
             keep=needs.student,
+            bases=student_bases,
             outside=needs.outside,
             reach=self.reach,
             further=[(each.student, each.student_dimensions, its_swap) for each, its_swap in further],
@@ -324,6 +340,13 @@ class DistillationObjective(nn.Module):
         check_pairs(
             self.pairs_per_batch, self.alignment, is_live=isinstance(teacher, LiveTeacher), of_tokens=self.swaps.of_tokens
         )
+        if self.rotation is not None:
+            self.rotation.check(
+                self.alignment,
+                teacher_width=teacher.width,
+                student_width=student.width,
+                has_use=self.has_counterfactual and isinstance(teacher, LiveTeacher) and not self.swaps.of_tokens,
+            )
         for name, loss in self.losses.items():
             if self.swaps.of_tokens and (loss.outside or "natural" in loss.reads):
                 sentence = "is of swapped states, and intervention.control token-swap swaps words; leave it out"

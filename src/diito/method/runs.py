@@ -24,6 +24,7 @@ from diito.method.alignment import AlignedPair, Alignment, DimensionRange, other
 from diito.method.intervention import resume
 from diito.method.losses import Predictions
 from diito.method.reach import Reach, reached
+from diito.method.rotation import Bases
 from diito.method.swaps import Swap
 from diito.models.kept import Kept, Wanted
 from diito.models.layered import Inputs, Layered
@@ -78,7 +79,7 @@ class Teacher(Protocol):
         """Its answers at ``slots`` (-1 unused), without gradients: the counterfactual run where there is a swap of the pair's
         teacher layers, the base run where ``base``. ``step``: micro-batches since the start. ``outputs``: see ``read_slots``.
 
-        Only a live model is asked to ``keep`` what its layers held, and for the runs of ``further`` pairs.
+        Only a live model is asked to ``keep`` what its layers held, for the runs of ``further`` pairs, or to swap in ``bases``.
         """
 
 
@@ -103,6 +104,7 @@ class LiveTeacher:
         outputs: int | None,
         keep: Wanted = NOTHING,
         further: Sequence[tuple[AlignedPair, Swap]] = (),
+        bases: Bases | None = None,
     ) -> Runs:
         """See :class:`Teacher`."""
         return run_model(
@@ -116,6 +118,7 @@ class LiveTeacher:
             outputs=outputs,
             keep=keep,
             further=[(each.teacher, each.teacher_dimensions, its_swap) for each, its_swap in further],
+            bases=bases,
         )
 
 
@@ -144,6 +147,7 @@ def run_model(
     head_dropout: Dropout = nullcontext,
     recompute: bool = False,
     keep: Wanted = NOTHING,
+    bases: Bases | None = None,
     outside: bool = False,
     reach: Reach | None = None,
     further: Sequence[Intervention] = (),
@@ -153,9 +157,10 @@ def run_model(
     ``dropout``: keys what is dropped out; a source run of its own draws the dropout of the base run, as a source in the batch
     does. ``head_dropout``: the same of the head, which runs when a loss asks for its logits. ``base``, ``outputs``: see
     :meth:`Teacher.runs`. ``recompute``: whether layers are run again for the backward pass, instead of keeping what they
-    computed. ``keep``: what of the layers is kept for the losses. ``outside``: whether there is a run with the same swap in
-    the dimensions that Π leaves out. ``reach``: which tokens count in what is kept of a counterfactual run; None: all real
-    ones. ``further``: interventions beside the first, with sources of the same batch.
+    computed. ``keep``: what of the layers is kept for the losses. ``bases``: in place of ``dimensions``, sub-spaces by layer.
+    ``outside``: whether there is a run with the same swap in the dimensions that Π leaves out. ``reach``: which tokens count in
+    what is kept of a counterfactual run; None: all real ones. ``further``: interventions beside the first, with sources of the
+    same batch.
     """
     layered = Layered(model, recompute=recompute)
     top = layered.depth - 1
@@ -193,7 +198,7 @@ def run_model(
 
         def resumed(layers: Sequence[int], dimensions: Sequence[DimensionRange] | None, swap: Swap) -> Runs:
             values = {layer: swap.values((sources or states)[layer]) for layer in layers}
-            swapped = partial(resume, layered, run, states[min(layers)], values, swap.positions)
+            swapped = partial(resume, layered, run, states[min(layers)], values, swap.positions, bases=bases)
             held = kept.resumed(min(layers), counted(swap))
             counterfactual = read(swapped(dimensions=dimensions, keep=held), held)
             counterfactual.natural = answers

@@ -13,6 +13,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, get_args
 
+from diito.paths import expand
 from diito.plugins import check_reference, installed
 from diito.recipe.arguments import argument_refusals
 from diito.recipe.file import read_again
@@ -180,6 +181,7 @@ def _alignment(alignment: AlignmentSection, depth: int | None) -> Iterator[Refus
         yield Refusal("alignment.every", f"belongs to alignment.kind learned, and the kind is {kind}")
     if alignment.shuffled and kind == "learned":
         yield Refusal("alignment.shuffled", "must be false with alignment.kind learned, which would choose layers anew")
+    yield from _rotation(alignment)
     if kind == "custom":
         yield from _custom(alignment, depth)
         return
@@ -193,6 +195,20 @@ def _alignment(alignment: AlignmentSection, depth: int | None) -> Iterator[Refus
         yield Refusal("alignment.kind", f"{kind} needs at least {needed} student layers; student.layers gives {depth}")
     if not alignment.top and (depth == 1 or (kind == "middle" and depth == 2)):
         yield Refusal("alignment.top", f"must be true; {kind} has no pair below the top of {depth} layers")
+
+
+def _rotation(alignment: AlignmentSection) -> Iterator[Refusal]:
+    field, path = "alignment.rotation.path", alignment.rotation.path
+    if path is None:
+        return
+    if not expand(path, field=field).is_file():
+        yield Refusal(field, f"{path!r} is not a file; give one that diito align --rotation.dimensions wrote")
+    if alignment.kind == "learned":
+        yield Refusal(field, "belongs to layers that stay; leave it out with alignment.kind learned")
+    pairs: Sequence[Any] = alignment.pairs or []
+    if any(pair.student_dimensions or pair.teacher_dimensions for pair in pairs):
+        sentence = "says itself which dimensions are swapped; leave student_dimensions and teacher_dimensions out"
+        yield Refusal(field, sentence)
 
 
 def _learned(recipe: Recipe) -> Iterator[Refusal]:
@@ -240,6 +256,8 @@ def _intervention(recipe: Recipe) -> Iterator[Refusal]:
         yield Refusal("intervention.sources_per_row", sentence)
     if intervention.control == "token-swap" and recipe.alignment.pairs_per_batch > 1:
         yield Refusal("alignment.pairs_per_batch", "must be 1 with the control token-swap, which needs no alignment")
+    if intervention.control == "token-swap" and recipe.alignment.rotation.path is not None:
+        yield Refusal("alignment.rotation.path", "must be null with the control token-swap, which swaps words, not states")
     if intervention.control == "token-swap" and recipe.alignment.shuffled:
         yield Refusal("alignment.shuffled", "must be false with the control token-swap, which needs no alignment")
 
@@ -308,7 +326,10 @@ def _losses_with_needs(recipe: Recipe) -> Iterator[Refusal]:
                 f"{name} has no weight; give objective.weights.{name} or objective.weights.{CAUSAL}{name}, or leave it out"
             )
             yield Refusal(f"objective.options.{name}", sentence)
-    if weights.strict and (
+    if weights.strict and alignment.rotation.path is not None:
+        sentence = "must be null where strict has a weight, which is of ranges of dimensions"
+        yield Refusal("alignment.rotation.path", sentence)
+    elif weights.strict and (
         alignment.kind != "custom"
         or any(isinstance(pair, list) or pair.student_dimensions is None for pair in alignment.pairs or [])
     ):

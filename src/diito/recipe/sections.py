@@ -190,6 +190,15 @@ def _in_full(pair: Any) -> Any:
     return AlignedPairSection(student=student, teacher=teacher)
 
 
+@dataclass
+class RotationSection:
+    """Sub-spaces that are swapped instead of whole states: those found in the teacher's layers, and as many dimensions of each
+    student layer, in directions that are trained along with the student."""
+
+    path: Text | None = field(default=None, metadata=PLACE)
+    """The file of the teacher's, which ``diito align TEACHER --rotation.dimensions 16`` writes; null: none."""
+
+
 CHOICE_STEPS = 500
 """Steps between two choices of a learned alignment, where a recipe does not say."""
 
@@ -210,6 +219,7 @@ class AlignmentSection:
     shuffled: bool = False
     """A control: the alignment with the teacher layers permuted (seeded), for interventions; losses of states compare the
     layers that they would without it."""
+    rotation: RotationSection = field(default_factory=RotationSection, metadata=LATER)
     every: Count | None = field(default=None, metadata=LATER)
     """learned: optimiser steps between two choices; null: 500."""
     pairs_per_batch: Count = field(default=1, metadata=LATER)

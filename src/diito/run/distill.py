@@ -188,6 +188,10 @@ def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Eval
         if not metric.is_of_classes:
             return {}
         parts.teacher.to(student.device)
+        bases = {}
+        if parts.rotation is not None:
+            rotation = parts.rotation.to(student.device)
+            bases = {"student_bases": rotation.student(), "teacher_bases": rotation.teacher()}
         return interchange_accuracy(
             student,
             parts.teacher,
@@ -196,6 +200,7 @@ def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Eval
             rule=rule,
             share=recipe.intervention.share,
             special_ids=parts.task.special_ids(parts.tokenizer),
+            **bases,
         )
 
     def both(student: PreTrainedModel) -> dict[str, float]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from diito.corpus.tokenise import Tokeniser
+from diito.method.rotation_files import digest_of
 from diito.models import load as models
 from diito.models.load import ModelSource
 from diito.recipe import Recipe
@@ -51,9 +52,12 @@ def make_manifest(recipe: Recipe, parts: Parts, *, processes: int) -> dict[str, 
 
 
 def student_contents(recipe: Recipe) -> dict[str, str]:
-    """A hash of the checkpoint that a recipe names as its student, by its field; nothing where there is none."""
-    source = source_of(recipe.student)
-    return {} if source is None else {source.field: models.digest(source)}
+    """Hashes of the checkpoint that a recipe names as its student and of its rotation, by their fields; of what there is."""
+    source, rotation = source_of(recipe.student), recipe.alignment.rotation.path
+    contents = {} if source is None else {source.field: models.digest(source)}
+    if rotation is not None:
+        contents["alignment.rotation.path"] = digest_of(rotation)
+    return contents
 
 
 def refuse_other_fields(before: dict[str, Any], now: dict[str, Any], run: Path) -> None:

@@ -25,6 +25,7 @@ from diito.method.draws import generator
 from diito.method.losses import Loss
 from diito.method.objective import DistillationObjective
 from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement
+from diito.method.rotation import Rotation
 from diito.method.runs import check_pairs
 from diito.models.cut import Cut
 from diito.models.layered import longest_sequence
@@ -35,6 +36,7 @@ from diito.recipe.checks import in_full, too_few_rows
 from diito.refusal import Refusal, collect, refuse
 from diito.run.losses import active_weights, balance_every, has_counterfactual, make_all_losses, own_losses, with_widths
 from diito.run.plan import Plan
+from diito.run.rotations import rotation_of
 from diito.run.students import PlannedStudent, build, calibration_rows, plan_student
 from diito.run.text import load_text, with_lengths
 from diito.speed.precision import prepare_models
@@ -60,6 +62,8 @@ class Survey:
     tokenizer: PreTrainedTokenizerBase
     student: PlannedStudent
     alignment: Alignment
+    rotation: Rotation | None = None
+    """What is swapped of the states; None where the alignment says it."""
     left_out: str = ""
     """A loss that the recipe would have by default and the student cannot have, in words."""
 
@@ -96,6 +100,8 @@ class Parts:
     """How many words the logits of both have in common, where they differ in number."""
     kept: Cut | None = None
     """Of a student that was cut: what of the teacher was kept."""
+    rotation: Rotation | None = None
+    """What is swapped of the states, the student's side as it is trained; None where the alignment says it."""
 
 
 def survey(recipe: Recipe) -> Survey:
@@ -144,12 +150,14 @@ def survey(recipe: Recipe) -> Survey:
                 alignment = build_alignment(recipe.alignment, **depths, seed=recipe.seed)
                 alignment.check(**depths, teacher_width=sizes.width, student_width=student.sizes.width)
                 check_pairs(recipe.alignment.pairs_per_batch, alignment)
+                causal = losses is not None and has_counterfactual(recipe, losses)
+                rotation = rotation_of(recipe, alignment, teacher=sizes, student=student.sizes, causal=causal)
         if student is not None and losses is not None:
             with attempt():
                 recipe, left_out = with_widths(recipe, losses, sizes.width, student.sizes.width)
                 balance_every(recipe)
     assert losses is not None
-    return Survey(recipe, task, losses, sizes, tokenizer, student, alignment, left_out)
+    return Survey(recipe, task, losses, sizes, tokenizer, student, alignment, rotation, left_out)
 
 
 def position_rule(recipe: Recipe) -> PositionRule:
@@ -228,6 +236,7 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
         compared=compared,
         words=planned.words(surveyed.sizes, tokenizer),
         kept=student.kept,
+        rotation=surveyed.rotation,
     )
 
 
@@ -286,6 +295,7 @@ def _objective(recipe: Recipe, parts: Parts, teacher: PreTrainedModel) -> Distil
         compared=parts.compared,
         source_positions=intervention.source_positions,
         control=intervention.control,
+        rotation=parts.rotation,
         seed=recipe.seed,
     )
 

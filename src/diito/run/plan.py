@@ -177,7 +177,8 @@ class Plan:
         if intervention.control != "none":
             swapped += f", {intervention.control}"
         runs = f"; {section.pairs_per_batch} pairs a micro-batch" if section.pairs_per_batch > 1 else ""
-        return f"{name}: {self.alignment}{runs}; {swapped}"
+        within = "" if section.rotation.path is None else f", in the sub-spaces of {section.rotation.path}"
+        return f"{name}: {self.alignment}{within}{runs}; {swapped}"
 
 
 def _weight(weight: Weight) -> str:

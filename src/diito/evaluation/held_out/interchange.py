@@ -30,6 +30,7 @@ from diito.method.intervention import resume, source_values
 from diito.method.outputs import count_outputs
 from diito.method.positions import PositionRule, consecutive, derangement
 from diito.method.reach import reached
+from diito.method.rotation import Bases
 from diito.method.swaps import SwapDraws
 from diito.models.layered import Layered, Run
 from diito.models.modes import eval_mode
@@ -49,15 +50,28 @@ def interchange_accuracy(
     rule: PositionRule = consecutive,
     share: float = 0.3,
     special_ids: Sequence[int] | None = None,
+    student_bases: Bases | None = None,
+    teacher_bases: Bases | None = None,
 ) -> dict[str, float]:
     """Agreement of student and teacher under the interventions of ``alignment``, over all its pairs.
 
     ``iia``: share of tokens with the same most likely word; ``effective_iia``: the same where the intervention changed the
     teacher's word; ``efficacy``: the share of tokens where it did; ``counterfactual_kl``: KL(teacher ‖ student) in nats;
     ``tokens``: how many were compared. Each for unswapped tokens, and with the prefix ``swapped_`` for swapped ones; a mean
-    over no token is left out. Raises ValueError for fewer than two examples.
+    over no token is left out. ``student_bases``, ``teacher_bases``: see :func:`interchange_counts`. Raises ValueError for fewer
+    than two examples.
     """
-    counts = interchange_counts(student, teacher, alignment.pairs, held_out, rule=rule, share=share, special_ids=special_ids)
+    counts = interchange_counts(
+        student,
+        teacher,
+        alignment.pairs,
+        held_out,
+        rule=rule,
+        share=share,
+        special_ids=special_ids,
+        student_bases=student_bases,
+        teacher_bases=teacher_bases,
+    )
     unswapped, swapped = counts.sums[0].sum(axis=(0, 1))
     return {**means(unswapped), **{f"swapped_{name}": value for name, value in means(swapped).items()}}
 
@@ -74,9 +88,13 @@ def interchange_counts(
     special_ids: Sequence[int] | None = None,
     references: bool = False,
     undistilled: PreTrainedModel | None = None,
+    student_bases: Bases | None = None,
+    teacher_bases: Bases | None = None,
     progress: bool = False,
 ) -> Counts:
     """Compare the models under the interventions of ``pairs``, each on its own.
+
+    ``student_bases``, ``teacher_bases``: layers of either that are swapped in a sub-space alone (``method.rotation``).
 
     ``references``: also those of :data:`REFERENCES`; ``undistilled`` is the student before training, None leaves that one out.
     The models are in eval mode and put back into theirs afterwards. Raises ValueError for fewer than two examples, three with
@@ -95,8 +113,8 @@ def interchange_counts(
         done = 0
         for examples in tqdm(list(held_out.batches()), desc="interchange", unit=" batches", disable=None if progress else True):
             draw = _draw(held_out, examples, swaps, device=student.device, with_donors=references)
-            theirs = _Runs(teacher, draw.base, draw.sources)
-            ours = {STUDENT: _Runs(student, draw.base, draw.sources)}
+            theirs = _Runs(teacher, draw.base, draw.sources, teacher_bases)
+            ours = {STUDENT: _Runs(student, draw.base, draw.sources, student_bases)}
             if references:
                 ours["no swap"] = ours[STUDENT]
                 ours["random donor"] = ours[STUDENT].with_sources(draw.donors)
@@ -135,9 +153,15 @@ class _Draw:
 class _Runs:
     """One model's runs of a batch and of its sources, from which counterfactual runs are resumed."""
 
-    def __init__(self, model: PreTrainedModel, base: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        base: Mapping[str, Tensor],
+        sources: Mapping[str, Tensor],
+        bases: Bases | None = None,
+    ) -> None:
         self.layered = Layered(model)
-        self.inputs = base
+        self.inputs, self.bases = base, bases
         self.run: Run
         self.run, self.states = self.layered.states(base, range(self.layered.depth))
         self.sources = self._values(sources)
@@ -160,7 +184,8 @@ class _Runs:
         layers, dimensions = side
         values = {layer: source_values(self.sources[layer], draw.positions.shape[1]) for layer in layers}
         hidden = self.states[layers[0]]
-        return self._at(resume(self.layered, self.run, hidden, values, draw.positions, dimensions=dimensions), draw.slots)
+        final = resume(self.layered, self.run, hidden, values, draw.positions, dimensions=dimensions, bases=self.bases)
+        return self._at(final, draw.slots)
 
     def _at(self, final: Tensor, slots: Tensor) -> Tensor:
         """N_h at the used slots; the logits where the head reads whole sequences, and so has to see them all."""

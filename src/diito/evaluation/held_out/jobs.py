@@ -137,7 +137,7 @@ def interchange_identity(settings: InterchangeSettings, source: ModelSource, *, 
     """What decides the result, also for a student of ``depth`` layers that is yet to be made of ``source``."""
     if depth is None:
         return _planned_interchange(settings, source).identity
-    text = _interchange_text(settings, source)
+    text = interchange_text(settings, source)
     teacher = models.load_configuration(source)
     theirs = models.sizes_of(teacher, field=source.field)
     pairs = _pairs(settings, depth, theirs.depth, theirs.width, theirs.width)
@@ -217,7 +217,7 @@ def _planned_interchange(settings: InterchangeSettings, source: ModelSource) -> 
         if Path(settings.figure).suffix not in (".png", ".pdf", ".svg"):
             raise Refusal("figure", f"{settings.figure} must end in .png, .pdf or .svg")
     teacher = ModelSource(settings.teacher, "teacher", settings.teacher_revision)
-    text = _interchange_text(settings, source, teacher)
+    text = interchange_text(settings, source, teacher)
     check_teacher(source, text, teacher)
     ours, theirs = (models.load_configuration(each) for each in (source, teacher))
     (depth, width, _), (teacher_depth, teacher_width, _) = (
@@ -234,7 +234,8 @@ def _planned_interchange(settings: InterchangeSettings, source: ModelSource) -> 
     return _Interchange(text, teacher, pairs, undistilled, identity)
 
 
-def _interchange_text(settings: InterchangeSettings, source: ModelSource, *beside: ModelSource) -> PlannedText:
+def interchange_text(settings: InterchangeSettings, source: ModelSource, *beside: ModelSource) -> PlannedText:
+    """The text on which interventions are measured. Raises Refusal for what cannot be."""
     text = plan_text(settings, source, *beside)
     text.task.check_rule(settings.positions, field="positions", corpus=settings)
     if not find_metric(text.task.metric).is_of_classes:
@@ -266,6 +267,9 @@ def _pairs(
     check_alignment(settings.alignment, depth)
     if settings.alignment.kind == "learned":
         raise Refusal("alignment.kind", "learned is chosen while a student is trained; give another kind")
+    if settings.alignment.rotation.path is not None:
+        sentence = "has a student's side that is trained with the student, so that its run alone measures it; leave it out"
+        raise Refusal("alignment.rotation.path", sentence)
     layers = {"teacher_layers": teacher_depth, "student_layers": depth}
     alignment = build_alignment(settings.alignment, **layers, seed=settings.seed)
     alignment.check(**layers, teacher_width=teacher_width, student_width=student_width)
