@@ -51,14 +51,14 @@ def find_rotation(teacher: str, settings: AlignSettings, run: EvaluateSettings) 
 def _job(settings: AlignSettings, source: ModelSource, path: Path, device: str) -> Job:
     """The search and what is measured of it, after everything that can be refused."""
     rotation = settings.rotation
-    _check_numbers(settings)
+    _check_settings(settings)
     text = interchange_text(settings, source)
     training = _training_text(settings, source)
     if training.identity["text"] == text.identity["text"]:
         raise Refusal("rotation.sources", "the text that what is found is measured on (sources); give another")
     depth, width, _ = models.sizes_of(models.load_configuration(source), field=source.field)
-    layers = list(range(depth)) if rotation.layers is None else sorted(set(rotation.layers))
-    if not layers or layers[0] < 0 or layers[-1] >= depth:
+    layers = list(range(depth)) if rotation.layers is None else rotation.layers
+    if layers[-1] >= depth:
         raise Refusal("rotation.layers", f"{layers} are not among the teacher's layers 0 to {depth - 1}")
     assert rotation.dimensions is not None
     if rotation.dimensions > width:
@@ -97,15 +97,7 @@ def _job(settings: AlignSettings, source: ModelSource, path: Path, device: str) 
     return Job(identity, dataclasses.asdict(settings), f"rotation of {source.name}", source.name, find_and_measure)
 
 
-def _check_numbers(settings: AlignSettings) -> None:
-    for name in ("dimensions", "steps", "limit"):
-        value = getattr(settings.rotation, name)
-        if value is not None and value < 1:
-            raise Refusal(f"rotation.{name}", f"{value} must be at least 1")
-    if settings.rotation.batch < 2:
-        raise Refusal("rotation.batch", f"{settings.rotation.batch} must be at least 2, one the source of the other")
-    if settings.rotation.learning_rate <= 0:
-        raise Refusal("rotation.learning_rate", f"{settings.rotation.learning_rate} must be above 0")
+def _check_settings(settings: AlignSettings) -> None:
     if settings.share == 1:
         raise Refusal("share", "1 leaves no token unswapped, and what is found is measured at unswapped tokens; give less")
     if not settings.rotation.sources:

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Lt
 
-from diito.recipe.fields import AboveZero, Alias, Count, CountOrNever, Length, Share
+from diito.recipe.fields import AboveZero, Alias, Count, CountOrNever, Layers, Length, Share
 from diito.recipe.sections import AlignmentSection, SourceSection
 from diito.refusal import Refusal
 
@@ -147,19 +147,19 @@ class RotationSettings:
     """Sub-spaces of the teacher's layers, found in the teacher alone (leave STUDENT out): those in which a swap gives most
     nearly the answers of a swap of the whole state."""
 
-    dimensions: int | None = None
+    dimensions: Count | None = None
     """So many dimensions of each layer's state; null finds an alignment, and no sub-space."""
-    layers: list[int] | None = None
+    layers: Layers | None = None
     """The layers, counted from 0; null: all of the teacher's."""
     sources: list[SourceSection | str] = field(default_factory=list)
     """The text on which they are found, other than ``sources``, on which what was found is measured."""
-    limit: int | None = 2000
+    limit: Count | None = 2000
     """How many blocks or lines of it, spread evenly; null takes all."""
-    steps: int = 200
+    steps: Count = 200
     """Steps of the search."""
-    batch: int = 16
+    batch: Annotated[int, Ge(2)] = 16
     """Blocks or lines of a step, each the source of another."""
-    learning_rate: float = 5e-3
+    learning_rate: AboveZero = 5e-3
     """Of Adam; it falls linearly to 0."""
     file: str = "rotation.safetensors"
     """Where they are written."""
