@@ -124,12 +124,13 @@ def test_a_student_that_is_the_teacher_answers_in_the_same_sub_space():
     assert losses["causal_ce"].abs() < 1e-6 and losses["causal_cos"].abs() < 1e-6
 
 
-def test_all_dimensions_are_the_objective_without_a_rotation():
+@pytest.mark.parametrize("several", [{}, {"pairs_per_batch": 2, "sources_per_row": 2}], ids=["one", "several"])
+def test_all_dimensions_are_the_objective_without_a_rotation(several):
     student, teacher = models()
     alignment, batch = diito.Alignment.full(4, 2), batch_of()
     whole = {layer: orthogonal_map(layer).float() for layer in range(4)}
-    rotated = make(student, teacher, alignment, rotation=Rotation(whole, alignment, student_width=WIDTH))(batch, step=3)
-    plain = make(student, teacher, alignment)(batch, step=3)
+    rotated = make(student, teacher, alignment, rotation=Rotation(whole, alignment, student_width=WIDTH), **several)
+    rotated, plain = rotated(batch, step=3), make(student, teacher, alignment, **several)(batch, step=3)
     for name, value in plain.items():
         torch.testing.assert_close(rotated[name], value, rtol=1e-4, atol=1e-5)
     assert torch.equal(rotated["ce"], plain["ce"]), "the base runs are the same"
