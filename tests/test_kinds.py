@@ -149,4 +149,5 @@ def test_limit_and_blocks_together_are_refused():
             from_flags(PerplexitySettings, flags)
     with pytest.raises(ValueError, match="the same as limit"):
         PerplexitySettings(blocks=5, limit=7)
-    assert from_flags(PerplexitySettings, {"blocks": "0"}).limit == 0
+    with pytest.raises(ValueError, match="must be at least 1"):
+        from_flags(PerplexitySettings, {"blocks": "0"})
