@@ -23,7 +23,7 @@ RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 WIDTH, LAYERS = 8, 12
 INPUTS = {"input_ids": torch.tensor([[2, 9, 4, 17, 31, 8, 3]])}
 SMALLER = "{num_hidden_layers: 4, hidden_size: 4, num_attention_heads: 1, intermediate_size: 8}"
-DEPTHS = {"quickstart": 3, "losses": 3, "classifier": 3}
+DEPTHS = {"quickstart": 3, "losses": 3, "swaps": 3, "classifier": 3}
 DEPTHS |= {"student-cut": 4, "student-random": 4, "student-lora": 3, "student-frozen": 3}
 EXTRA = {
     "student-cut": ["--student.config", SMALLER],
