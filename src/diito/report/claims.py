@@ -51,8 +51,10 @@ class Comparison:
 
 
 def verdicts(measured: Measured) -> list[Verdict]:
-    """A verdict on each claim of the paper and on each control; of classifiers and taggers where it is about them too. Of generated
-    data there are claims of our own."""
+    """A verdict on each claim of the paper and on each control; of classifiers and taggers where it is about them too.
+
+    Of generated data there are claims of our own.
+    """
     if measured.asks_for(_HELD):
         return _of_structure(measured)
     low = [row for row in measured.rows if is_low_resource(row)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from diito.structured.structure import ANSWER, Structure, Values
+from diito.structured.structure import ANSWER, Structure, Values, balanced_table
 
 _HOPS = 3
 
@@ -13,8 +13,9 @@ _HOPS = 3
 class Chain(Structure):
     """``s0 p1 = p2 = p3 = [MASK]``: where three pointers lead from a place, one after another; ``size`` places and pointers.
 
-    Each pointer is a permutation of the places. The last pointer is a variable too, so that what is held out are pairs of the
-    place before it and the pointer.
+    Where a pointer leads is drawn for each place. (With permutations no three of the four words would say anything of the
+    answer, and a small model does not begin to learn.) The last pointer is a variable too, so that what is held out are pairs of
+    the place before it and the pointer.
     """
 
     name = "chain"
@@ -22,8 +23,7 @@ class Chain(Structure):
     largest = 20
 
     def draw(self, draws: random.Random) -> None:
-        places = range(self.size)
-        self.pointers = [draws.sample(places, self.size) for _ in places]
+        self.pointers = balanced_table(self.size, self.size, self.size, draws)
         self.sizes = (self.size,) * (1 + _HOPS)
         self.variables = {
             "after 1": {"span": [0, 1, 2], "mark": [2]},
