@@ -14,8 +14,8 @@ class Chain(Structure):
     """``s0 p1 = p2 = p3 = [MASK]``: where three pointers lead from a place, one after another; ``size`` places and pointers.
 
     Where a pointer leads is drawn for each place. (With permutations no three of the four words would say anything of the
-    answer, and a small model does not begin to learn.) The last pointer is a variable too, so that what is held out are pairs of
-    the place before it and the pointer.
+    answer, and a small model does not begin to learn.) The last pointer is a variable too, so that what is held out are pairs
+    of the place before it and the pointer.
     """
 
     name = "chain"
