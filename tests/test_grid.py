@@ -63,7 +63,9 @@ def test_the_papers_grid_distils_what_the_paper_says(papers):
 def test_the_small_grid_has_the_seven_conditions_and_the_four_controls():
     grid = read(GRIDS / "small.yaml")
     students, measurements = expand(grid)
-    assert {each.method for each in grid.conditions} == set(METHODS)
+    of_structure = {"site", "other-site", "random-swap", "hint"}
+    assert {each.method for each in grid.conditions} == set(METHODS) - of_structure
+    assert {each.method for each in read(GRIDS / "structured.yaml").conditions} >= of_structure
     assert len(students) == 11 * 3
     assert len(measurements) == 33 * (1 + 1 + 2) + 1 + 2  # two tasks, one seed; the teacher; two maps
     recipes = {each.condition.name: each.recipe for each in students if each.seed == 42}

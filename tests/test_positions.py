@@ -12,15 +12,19 @@ from models import CLS, MASK, PAD, SEP, SPECIAL_IDS, choose
 from diito.method.draws import generator
 from diito.method.positions import (
     RULES,
+    apply_rule,
+    at,
     consecutive,
     derangement,
     eligible_positions,
     masked,
     matched_sources,
     random,
+    segments,
     special_positions,
     swap_counts,
     trim,
+    where_tokens_are,
 )
 
 masks = st.lists(st.lists(st.booleans(), min_size=17, max_size=17), min_size=1, max_size=6).map(torch.tensor)
@@ -200,3 +204,50 @@ def test_the_kth_position_reads_the_kth_of_its_source(source_positions, seed):
 def test_trim_keeps_the_leftmost_positions():
     positions = choose([0, 2, 5], [1, 3], [4], width=6)
     assert torch.equal(trim(positions, choose([1, 7], [0, 1, 2], [], width=8)), choose([0, 2], [1, 3], [], width=6))
+
+
+# --------------------------------------------------------------------------------------------- positions that are named
+
+
+def test_named_positions_are_swapped_where_they_are_eligible_whatever_the_share():
+    eligible = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 1, 1, 1]], dtype=torch.bool)
+    assert at([1, 3, 9])(eligible, eligible, 0.01, seeded(1)).int().tolist() == [[0, 1, 0, 1, 0], [0, 0, 0, 1, 0]]
+
+
+def test_each_row_swaps_one_of_the_segments_and_each_is_as_likely():
+    eligible = torch.ones(4000, 6, dtype=torch.bool)
+    drawn = segments([[0, 1], [2, 3, 4]])(eligible, eligible, 0.3, seeded(2))
+    first, second = drawn[:, :2].all(1), drawn[:, 2:5].all(1)
+    assert torch.equal(first, ~second) and torch.equal(drawn.sum(1), torch.where(first, 2, 3))
+    assert abs(int(first.sum()) - 2000) < 5 * math.sqrt(4000 / 4)
+
+
+def test_a_rule_is_given_what_it_has_parameters_for():
+    eligible = torch.tensor([[True, True, False]])
+    ids, source_ids = torch.tensor([[7, 8, 7]]), torch.tensor([[7, 9, 9]])
+    given = {"input_ids": ids, "source_ids": source_ids, "pair": None}
+    assert apply_rule(where_tokens_are([7]), eligible, eligible, 0.3, seeded(1), **given).tolist() == [[True, False, False]]
+
+    def differing(eligible, masked, share, generator, *, source_ids, input_ids, pair):
+        assert pair is None
+        return eligible & (input_ids != source_ids)
+
+    assert apply_rule(differing, eligible, eligible, 0.3, seeded(1), **given).tolist() == [[False, True, False]]
+    four = lambda eligible, masked, share, generator: eligible  # noqa: E731  (a rule as of diito 0.1.0)
+    assert apply_rule(four, eligible, eligible, 0.3, seeded(1), **given) is eligible
+
+
+def test_the_objective_gives_a_rule_the_drawn_pair_and_the_tokens_of_base_and_source():
+    from objectives import batch_of, make, models
+
+    seen = {}
+
+    def rule(eligible, masked, share, generator, *, pair, input_ids, source_ids):
+        seen.update(pair=pair, input_ids=input_ids, source_ids=source_ids)
+        return eligible
+
+    objective = make(*models(), positions=rule)
+    batch = batch_of()
+    objective(batch, step=0)
+    assert seen["pair"] in objective.alignment.pairs
+    assert torch.equal(seen["input_ids"], batch["input_ids"]) and not torch.equal(seen["source_ids"], batch["input_ids"])

@@ -46,6 +46,16 @@ COMMANDS = {
         },
         "add_align",
     ),
+    "generate": Command(
+        "write data of a known causal structure, to learn from and to measure on",
+        {"structure": "tables, scrambled, circuit, chain or carry"},
+        "add_generate",
+    ),
+    "pretrain": Command(
+        "train a small teacher on generated data, from nothing",
+        {"data": "a folder that diito generate has written, such as data/tables-1"},
+        "add_pretrain",
+    ),
     "reproduce": Command(
         "run a grid of distillations and evaluations, from a laptop to a cluster",
         {"grid": "a YAML file, or one that comes with diito, such as grid:small"},
@@ -58,7 +68,7 @@ COMMANDS = {
     ),
     "init": Command(
         "write a commented recipe to start from",
-        {"task?": "what is trained for: masked-lm (the default), causal-lm, sequence-classification, token-classification"},
+        {"task?": "masked-lm (the default), causal-lm, sequence-classification, token-classification or cloze"},
         "add_init",
     ),
     "schema": Command("print the JSON Schema of a recipe, for editors", {}),

@@ -22,6 +22,7 @@ from diito.recipe.file import read
 from diito.recipe.flags import Parser, filled, given
 from diito.refusal import Refusal
 from diito.speed.process import keep_freed_memory, limit_spinning
+from diito.structured.settings import GenerateSettings, PretrainSettings
 from diito.tasks import TASKS, check_task
 
 
@@ -138,6 +139,36 @@ def report(arguments: Namespace) -> int:
     return report(gather.read(source), expand(arguments.output, field="--output") if arguments.output else beside)
 
 
+def generate(arguments: Namespace) -> int:
+    """Write rows of a known causal structure, with their causal model, into a folder: what the small teachers of diito pretrain
+    learn, and what shows whether a student copies how its teacher computes.
+
+      diito generate tables --seed 1 --rows 200
+      diito generate circuit --size 4 --output data/circuit
+    """
+    from diito.structured.folder import generate
+
+    print(f"written    {generate(arguments.structure, filled(GenerateSettings, arguments))}")
+    return 0
+
+
+def pretrain(arguments: Namespace) -> int:
+    """Train a small teacher on generated data, from nothing, until it answers all rows.
+
+    diito pretrain data/tables-1
+    diito pretrain data/tables-1 --config '{num_hidden_layers: 6, hidden_size: 128}' --output models/deeper
+    """
+    settings = filled(PretrainSettings, arguments)
+    limit_spinning()
+    keep_freed_memory()
+    from diito.evaluation.evaluate import quieten
+    from diito.run.pretrain import pretrain
+
+    quieten()
+    print(f"written    {pretrain(arguments.data, settings)}")
+    return 0
+
+
 def schema(arguments: Namespace) -> int:
     """Print the JSON Schema of a recipe, which editors complete and check recipes with."""
     from diito.recipe.schema import recipe_schema
@@ -226,6 +257,16 @@ def add_reproduce(parser: Parser) -> None:
 def add_report(parser: Parser) -> None:
     """The flag of ``report``."""
     parser.add_argument("--output", metavar="VALUE", help="folder of the report (default: report/ beside what is read)")
+
+
+def add_generate(parser: Parser) -> None:
+    """The flags of ``generate``."""
+    parser.add_settings(GenerateSettings)
+
+
+def add_pretrain(parser: Parser) -> None:
+    """The flags of ``pretrain``."""
+    parser.add_settings(PretrainSettings)
 
 
 def add_init(parser: Parser) -> None:

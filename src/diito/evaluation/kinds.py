@@ -16,6 +16,7 @@ from diito.evaluation.harness.kinds import HARNESS
 from diito.evaluation.held_out.kinds import HELD_OUT
 from diito.evaluation.kind import Figure, Job, Kind, Result
 from diito.evaluation.settings import AllSettings
+from diito.evaluation.structure.kinds import STRUCTURE
 from diito.plugins import load
 from diito.refusal import Refusal
 
@@ -50,7 +51,7 @@ _ALL = Kind(
     parts=_parts_of_all,
 )
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (*HELD_OUT, *FINE_TUNING, HARNESS, _ALL)}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (*HELD_OUT, STRUCTURE, *FINE_TUNING, HARNESS, _ALL)}
 """The kinds of evaluation by name."""
 
 

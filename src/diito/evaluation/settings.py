@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Lt
 
 from diito.recipe.fields import AboveZero, Alias, Count, CountOrNever, Layers, Length, Share
-from diito.recipe.sections import AlignmentSection, SourceSection
+from diito.recipe.sections import AlignmentSection, PositionsSection, SourceSection
 from diito.refusal import Refusal
 
 _NOT_GIVEN = -1
@@ -121,8 +121,8 @@ class InterchangeSettings(HeldOutSettings):
     map: bool = False
     """true measures every pair of a student layer and a teacher layer, instead of an alignment, and draws a heat map."""
     alignment: AlignmentSection = field(default_factory=AlignmentSection)
-    positions: Literal["consecutive", "random", "masked", "prefix-end"] = "consecutive"
-    """Which eligible tokens of a row are swapped."""
+    positions: PositionsSection | Literal["consecutive", "random", "masked", "prefix-end"] = "consecutive"
+    """Which eligible tokens of a row are swapped; also ``{at: [0, 1]}`` and the like, as in a recipe."""
     share: Share = 0.3
     """Share of a row's eligible tokens that is swapped, at least one."""
     student_layers: int | list[int] | str | None = None
@@ -177,6 +177,29 @@ class AlignSettings(InterchangeSettings):
     file: str = "alignment.yaml"
     """Where the alignment is written."""
     rotation: RotationSettings = field(default_factory=RotationSettings)
+
+
+@dataclass
+class StructureSettings:
+    """Whether a model computes as the known causal model of generated data does: accuracy by split, and how often it gives the
+    causal model's answer when an intermediate value is swapped, at each layer and span that could carry it."""
+
+    data: str | None = None
+    """The folder that diito generate has written."""
+    splits: list[str] = field(default_factory=lambda: ["test", "held"])
+    """Of which rows accuracy is measured: some of teacher, train, validation, test, held."""
+    teacher: str | None = None
+    """The teacher (hub id or folder), where the model is its student: how often both answer alike is measured too."""
+    teacher_revision: str | None = None
+    """Hub revision (branch, tag or commit) of the teacher."""
+    site: str | None = None
+    """A file that ``write_site`` has made of the teacher: the variable and the span of which is told how well the model carries
+    it there, in its best layer below the last; null: those that the model itself carries best."""
+    write_site: str | None = None
+    """A JSON file to write, for ``site`` and for the recipes of a grid: the variable, span and layer where the model carries a
+    value best, and where it does not."""
+    batch: int = 256
+    """Rows at a time (the results do not depend on it)."""
 
 
 @dataclass
@@ -252,6 +275,7 @@ class AllSettings:
     perplexity: PerplexitySettings = field(default_factory=PerplexitySettings)
     classification: ClassificationSettings = field(default_factory=ClassificationSettings)
     interchange: InterchangeSettings = field(default_factory=InterchangeSettings)
+    structure: StructureSettings = field(default_factory=StructureSettings)
     glue: GlueSettings = field(default_factory=GlueSettings)
     ner: NerSettings = field(default_factory=NerSettings)
     squad: SquadSettings = field(default_factory=SquadSettings)

@@ -3,7 +3,7 @@
 ``job.json`` what it is, ``log.txt`` what its processes printed, ``attempts.jsonl`` how long each try took,
 ``status.json`` who runs it since when, ``done.json`` that it is finished; of a distillation ``recipe.yaml`` and ``run/`` (as
 ``diito distill`` leaves it, without its checkpoints once it is done), of an evaluation ``results.json`` (as ``diito evaluate``
-writes it). No torch here.
+writes it), of a preparation ``made/``. No torch here.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class JobFolder:
         self.run = self.path / "run"
         self.student = self.run / "student"
         self.results = self.path / "results.json"
+        self.made = self.path / "made"
 
     @property
     def is_done(self) -> bool:

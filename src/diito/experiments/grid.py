@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ import yaml
 from diito.embedded import packaged
 from diito.evaluation.kinds import PARTS, find, refusals_under
 from diito.evaluation.settings import AllSettings
+from diito.experiments.preparations import Prepared, builds_on, check_preparations, nothing_prepared
 from diito.recipe import Recipe
 from diito.recipe.checks import check as check_recipe
 from diito.recipe.file import read as read_recipe
@@ -57,11 +58,23 @@ class Condition(Row):
 
     method: str = "other"
     """What it is, for the labels and colours of the report: one of standard, middle, late, full, full-random, full-masked,
-    full-cos, equal-flops, double-kl, token-swap, shuffled, other."""
+    full-cos, equal-flops, double-kl, token-swap, random-swap, shuffled, site, other-site, hint, other."""
     recipe: str | None = None
     """A recipe of its own; null takes the grid's."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields of the recipe, such as ``{alignment.kind: middle}``, on top of the grid's own overrides."""
+
+
+@dataclass(kw_only=True)
+class Group:
+    """Circumstances in which all conditions are compared, such as a number of examples."""
+
+    name: str
+    """A condition is called ``<condition>-<name>`` in it."""
+    label: str
+    """The part of the tables that it is."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Fields of the recipe, on top of the grid's and below the condition's."""
 
 
 @dataclass(kw_only=True)
@@ -114,6 +127,13 @@ class Grid:
     """The recipe of the conditions that name none of their own; a path from the grid's file."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields of every recipe, such as ``{training.steps: 500}``."""
+    groups: list[Group] = field(default_factory=list)
+    """Each condition is run in each of them; an empty list leaves the conditions as they are."""
+    prepare: dict[str, str] = field(default_factory=dict)
+    """Commands of diito that are run first, once a seed and in this order, by name: ``{data: "generate tables --seed {seed}
+    --output {output}", teacher: "pretrain {data} --seed {seed} --output {output}"}``. In overrides and evaluations ``{seed}``,
+    ``{data}`` and the like stand for the seed and the folders, and ``{name.key}`` for what a preparation left under that key in
+    values.json."""
     seeds: list[int] = field(default_factory=lambda: [42, 66, 88])
     """Distillation seeds. Conditions of one seed share rows and masks, so their differences are paired."""
     fine_tuning_seeds: list[int] = field(default_factory=lambda: [111, 222, 333, 444, 555])
@@ -180,6 +200,9 @@ def read(
     """
     path = packaged(str(path), "grid")
     grid = read_section(Grid, path, overrides, what="grid")
+    if grid.groups:
+        grid.conditions = [_in_group(condition, group) for group in grid.groups for condition in grid.conditions]
+        grid.maps = [f"{name}-{group.name}" for group in grid.groups for name in grid.maps]
     for condition in grid.conditions:
         if (recipe := condition.recipe or grid.recipe) is not None:  # beside the grid, wherever the command is given
             condition.recipe = recipe if recipe.startswith("recipe:") else str(path.parent / recipe)
@@ -188,23 +211,50 @@ def read(
     return grid
 
 
-def distillations(grid: Grid) -> list[Distillation]:
-    """Every condition with every seed, all conditions of a seed together.
+def _in_group(condition: Condition, group: Group) -> Condition:
+    if condition.group:
+        raise Refusal(f"{condition.name}.group", "is given by the groups of the grid; leave it out")
+    name, overrides = f"{condition.name}-{group.name}", _merged(group.overrides, condition.overrides)
+    return dataclasses.replace(condition, name=name, group=group.label, overrides=overrides)
+
+
+def distillations(grid: Grid, prepared: Sequence[Prepared] = ()) -> list[Distillation]:
+    """Every condition with every seed, all conditions of a seed together. ``prepared``: what was, of each seed.
 
     Raises ValueError naming the condition whose recipe cannot be right.
     """
-    precision = _precision(grid.resources.distil)
-    recipes = [(condition, _recipe(condition, precision)) for condition in grid.conditions]
-    return [Distillation(each, seed, dataclasses.replace(recipe, seed=seed)) for seed in grid.seeds for each, recipe in recipes]
+    precision, made = _precision(grid.resources.distil), _by_seed(grid, prepared)
+    known: dict[str, Recipe] = {}  # most are the same for all seeds
+    students = []
+    for seed in grid.seeds:
+        for condition in grid.conditions:
+            overrides = made[seed].fill(condition.overrides)
+            key = repr((condition.name, overrides))
+            if key not in known:
+                known[key] = _recipe(condition, overrides, precision)
+            students.append(Distillation(condition, seed, dataclasses.replace(known[key], seed=seed)))
+    return students
 
 
-def evaluations(grid: Grid, students: Sequence[Distillation]) -> list[Evaluation]:
+def check_unprepared(grid: Grid) -> None:
+    """Refuse, before anything is prepared, what the recipes already show to be wrong: all but the fields that hold names."""
+    for condition in grid.conditions:
+        overrides = {key: value for key, value in condition.overrides.items() if not builds_on(value, grid.prepare)}
+        _read(condition, overrides)
+
+
+def evaluations(grid: Grid, students: Sequence[Distillation], prepared: Sequence[Prepared] = ()) -> list[Evaluation]:
     """Everything that is measured of the references and of ``students``."""
     measured: list[Distillation | Reference] = [*grid.references, *students]
-    return [evaluation for each in measured for evaluation in _evaluations_of(grid, each)]
+    made = _by_seed(grid, prepared)
+    return [evaluation for each in measured for evaluation in _evaluations_of(grid, each, made)]
 
 
-def _evaluations_of(grid: Grid, of: Distillation | Reference) -> Iterator[Evaluation]:
+def _by_seed(grid: Grid, prepared: Sequence[Prepared]) -> dict[int, Prepared]:
+    return {seed: nothing_prepared(seed) for seed in grid.seeds} | {each.seed: each for each in prepared}
+
+
+def _evaluations_of(grid: Grid, of: Distillation | Reference, prepared: Mapping[int, Prepared]) -> Iterator[Evaluation]:
     asked = of.parts if isinstance(of, Reference) else of.condition.parts
     precision = _precision(grid.resources.evaluate)
     for name in PARTS:
@@ -213,17 +263,20 @@ def _evaluations_of(grid: Grid, of: Distillation | Reference) -> Iterator[Evalua
             continue
         if asked is None and isinstance(of, Reference) and kind.needs_teacher:
             continue
-        settings = _with_teacher(getattr(grid.evaluations, name), of)
+        settings = _with_teacher(getattr(grid.evaluations, name), of, prepared)
         for task, seed, one in kind.spread(settings, grid.fine_tuning_seeds, precision):
             yield Evaluation(of, name, one, task, seed)
     if isinstance(of, Distillation) and of.condition.name in grid.maps and of.seed == grid.seeds[0]:
-        settings = _with_teacher(getattr(grid.evaluations, _MAP.section), of)
+        settings = _with_teacher(getattr(grid.evaluations, _MAP.section), of, prepared)
         yield Evaluation(of, _MAP.name, _MAP.settings(**{**vars(settings), "map": True}))
 
 
-def _with_teacher(settings: Any, of: Distillation | Reference) -> Any:
-    """With the teacher that a student answers to; of a reference it is the one that the settings name."""
-    if isinstance(of, Reference) or not hasattr(settings, "teacher"):
+def _with_teacher(settings: Any, of: Distillation | Reference, prepared: Mapping[int, Prepared]) -> Any:
+    """With the teacher that a student answers to, and what was prepared for its seed; of a reference as the settings are."""
+    if isinstance(of, Reference):
+        return settings
+    settings = prepared[of.seed].fill(settings)
+    if not hasattr(settings, "teacher"):
         return settings
     teacher = of.recipe.teacher
     return dataclasses.replace(settings, teacher=teacher.model, teacher_revision=teacher.revision)
@@ -261,15 +314,20 @@ def _precision(share: Share) -> Literal["fp32", "bf16"]:
     return "bf16" if share.gpus else "fp32"
 
 
-def _recipe(condition: Condition, precision: Literal["fp32", "bf16"]) -> Recipe:
-    assert condition.recipe is not None
-    try:
-        recipe = read_recipe(condition.recipe, condition.overrides)
-        check_recipe(recipe)
-    except (Refusal, Refusals) as error:
-        raise Refusals([Refusal(f"conditions, {condition.name}", str(each)) for each in refusals_of(error)]) from error
+def _recipe(condition: Condition, overrides: Mapping[str, Any], precision: Literal["fp32", "bf16"]) -> Recipe:
+    recipe = _read(condition, overrides, check_recipe)
     if recipe.speed.precision == "auto":
         recipe.speed.precision = precision
+    return recipe
+
+
+def _read(condition: Condition, overrides: Mapping[str, Any], check: Callable[[Recipe], None] = lambda recipe: None) -> Recipe:
+    assert condition.recipe is not None
+    try:
+        recipe = read_recipe(condition.recipe, overrides)
+        check(recipe)
+    except (Refusal, Refusals) as error:
+        raise Refusals([Refusal(f"conditions, {condition.name}", str(each)) for each in refusals_of(error)]) from error
     return recipe
 
 
@@ -299,6 +357,7 @@ def _check(grid: Grid) -> None:
                 raise Refusal(f"{condition.name}.overrides", f"{key} is the grid's to give; see seeds, name and output there")
         if condition.recipe is None:
             raise Refusal(f"conditions, {condition.name}", "no recipe; name one there, or one for the whole grid")
+    check_preparations(grid.prepare)
     for name in grid.maps:
         if name not in [each.name for each in grid.conditions]:
             raise Refusal("maps", f"{name!r} is no condition of the grid")

@@ -20,6 +20,7 @@ from typing import Any
 
 from diito.evaluation.kinds import find, refusals_under
 from diito.experiments.grid import Distillation, Evaluation, Reference, Resources
+from diito.experiments.preparations import Preparation, resolved
 from diito.method.alignment_files import build_alignment
 from diito.models import load as models
 from diito.models.load import ModelSource
@@ -31,6 +32,9 @@ from diito.run.parts import prepare
 from diito.run.students import sizes_of_student
 from diito.tasks import find_task
 from diito.training.arguments import training_arguments
+
+PREPARATIONS = 1
+"""Part of the names of finished preparations: raise it when a change of the code changes what they make."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,19 @@ class Numbers:
 class Job:
     """One distillation or evaluation, and what names its folder."""
 
-    planned: Distillation | Evaluation
+    planned: Distillation | Evaluation | Preparation
     identity: dict[str, Any]
     student: str | None = None
     """Of an evaluation: the hash of the distillation that makes the student; None for a reference."""
     numbers: Numbers | None = None
     """Of a distillation."""
+    before: str | None = None
+    """Of a preparation: the hash of the one of its seed that comes before it."""
+
+    @property
+    def waits_for(self) -> str | None:
+        """The hash of the job that must be done first."""
+        return self.student or self.before
 
     @functools.cached_property
     def hash(self) -> str:
@@ -61,8 +72,22 @@ class Job:
 
     @property
     def kind(self) -> str:
-        """``distil``, or the kind of evaluation."""
+        """``distil``, ``prepare``, or the kind of evaluation."""
         return str(self.identity["kind"])
+
+
+def make_preparations(planned: Sequence[Preparation]) -> list[Job]:
+    """The jobs of preparations, those of a seed one after another. What names a folder is the command, in which the hashes of
+    those that it builds on stand for their folders."""
+    jobs: list[Job] = []
+    hashes: dict[int, dict[str, str]] = {}
+    for each in planned:
+        earlier = hashes.setdefault(each.seed, {})
+        words = resolved(each, earlier, output="OUTPUT")
+        identity = {"kind": "prepare", "code": PREPARATIONS, "command": words}
+        jobs.append(Job(each, identity, before=next(reversed(earlier.values()), None)))
+        earlier[each.name] = jobs[-1].hash
+    return jobs
 
 
 def make_jobs(students: Sequence[Distillation], measurements: Sequence[Evaluation], *, resources: Resources) -> list[Job]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diito.experiments.folders import JobFolder
 from diito.experiments.grid import Condition, Distillation, Evaluation, Grid, Reference, Row
 from diito.experiments.jobs import Job
+from diito.experiments.preparations import Preparation, resolved
 from diito.files import write_json, write_text
 from diito.recipe.file import dump, write_value
 from diito.run.students import sizes_of_student
 
 
-def prepare_folder(job: Job, output: Path, grid: Grid) -> None:
-    """What the process of a job reads."""
+def prepare_folder(job: Job, output: Path, grid: Grid, earlier: Mapping[str, str] | None = None) -> None:
+    """What the process of a job reads. ``earlier``: of a preparation, the folders of those before it, by name."""
     folder = JobFolder(output / "jobs" / job.hash)
     folder.path.mkdir(parents=True, exist_ok=True)
     if folder.is_done:
@@ -25,6 +26,8 @@ def prepare_folder(job: Job, output: Path, grid: Grid) -> None:
         recipe = dataclasses.replace(job.planned.recipe, output=str(folder.path), name=folder.run.name)
         write_text(folder.recipe, dump(recipe))
         arguments = ["distill", str(folder.recipe)]
+    elif isinstance(job.planned, Preparation):
+        arguments = resolved(job.planned, earlier or {}, output=str(folder.made))
     else:
         of = job.planned.of
         model = of.model if isinstance(of, Reference) else str(JobFolder(output / "jobs" / str(job.student)).student)
@@ -40,7 +43,7 @@ def _flags(settings: Any, prefix: str = "--") -> list[str]:
     defaults = type(settings)()
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and dataclasses.is_dataclass(getattr(defaults, field.name)):
             flags += _flags(value, f"{prefix}{field.name}.")
         elif value != getattr(defaults, field.name):
             flags += [f"{prefix}{field.name}", value if isinstance(value, str) else write_value(value)]
@@ -68,6 +71,7 @@ def write_index(grid: Grid, jobs: Sequence[Job], output: Path) -> None:
 
 
 def _entry(job: Job) -> dict[str, Any]:
+    assert not isinstance(job.planned, Preparation)  # no cell of a report
     of = job.planned.of if isinstance(job.planned, Evaluation) else job.planned
     entry: dict[str, Any] = {
         "hash": job.hash,
@@ -84,5 +88,7 @@ def _entry(job: Job) -> dict[str, Any]:
 
 def row_of(job: Job) -> Row:
     """The row of the tables that a job works for."""
+    if isinstance(job.planned, Preparation):
+        return Row(name=job.planned.name)
     of = job.planned.of if isinstance(job.planned, Evaluation) else job.planned
     return of.condition if isinstance(of, Distillation) else of

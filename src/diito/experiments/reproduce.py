@@ -1,6 +1,7 @@
 """The command ``diito reproduce``: a grid to jobs, jobs to finished folders, on Ray.
 
-1. the grid is expanded and every job is known by its hash (``jobs.py``); all refusals happen here;
+1. what it prepares, such as data and teachers, is made first, by jobs of their own (``preparations.py``); then
+   the grid is expanded and every job is known by its hash (``jobs.py``); all refusals happen here;
 2. ``<output>/<grid>/grid.json`` says which job makes which cell of the report;
 3. jobs that are not done yet are handed to Ray, each evaluation after its student; Ray places them and starts failed ones
    again;
@@ -17,16 +18,17 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from diito.evaluation.evaluate import quieten
 from diito.experiments.estimate import estimate
 from diito.experiments.folders import JobFolder
-from diito.experiments.grid import Grid, ReproduceSettings, distillations, evaluations
-from diito.experiments.jobs import Job, make_jobs
+from diito.experiments.grid import Grid, ReproduceSettings, check_unprepared, distillations, evaluations
+from diito.experiments.jobs import Job, make_jobs, make_preparations
 from diito.experiments.manifest import prepare_folder, row_of, write_index
+from diito.experiments.preparations import Preparation, Prepared, preparations
 from diito.experiments.screen import Screen
 from diito.experiments.work import JobFailed, Order, work
 from diito.faults import reason
@@ -42,11 +44,29 @@ def reproduce(grid: Grid, settings: ReproduceSettings, *, dry_run: bool = False)
     """Run what the grid asks for and is not done yet; the exit code. Raises ValueError for what the user must change."""
     quieten()
     _check_address(settings.address)
-    students = distillations(grid)
-    measurements = evaluations(grid, students)
     wanted = _wanted(grid, settings.only)
     output = expand(grid.output, field="--output").absolute()
     check_writable(output / grid.name / "grid.json", "--output")
+    first = [(job, JobFolder(output / "jobs" / job.hash)) for job in make_preparations(preparations(grid.prepare, grid.seeds))]
+    missing = [job for job, folder in first if not folder.is_done]
+    if missing:
+        check_unprepared(grid)
+    if missing and dry_run:
+        print("\n".join(f"to prepare {job.planned.title}" for job in missing))
+        print("the students can be planned once this is done: run the same command without --dry-run")
+        return 0
+    if missing:
+        _prepare_folders(first, output, grid)
+        try:
+            failed = _run([job for job, _ in first], grid, output, settings.address)
+        except Stopped as stopped:
+            return 128 + stopped.number
+        if failed:
+            _tell_failed(missing, failed)
+            return 1
+    prepared = _prepared(first)
+    students = distillations(grid, prepared)
+    measurements = evaluations(grid, students, prepared)
     print(f"{grid.name}: {len(students):,} distillations and {len(measurements):,} evaluations", flush=True)
     jobs = make_jobs(students, measurements, resources=grid.resources)
     chosen = [job for job in jobs if row_of(job).name in wanted]
@@ -58,18 +78,41 @@ def reproduce(grid: Grid, settings: ReproduceSettings, *, dry_run: bool = False)
         prepare_folder(job, output, grid)
     write_index(grid, jobs, output)
     folders = [JobFolder(output / "jobs" / job.hash) for job in unique]
-    failed: dict[str, str] = {}
+    failed = {}
     if not all(folder.is_done for folder in folders):
         try:
             failed = _run(unique, grid, output, settings.address)
         except Stopped as stopped:
             return 128 + stopped.number
-    for job in unique:
-        if job.hash in failed:
-            print(f"\ndiito: {job.planned.title}: {failed[job.hash]}", file=sys.stderr)
+    _tell_failed(unique, failed)
     done = sum(folder.is_done for folder in folders)
     print(f"{done} of {len(unique)} jobs are done, {len(failed)} failed; the report: diito report {output / grid.name}")
     return int(bool(failed))
+
+
+def _prepare_folders(jobs: Sequence[tuple[Job, JobFolder]], output: Path, grid: Grid) -> None:
+    """What the processes of the grid's preparations read."""
+    earlier: dict[int, dict[str, str]] = {}
+    for job, folder in jobs:
+        assert isinstance(job.planned, Preparation)
+        names = earlier.setdefault(job.planned.seed, {})
+        prepare_folder(job, output, grid, names)
+        names[job.planned.name] = str(folder.made)
+
+
+def _prepared(done: Sequence[tuple[Job, JobFolder]]) -> list[Prepared]:
+    """What stands behind the names of each seed."""
+    folders: dict[int, dict[str, Path]] = {}
+    for job, folder in done:
+        assert isinstance(job.planned, Preparation)
+        folders.setdefault(job.planned.seed, {})[job.planned.name] = folder.made
+    return [Prepared(seed, named) for seed, named in folders.items()]
+
+
+def _tell_failed(jobs: Iterable[Job], failed: Mapping[str, str]) -> None:
+    for job in jobs:
+        if job.hash in failed:
+            print(f"\ndiito: {job.planned.title}: {failed[job.hash]}", file=sys.stderr)
 
 
 class Stopped(KeyboardInterrupt):
@@ -104,7 +147,8 @@ def _run(jobs: Sequence[Job], grid: Grid, output: Path, address: str | None) -> 
                     job = waiting.pop(reference)
                     problem = _problem(ray, reference)
                     if problem is not None:
-                        failed[job.hash] = "not run, since its student failed" if job.student in failed else problem
+                        before = "student" if job.student else "preparation"
+                        failed[job.hash] = f"not run, since its {before} failed" if job.waits_for in failed else problem
                     screen.ended(job, failed.get(job.hash))
                 screen.show()
     except KeyboardInterrupt:
@@ -188,7 +232,7 @@ def _submit(ray: Any, grid: Grid, screen: Screen) -> dict[Any, Job]:
         }
         threads = max(1, int(share.cpus) // share.processes)
         order = Order(str(screen.folders[job.hash].path), screen.driver, os.getcwd(), threads)
-        submitted[job.hash] = task.options(**options).remote(order, submitted.get(job.student or ""))
+        submitted[job.hash] = task.options(**options).remote(order, submitted.get(job.waits_for or ""))
         waiting[submitted[job.hash]] = job
     return waiting
 

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diito.method.alignment import Alignment
+from diito.method.alignment import AlignedPair, Alignment
 from diito.method.balance import GradientNorms
 from diito.method.draws import generator, host_random, keyed_dropout
 from diito.method.losses import Loss
@@ -228,9 +228,9 @@ class DistillationObjective(nn.Module):
         slots, labels = slots_and_labels(batch, tokens=self.tokens)
         drawing = host_random("alignment", self.seed, step)
         pair = self.alignment.draw(drawing)
-        swap = self.draw_swap(batch, step=step) if needs.counterfactual else None
+        swap = self.draw_swap(batch, step=step, pair=pair) if needs.counterfactual else None
         more = [] if swap is None else self.alignment.draw_others(pair, drawing, self.pairs_per_batch - 1)
-        further = [(each, self.draw_swap(batch, step=step, run=run)) for run, each in enumerate(more, start=1)]
+        further = [(each, self.draw_swap(batch, step=step, run=run, pair=each)) for run, each in enumerate(more, start=1)]
         base, outputs = needs.base, self.words
         within, student_bases = None, None
         if self.rotation is not None and swap is not None:
@@ -271,13 +271,13 @@ class DistillationObjective(nn.Module):
         named["loss"] = sum((weight * named[name] for name, weight in weights.items()), start=labels.new_zeros(()))
         return named
 
-    def draw_swap(self, batch: Mapping[str, Tensor], *, step: int, run: int = 0) -> Swap:
+    def draw_swap(self, batch: Mapping[str, Tensor], *, step: int, run: int = 0, pair: AlignedPair | None = None) -> Swap:
         """What micro-batch ``step`` swaps on this rank: a function of the batch, the seed, ``step`` and the rank; of several
-        counterfactual runs in the one of that number.
+        counterfactual runs in the one of that number. ``pair``: the aligned pair that was drawn, for rules that ask for it.
         """
         further = [run] if run else []
         draws = generator("swap", self.seed, step, _rank(), *further, device=batch["input_ids"].device)
-        return self.swaps.draw(batch, draws)
+        return self.swaps.draw(batch, draws, pair=pair)
 
     def _step(self, step: int | None) -> int:
         if step is not None:

@@ -5,13 +5,17 @@
 3. a pairing (:func:`derangement`, or your own) names each row's source;
 4. :func:`matched_sources` says from which source position each swapped position reads.
 
-Rules and pairings are plain callables, ``rule(eligible, masked, share, generator)`` and ``pairing(rows, generator)``. All of
-it stays on the device: no shape and no branch depends on the data.
+Rules and pairings are plain callables, ``rule(eligible, masked, share, generator)`` and ``pairing(rows, generator)``. A rule
+that has parameters of these names is also given ``input_ids``, ``source_ids`` (of each row's source) and ``pair`` (the aligned
+pair that was drawn; None where all pairs share one draw, as in an evaluation). All of it stays on the device: no shape and no
+branch depends on the data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -22,9 +26,10 @@ from diito.refusal import Refusal
 IGNORED = -100
 """The label where there is nothing to predict: the value that torch's cross-entropy leaves out."""
 
-PositionRule = Callable[
-    [Bool[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"], float, torch.Generator], Bool[Tensor, "batch tokens"]
-]
+PositionRule = Callable[..., Bool[Tensor, "batch tokens"]]
+"""``rule(eligible, masked, share, generator)``, and by keyword what else it has parameters for (:data:`FURTHER`)."""
+FURTHER = ("input_ids", "source_ids", "pair")
+"""What a rule is given where it has a parameter of that name."""
 Pairing = Callable[[int, torch.Generator], Int[Tensor, " batch"]]
 
 
@@ -130,6 +135,70 @@ def prefix_end(
     """The last eligible position before the first that is predicted from, whatever the share; none where there is no such."""
     before = eligible & (masked.cumsum(1) == 0)
     return before & (before.cumsum(1) == before.sum(1, keepdim=True))
+
+
+def at(positions: Sequence[int]) -> PositionRule:
+    """The rule that swaps these positions of each row, counted from 0, as far as they are eligible, whatever the share."""
+    return segments([positions])
+
+
+def segments(spans: Sequence[Sequence[int]]) -> PositionRule:
+    """The rule that swaps one of these spans of positions in each row, each as likely as another, whatever the share."""
+
+    def rule(
+        eligible: Bool[Tensor, "batch tokens"],
+        masked: Bool[Tensor, "batch tokens"],
+        share: float,
+        generator: torch.Generator,
+    ) -> Bool[Tensor, "batch tokens"]:
+        length = eligible.shape[1]
+        table = torch.zeros(len(spans), length, dtype=torch.bool)
+        for row, span in enumerate(spans):
+            table[row, [position for position in span if position < length]] = True
+        table = table.to(eligible.device)
+        if len(spans) == 1:
+            return eligible & table
+        return eligible & table[torch.randint(len(spans), (len(eligible),), generator=generator, device=eligible.device)]
+
+    return rule
+
+
+def where_tokens_are(ids: Sequence[int]) -> PositionRule:
+    """The rule that swaps the positions at which the base has one of these tokens, whatever the share."""
+
+    def rule(
+        eligible: Bool[Tensor, "batch tokens"],
+        masked: Bool[Tensor, "batch tokens"],
+        share: float,
+        generator: torch.Generator,
+        *,
+        input_ids: Int[Tensor, "batch tokens"],
+    ) -> Bool[Tensor, "batch tokens"]:
+        return eligible & torch.isin(input_ids, torch.tensor(list(ids), device=input_ids.device))
+
+    return rule
+
+
+def wanted_by(rule: PositionRule) -> frozenset[str]:
+    """The names of :data:`FURTHER` that a rule has parameters for; none of a callable that does not say."""
+    try:
+        parameters = inspect.signature(rule).parameters
+    except (TypeError, ValueError):  # of some callables written in C
+        return frozenset()
+    return frozenset(FURTHER).intersection(parameters)
+
+
+def apply_rule(
+    rule: PositionRule,
+    eligible: Bool[Tensor, "batch tokens"],
+    masked: Bool[Tensor, "batch tokens"],
+    share: float,
+    generator: torch.Generator,
+    **further: Any,
+) -> Bool[Tensor, "batch tokens"]:
+    """What a rule chooses; of ``further`` (:data:`FURTHER`) it is given what it has parameters for."""
+    wanted = wanted_by(rule)
+    return rule(eligible, masked, share, generator, **{name: value for name, value in further.items() if name in wanted})
 
 
 def _draw(

@@ -10,10 +10,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from diito.method.alignment import AlignedPair
 from diito.method.intervention import source_values
 from diito.method.positions import (
     Pairing,
     PositionRule,
+    apply_rule,
     derangement,
     eligible_positions,
     labelled_positions,
@@ -110,12 +112,20 @@ class SwapDraws(nn.Module):
         self.register_buffer("special_ids", ids, persistent=False)
         self._has_looked = False
 
-    def draw(self, batch: Mapping[str, Tensor], generator: torch.Generator, *, within: Tensor | None = None) -> Swap:
+    def draw(
+        self,
+        batch: Mapping[str, Tensor],
+        generator: torch.Generator,
+        *,
+        within: Tensor | None = None,
+        pair: AlignedPair | None = None,
+    ) -> Swap:
         """One draw for ``batch`` (``input_ids``, labels, and what its own sources read as ``source_*`` where it brings them).
 
         Its ``swappable`` Bool[batch tokens], where it has that, are the positions at which the task has a use for a swap.
 
-        ``within``: Bool[batch tokens], positions outside of which nothing is eligible; None: no such limit.
+        ``within``: Bool[batch tokens], positions outside of which nothing is eligible; None: no such limit. ``pair``: the
+        aligned pair that was drawn, for rules that ask for it; None where all pairs share the draw.
         """
         base, sources = self.allowed(batch), _own_sources(batch)
         rows = self._rows(len(base), sources, generator)
@@ -125,12 +135,15 @@ class SwapDraws(nn.Module):
             eligible = eligible_positions(eligible, allowed if each is None else allowed[each])
         for limit in (batch.get("swappable"), within):
             eligible = eligible if limit is None else eligible_positions(eligible, limit)
-        swaps = []
+        swaps, ids = [], batch["input_ids"]
+        read = ids if sources is None else sources["input_ids"]
         for part, each in zip(_parts(eligible, self.sources_per_row), rows, strict=True):
-            positions, index = self.rule(part, labelled_positions(batch), self.share, generator), None
+            further = {"input_ids": ids, "source_ids": read if each is None else read[each], "pair": pair}
+            positions = apply_rule(self.rule, part, labelled_positions(batch), self.share, generator, **further)
+            index = None
             if self.independent_positions:
                 # Drawn from the same eligible positions; which tokens are masked in the source plays no part.
-                chosen = self.rule(part, part, self.share, generator)
+                chosen = apply_rule(self.rule, part, part, self.share, generator, **further)
                 positions = trim(positions, chosen)
                 index = matched_sources(positions, chosen)
             swaps.append(Swap(positions, each, index, sources, self.of_tokens))

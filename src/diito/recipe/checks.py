@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import os
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from diito.paths import expand
 from diito.plugins import check_reference, installed
@@ -26,6 +26,7 @@ from diito.recipe.sections import (
     CorpusSection,
     EvaluationSection,
     InterventionSection,
+    PositionsSection,
     Recipe,
     SourceSection,
     StudentSection,
@@ -242,8 +243,10 @@ def _intervention(recipe: Recipe) -> Iterator[Refusal]:
         {
             f"intervention.{name}": (getattr(intervention, name), f"diito.{group}", _literals(name))
             for name, group in (("positions", "positions"), ("pairing", "pairings"))
+            if isinstance(getattr(intervention, name), str)
         }
     )
+    yield from positions_refusals(intervention.positions, field="intervention.positions")
     has_own = any(recipe.objective.weights.further.values()) or recipe.objective.losses  # their rows decide, once loaded
     if intervention.control == "token-swap" and not is_causal(recipe) and not has_own:
         yield Refusal(
@@ -264,7 +267,17 @@ def _intervention(recipe: Recipe) -> Iterator[Refusal]:
 
 def _literals(name: str) -> tuple[str, ...]:
     """The values that a field of the section ``intervention`` names."""
-    return get_args(bare(members(hints(InterventionSection)[name])[0]))
+    kinds = map(bare, members(hints(InterventionSection)[name]))
+    return next(get_args(kind) for kind in kinds if get_origin(kind) is Literal)
+
+
+def positions_refusals(positions: PositionsSection | str, *, field: str) -> Iterator[Refusal]:
+    """What does not go together of positions that are named."""
+    if isinstance(positions, str):
+        return
+    given = [name for name, value in vars(positions).items() if value is not None]
+    if len(given) != 1:
+        yield Refusal(field, f"give exactly one of {', '.join(vars(positions))}, and not {' and '.join(given) or 'none'}")
 
 
 def _objective(recipe: Recipe) -> Iterator[Refusal]:

@@ -28,6 +28,11 @@ def is_layer_list(layers: Sequence[int]) -> bool:
     return bool(layers) and layers[0] >= 0 and increasing
 
 
+def is_list_of_positions(positions: Sequence[int]) -> bool:
+    """must be a list of positions that increase, counted from 0"""
+    return is_layer_list(positions)
+
+
 def is_short_pair(pair: Any) -> bool:
     """must be [student layer, teacher layer], each a layer or a list of layers that increase, counted from 0"""
     if not isinstance(pair, list | tuple) or len(pair) != 2:
@@ -55,6 +60,7 @@ BelowOne = Annotated[float, Ge(0), Lt(1)]
 AboveZero = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Layers = Annotated[list[int], Predicate(is_layer_list)]
+Places = Annotated[list[int], Predicate(is_list_of_positions)]
 ShortPair = Annotated[list[int | list[int]], Predicate(is_short_pair)]
 """``[s, t]``: a student layer and the teacher layer that answers to it, or lists of them."""
 DimensionRange = Annotated[tuple[int, int], Predicate(is_range)]

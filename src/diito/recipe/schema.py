@@ -63,6 +63,15 @@ START: dict[str, dict[str, Any]] = {
             {"dataset": "lhoestq/conll2003", "split": "validation", "column": "tokens", "label": "ner_tags"}
         ],
     },
+    "cloze": {
+        **_EXAMPLES,
+        "teacher.model": "models/tables-1",
+        "student.layers": [0, 2],
+        "corpus.length": 30,
+        "evaluation.length": 30,
+        "corpus.sources": [{"path": "data/tables-1/train.jsonl", "label": "answer"}],
+        "evaluation.sources": [{"path": "data/tables-1/test.jsonl", "label": "answer"}],
+    },
 }
 """What a starting recipe sets, by its task (those of the user's own: as the first): a first run, with no model hub where diito
 has a teacher for the task."""
@@ -72,6 +81,7 @@ _OF_OTHERS: dict[str, tuple[str, ...]] = {
     "causal-lm": ("masking", "corpus.examples", "intervention.across_texts"),
     "sequence-classification": _OF_EXAMPLES,
     "token-classification": (*_OF_EXAMPLES, "intervention.across_texts"),
+    "cloze": (*_OF_EXAMPLES, "intervention.across_texts"),
 }
 """Sections and fields that a task has no use for."""
 _WIDTH = 100
@@ -94,9 +104,12 @@ def starting_recipe(task: str, *, name: str) -> str:
     """A commented recipe with every field, which runs as it stands on the text that comes with diito."""
     start = START.get(task, START["masked-lm"]) | {"name": name, "task": task}
     embedded = start["teacher.model"].startswith("embedded:")
-    own = str(start["corpus.sources"][0].get("path", "")).startswith("embedded:")
+    path = str(start["corpus.sources"][0].get("path", ""))
+    own = path.startswith("embedded:")
     on = (
-        "the teacher and the text that come with diito"
+        "what diito generate tables and diito pretrain data/tables-1 make"
+        if path and not own
+        else "the teacher and the text that come with diito"
         if embedded
         else f"a teacher of the hub and {'the text that comes with diito' if own else 'data of the hub'}"
     )

@@ -31,6 +31,7 @@ from diito.recipe.fields import (
     Layers,
     Length,
     NotNegative,
+    Places,
     Share,
     ShortPair,
     Text,
@@ -232,12 +233,29 @@ class AlignmentSection:
 
 
 @dataclass
+class PositionsSection:
+    """Positions that a recipe names itself, whatever ``share``: exactly one of these."""
+
+    at: Places | None = None
+    """These positions of each row, counted from 0, special tokens included."""
+    segments: Annotated[list[Places], MinLen(1)] | None = None
+    """One of these lists of positions, drawn for each row."""
+    tokens: Annotated[list[Text], MinLen(1)] | None = None
+    """Wherever the base has one of these tokens of the tokenizer, such as ``["="]``."""
+
+    def __str__(self) -> str:
+        (given,) = [name for name, value in vars(self).items() if value is not None] or ["positions"]
+        return f"{given} {getattr(self, given, '')}"
+
+
+@dataclass
 class InterventionSection:
     """Which tokens are swapped, and with whose."""
 
-    positions: Literal["consecutive", "random", "masked", "prefix-end"] | str = "consecutive"
-    """Which eligible tokens of a row are swapped; prefix-end: the last one before the first that is predicted. Or a rule of
-    your own, such as ``my_package.rules:last``."""
+    positions: PositionsSection | Literal["consecutive", "random", "masked", "prefix-end"] | str = "consecutive"
+    """Which eligible tokens of a row are swapped; prefix-end: the last one before the first that is predicted.
+    ``{at: [0, 1]}``: these positions; ``{segments: [[0, 1], [2, 3]]}``: one of these spans in each row; ``{tokens: ["="]}``:
+    where these tokens stand. Or a rule of your own, such as ``my_package.rules:last``."""
     share: Share = 0.3
     """Share of a row's eligible tokens that is swapped, at least one."""
     specials: bool = False
@@ -302,8 +320,8 @@ class Recipe:
     seed: Annotated[int, Ge(0), Lt(2**32)] = 42
     """Every random draw is a function of this seed and of a position in the run."""
     task: Text = "masked-lm"
-    """What the models are trained for: masked-lm, causal-lm, sequence-classification, token-classification, or a task of your
-    own, such as ``my_package.tasks:my_task``."""
+    """What the models are trained for: masked-lm, causal-lm, sequence-classification, token-classification, cloze (the word
+    at a mask that stands in the data), or a task of your own, such as ``my_package.tasks:my_task``."""
     teacher: TeacherSection = field(default_factory=TeacherSection)
     student: StudentSection = field(default_factory=StudentSection)
     corpus: CorpusSection = field(default_factory=CorpusSection)

@@ -27,6 +27,10 @@ _STYLE = {
     "double-kl": ("#000000", "+"),
     "token-swap": ("#009E73", "<"),
     "shuffled": ("#009E73", ">"),
+    "site": ("#D55E00", "o"),
+    "other-site": ("#E69F00", "o"),
+    "random-swap": ("#009E73", "^"),
+    "hint": ("#0072B2", "d"),
     "other": ("#999999", "d"),
     "reference": ("#999999", "*"),
 }
@@ -49,7 +53,14 @@ def figures(measured: Measured, folder: Path) -> list[Figure]:
 
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
-    makers: list[Callable[[Measured, Path], Figure | None]] = [_perplexity, _differences, _low_resource, _depth, _curves]
+    makers: list[Callable[[Measured, Path], Figure | None]] = [
+        _perplexity,
+        _differences,
+        _over_rows,
+        _low_resource,
+        _depth,
+        _curves,
+    ]
     drawn = [figure for make in makers if (figure := make(measured, folder)) is not None]
     return drawn + [_map(measured, each, folder) for each in measured.maps()]
 
@@ -100,6 +111,40 @@ def _dots(measured: Measured, rows: Sequence[Row], path: Path, title: str, text:
         axis.set_title(group, fontsize=10, loc="left")
     axes[-1, 0].set_xlabel("perplexity of masked words (less is better)")
     return _save(figure, path, title, text)
+
+
+_ROWS = re.compile(r"\bN = ([\d,]+)")
+"""The number of examples in the name of a group."""
+
+
+def _over_rows(measured: Measured, folder: Path) -> Figure | None:
+    """Accuracy on held-out combinations over the number of examples, where groups of conditions differ in it."""
+    metric = "held accuracy"
+    panels: dict[str, dict[tuple[str, str], list[tuple[int, float]]]] = {}
+    for row in measured.rows:
+        rows, values = _ROWS.search(row["group"]), list(measured.values(row["name"], metric).values())
+        if rows is not None and values:
+            lines = panels.setdefault(_ROWS.sub("", row["group"]).strip(" ,"), {})
+            point = (int(rows[1].replace(",", "")), statistics.fmean(values))
+            lines.setdefault((row["title"], row["method"]), []).append(point)
+    panels = {name: lines for name, lines in panels.items() if any(len(points) > 1 for points in lines.values())}
+    if not panels:
+        return None
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4.5), layout="constrained", squeeze=False)
+    for axis, (name, lines) in zip(axes[0], panels.items(), strict=True):
+        for (title, method), points in lines.items():
+            colour, marker = _STYLE[method]
+            axis.plot(*zip(*sorted(points), strict=True), marker=marker, color=colour, label=title)
+        axis.set_xscale("log")
+        axis.set_title(name, fontsize=10, loc="left")
+        axis.set_xlabel("examples")
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel(METRICS[metric].name)
+    axes[0, -1].legend(fontsize=8)
+    text = "Accuracy on combinations that no example shows, over the number of examples: means over the seeds."
+    return _save(figure, folder / "over-rows.png", "Over the number of examples", text)
 
 
 def _differences(measured: Measured, folder: Path) -> Figure | None:

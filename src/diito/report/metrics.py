@@ -19,6 +19,10 @@ METHODS = {
     "double-kl": "Standard, KL doubled",
     "token-swap": "Token swap",
     "shuffled": "Shuffled Π",
+    "site": "DIITO at the site",
+    "other-site": "DIITO at another site",
+    "random-swap": "Token swap, random tokens",
+    "hint": "Hint",
 }
 """The methods that a grid compares, with their names; each has one colour in all figures."""
 
@@ -43,7 +47,10 @@ METRICS: dict[str, Figure] = {key: figure for key, (_, figure) in _MEASURED_BY.i
 HELD_OUT = ("held-out accuracy", "held-out f1", "held-out spearman", "held-out ece", "held-out agreement")
 """What classifiers and taggers are measured by; those that a task does not have are left out."""
 
-TABLE_1 = ("perplexity", *HELD_OUT, "glue", "ner accuracy", "ner f1", "squad em", "squad f1")
+STRUCTURE = tuple(figure.key for figure in KINDS["structure"].figures)
+"""What students of generated data are measured by."""
+
+TABLE_1 = ("perplexity", *HELD_OUT, *STRUCTURE, "glue", "ner accuracy", "ner f1", "squad em", "squad f1")
 INTERCHANGE = ("iia", "effective iia", "counterfactual kl")
 
 

@@ -181,7 +181,7 @@ def _measurements(recipe: Recipe, parts: Parts) -> tuple[Evaluation | None, Eval
     held_out = parts.held_out
     if held_out is None:
         return None, None
-    rule = position_rule(recipe)
+    rule = position_rule(recipe, parts.task, parts.tokenizer)
     metric = find_metric(parts.task.metric)
 
     def interchange(student: PreTrainedModel) -> dict[str, float]:

@@ -30,7 +30,7 @@ def learned_alignment(recipe: Recipe, parts: Parts) -> LearnedAlignment | None:
     """What chooses the alignment while training, where the recipe says so."""
     if recipe.alignment.kind != "learned":
         return None
-    held_out, rule = parts.held_out, position_rule(recipe)
+    held_out, rule = parts.held_out, position_rule(recipe, parts.task, parts.tokenizer)
     assert held_out is not None
 
     def choose(student: PreTrainedModel, present: Alignment) -> tuple[Alignment, dict[str, float]]:

@@ -31,7 +31,7 @@ from diito.secrets import redact
 
 VERSIONS = {"distil": 2}
 """Part of every distillation's identity: raise it when a change of the code changes students. (Those of the kinds of
-evaluation stand in their rows, ``evaluation/*/kinds.py``.)"""
+evaluation stand in their rows, ``evaluation/*/kinds.py``, that of a grid's preparations in ``experiments/jobs.py``.)"""
 
 
 def make_manifest(recipe: Recipe, parts: Parts, *, processes: int) -> dict[str, Any]:
@@ -117,7 +117,8 @@ def own_parts(recipe: Recipe) -> dict[str, str]:
     """The user's own modules that a recipe refers to, each with a hash of its file: the name alone says not what it does."""
     intervention = recipe.intervention
     references = [recipe.task, intervention.positions, intervention.pairing, *recipe.objective.losses]
-    modules = sorted({reference.partition(":")[0] for reference in references if ":" in reference})
+    named = [reference for reference in references if isinstance(reference, str)]
+    modules = sorted({reference.partition(":")[0] for reference in named if ":" in reference})
     files = {name: importlib.import_module(name).__file__ for name in modules}
     return {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items() if file is not None}
 

@@ -24,7 +24,7 @@ from diito.method.alignment_files import build_alignment
 from diito.method.draws import generator
 from diito.method.losses import Loss
 from diito.method.objective import DistillationObjective
-from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangement
+from diito.method.positions import Pairing, PositionRule, derangement
 from diito.method.rotation import Rotation
 from diito.method.runs import check_pairs
 from diito.models.cut import Cut
@@ -41,6 +41,7 @@ from diito.run.students import PlannedStudent, build, calibration_rows, plan_stu
 from diito.run.text import load_text, with_lengths
 from diito.speed.precision import prepare_models
 from diito.tasks import find_task
+from diito.tasks.rules import find_rule, named_rule
 from diito.tasks.task import Batching, Task
 from diito.training.trainer import DistillationTrainer, Evaluation, refuse_unreached
 
@@ -116,7 +117,8 @@ def survey(recipe: Recipe) -> Survey:
                 if sources:
                     find_task(recipe.task).check_sources(sources, field=f"{field}.sources")
         with attempt():
-            position_rule(recipe)
+            if isinstance(recipe.intervention.positions, str):
+                named_rule(recipe.intervention.positions, field="intervention.positions")
         with attempt():
             pairing_of(recipe)
         with attempt():
@@ -133,6 +135,8 @@ def survey(recipe: Recipe) -> Survey:
         tokenizer: Any = None
         with attempt():
             tokenizer = load_tokenizer(recipe.teacher, config, needed=task.needed_tokens)
+            if not isinstance(recipe.intervention.positions, str):
+                position_rule(recipe, task, tokenizer)
         student: Any = None
         with attempt():
             student = plan_student(recipe.student, task, config, tokenizer)
@@ -160,11 +164,11 @@ def survey(recipe: Recipe) -> Survey:
     return Survey(recipe, task, losses, sizes, tokenizer, student, alignment, rotation, left_out)
 
 
-def position_rule(recipe: Recipe) -> PositionRule:
-    """The rule that chooses the swapped positions. Raises Refusal for one that cannot be found."""
-    field, name = "intervention.positions", recipe.intervention.positions
-    rule: Any = plugins.load(name, field=field, group="diito.positions", known=NAMED_RULES)
-    return _function(rule, name, field=field)
+def position_rule(recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase) -> PositionRule:
+    """The rule that chooses the swapped positions. Raises Refusal for one that cannot be found or would never swap."""
+    intervention = recipe.intervention
+    field = "intervention.positions"
+    return find_rule(intervention.positions, task, tokenizer, field=field, specials=intervention.specials)
 
 
 def pairing_of(recipe: Recipe) -> Pairing:
@@ -282,7 +286,7 @@ def _objective(recipe: Recipe, parts: Parts, teacher: PreTrainedModel) -> Distil
         losses=parts.losses,
         temperature=objective.temperature,
         tokens=objective.tokens,
-        positions=position_rule(recipe),
+        positions=position_rule(recipe, parts.task, parts.tokenizer),
         pairing=pairing_of(recipe),
         share=intervention.share,
         sources_per_row=intervention.sources_per_row,

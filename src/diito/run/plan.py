@@ -171,7 +171,8 @@ class Plan:
         if section.kind == "learned":
             name += f" every {section.every or CHOICE_STEPS} steps, beginning with"
         intervention = self.recipe.intervention
-        swapped = f"{intervention.positions} {intervention.share:.0%} of tokens"
+        named = not isinstance(intervention.positions, str)
+        swapped = str(intervention.positions) if named else f"{intervention.positions} {intervention.share:.0%} of tokens"
         if intervention.sources_per_row > 1:
             swapped += f" from {intervention.sources_per_row} sources a row"
         if intervention.control != "none":

@@ -19,6 +19,7 @@ TASKS: dict[str, str] = {
     "causal-lm": "diito.tasks.causal_lm:CausalLM",
     "sequence-classification": "diito.tasks.sequence_classification:SequenceClassification",
     "token-classification": "diito.tasks.token_classification:TokenClassification",
+    "cloze": "diito.tasks.cloze:Cloze",
 }
 """Name of a task -> ``module:class``."""
 DEFAULT = "masked-lm"

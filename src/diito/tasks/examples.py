@@ -120,7 +120,7 @@ class TaskOfExamples(Task):
     def key_of(self, row: Row) -> str:
         """The text of a row, by which the held-out part is told from the rest."""
 
-    def class_of(self, label: Any) -> int | None:
+    def class_of(self, label: Any) -> Any:
         """Of which class an example is, where a few are drawn, as many of each; None where it has none."""
         return None
 

@@ -165,7 +165,8 @@ class Task(ABC):
     def check(self, recipe: Recipe) -> None:
         """Refuse (Refusal) what a recipe asks for and this task cannot give; here a rule, the section of another task,
         documents kept apart, and where rows are no labelled examples what belongs to these."""
-        self.check_rule(recipe.intervention.positions, field="intervention.positions", corpus=recipe.corpus)
+        if isinstance(recipe.intervention.positions, str):
+            self.check_rule(recipe.intervention.positions, field="intervention.positions", corpus=recipe.corpus)
         if recipe.corpus.document_boundaries and not self.keeps_documents_apart:
             raise Refusal("corpus.document_boundaries", f"is of causal-lm, and the task is {recipe.task}; leave it out")
         if not self.of_examples:

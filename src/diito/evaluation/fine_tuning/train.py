@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 import tempfile
 import time
@@ -35,10 +34,10 @@ from transformers import (
 )
 from transformers.trainer_utils import TrainOutput
 
-from diito.files import replace_folder, writing
 from diito.method.draws import host_random
 from diito.models.load import ModelSource, check_head, load_head, load_tokenizer, longest_sequence
 from diito.models.padding import reads_padding
+from diito.models.save import save as save_model
 from diito.refusal import Refusal
 from diito.speed.dropout import use_fast_dropout
 from diito.suites.suite import Scores, Task
@@ -125,7 +124,7 @@ def fine_tune(
         predicted += len(features)
         scores[name] = task.score(rows, features, logits)
     if save is not None:
-        _save(model, tokenizer, Path(save))
+        save_model(model, tokenizer, Path(save))
     return FineTuned(
         scores=scores,
         baselines={name: task.baseline(task.splits["train"], task.splits[name]) for name in scores},
@@ -264,13 +263,3 @@ class _Bar(ProgressCallback):
 
     def on_log(self, *arguments: Any, **keywords: Any) -> None:
         pass
-
-
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Written aside and renamed."""
-    aside = folder.with_name(folder.name + ".new")
-    shutil.rmtree(aside, ignore_errors=True)
-    with writing(folder):
-        model.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
-    replace_folder(aside, folder)

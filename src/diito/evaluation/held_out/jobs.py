@@ -26,17 +26,17 @@ from diito.evaluation.settings import ClassificationSettings, InterchangeSetting
 from diito.files import check_writable
 from diito.method.alignment import AlignedPair
 from diito.method.alignment_files import build_alignment
-from diito.method.positions import NAMED_RULES
 from diito.models import load as models
 from diito.models.answers import label_names
 from diito.models.learn import learn
 from diito.models.load import ModelSource
 from diito.models.student import build_student, student_layers
 from diito.recipe import StudentSection
-from diito.recipe.checks import check_alignment, in_full
+from diito.recipe.checks import check_alignment, in_full, positions_refusals
 from diito.recipe.file import read
-from diito.refusal import Refusal
+from diito.refusal import Refusal, refuse
 from diito.tasks.examples import NO_LABELS
+from diito.tasks.rules import find_rule
 
 
 def perplexity_jobs(
@@ -119,7 +119,7 @@ def interchange_jobs(
             teacher,
             plan.pairs,
             plan.text.examples,
-            rule=NAMED_RULES[settings.positions],
+            rule=find_rule(settings.positions, task, plan.text.tokenizer, field="positions"),
             share=settings.share,
             special_ids=task.special_ids(plan.text.tokenizer),
             references=True,
@@ -237,7 +237,10 @@ def _planned_interchange(settings: InterchangeSettings, source: ModelSource) -> 
 def interchange_text(settings: InterchangeSettings, source: ModelSource, *beside: ModelSource) -> PlannedText:
     """The text on which interventions are measured. Raises Refusal for what cannot be."""
     text = plan_text(settings, source, *beside)
-    text.task.check_rule(settings.positions, field="positions", corpus=settings)
+    refuse(positions_refusals(settings.positions, field="positions"))
+    find_rule(settings.positions, text.task, text.tokenizer, field="positions")
+    if isinstance(settings.positions, str):
+        text.task.check_rule(settings.positions, field="positions", corpus=settings)
     if not find_metric(text.task.metric).is_of_classes:
         raise Refusal(
             "MODEL", f"{source.name!r} answers with no single class, and agreement is counted in classes; give another"
@@ -253,7 +256,7 @@ def _interchange_identity(
     return {
         "teacher": models.digest(teacher),
         **text.identity,
-        "positions": settings.positions,
+        "positions": settings.positions if isinstance(settings.positions, str) else dataclasses.asdict(settings.positions),
         "share": settings.share,
         "pairs": [dataclasses.asdict(pair) for pair in pairs],
     }
