@@ -211,8 +211,8 @@ def compare_gradients(folder: Path, report: dict) -> None:
         report["draws"].append({"pair": [list(pair.student), list(pair.teacher)]})
         return pair
 
-    def swap(batch, *, step):
-        drawn = draw_swap(batch, step=step)
+    def swap(batch, **keys):
+        drawn = draw_swap(batch, **keys)
         report["draws"][-1] |= {"positions": drawn.positions.tolist(), "rows": batch["input_ids"].tolist()}
         return drawn
 
