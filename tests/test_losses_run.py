@@ -85,6 +85,14 @@ def test_losses_that_nothing_trained_can_change_are_refused_in_a_sentence(tmp_pa
             refused()
 
 
+@pytest.mark.parametrize("pairing", ["in-batch", "independent"])
+def test_rows_enough_for_all_sources_are_looked_at_for_what_is_reached(tmp_path, pairing):
+    given = {"student.freeze": "[embeddings]", "intervention.sources_per_row": "3", "intervention.pairing": pairing}
+    recipe = tiny.recipe(tmp_path, {**given, "objective.balance": "gradient-norm"})
+    parts, _ = tiny.parts_and_trainer(recipe)
+    check_reached(recipe, parts)
+
+
 def test_a_shuffled_alignment_leaves_the_layers_that_losses_of_states_compare(tmp_path):
     found = {}
     for shuffled in ("false", "true"):

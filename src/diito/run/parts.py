@@ -263,16 +263,19 @@ def build_trainer(
 
 
 def check_reached(recipe: Recipe, parts: Parts) -> None:
-    """Refuse, by two rows of the corpus, weights of which none depends on what of the student is trained.
+    """Refuse, by a few rows of the corpus, weights of which none depends on what of the student is trained.
 
     The first step would refuse them, after the measurements before it.
     """
     if all(weight.requires_grad for weight in parts.student.parameters()):
         return
     batching = _batching_of(recipe, parts)
-    rows = collate(parts.corpus.__getitems__([0, 1]), pad_token_id=batching.pad_token_id)
+    enough = [number % len(parts.corpus) for number in range(1 + recipe.intervention.sources_per_row)]  # a row and its sources
+    rows = collate(parts.corpus.__getitems__(enough), pad_token_id=batching.pad_token_id)
     batch = batching.batch(rows, generator=generator("mask", recipe.seed))
-    refuse_unreached(_objective(recipe, parts, parts.teacher)(batch, step=0, progress=0.0))
+    objective = _objective(recipe, parts, parts.teacher)
+    objective.balance = None  # no weight is 0, whatever it is
+    refuse_unreached(objective(batch, step=0, progress=0.0))
 
 
 def _objective(recipe: Recipe, parts: Parts, teacher: PreTrainedModel) -> DistillationObjective:
