@@ -39,6 +39,15 @@ def test_a_student_and_its_teacher_are_measured_together(student, tmp_path):
     assert measurement["result"]["examples"] == 20
 
 
+def test_a_teacher_of_the_same_name_has_a_row_of_its_own(student, tmp_path):
+    """As two revisions of a model have."""
+    results = tmp_path / "results.json"
+    assert evaluate("classification", student, "--teacher", student, "--output", str(results)) == 0
+    (measurement,) = json.loads(results.read_text())["measurements"]
+    models = measurement["result"]["models"]
+    assert list(models) == [student, f"{student} (teacher)"] and models[student]["agreement"] == 1
+
+
 def test_each_model_predicts_once_however_much_is_measured_of_it(student, tmp_path, monkeypatch):
     predict, asked = classification._predict, []
     monkeypatch.setattr(classification, "_predict", lambda model, held_out: asked.append(1) or predict(model, held_out))

@@ -471,3 +471,12 @@ def test_an_alignment_file_without_pairs_is_refused(tmp_path, content):
     section = AlignmentSection(kind="custom", file=str(file))
     with pytest.raises(ValueError, match=r"^alignment\.file: .* must hold the pairs of an alignment of kind custom$"):
         build_alignment(section, teacher_layers=4, student_layers=2, seed=0)
+
+
+@pytest.mark.parametrize("further", ["top: false", "shuffled: true", "pairs_per_batch: 2", "every: 5", "rotation: {path: r}"])
+def test_what_an_alignment_file_says_beside_its_pairs_is_refused(tmp_path, further):
+    file = tmp_path / "alignment.yaml"
+    file.write_text(f"{{kind: custom, pairs: [[0, 1], [1, 3]], {further}}}")
+    section = AlignmentSection(kind="custom", file=str(file))
+    with pytest.raises(ValueError, match=rf"^alignment\.file: .* sets {further.partition(':')[0]}, and only its pairs are read"):
+        build_alignment(section, teacher_layers=4, student_layers=2, seed=0)

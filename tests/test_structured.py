@@ -184,7 +184,7 @@ def test_a_structure_is_measured_and_the_site_written_for_a_grid(tmp_path, capsy
     arguments = ["evaluate", "structure", str(teacher()), "--data", str(generated()), "--output", str(results)]
     assert cli.main([*arguments, "--teacher", str(teacher()), "--write_site", str(site), "--splits", "[teacher, held]"]) == 0
     assert "told of: " in capsys.readouterr().out
-    numbers = json.loads(results.read_text())["measurements"][0]["result"]["models"][str(teacher())]
+    numbers, _ = json.loads(results.read_text())["measurements"][0]["result"]["models"].values()
     assert numbers["accuracy"] == numbers["agreement"] == {"teacher": 1.0, "held": 1.0}
     found = json.loads(site.read_text())
     assert found["wrong_layer"] != found["layer"] and found["positions"] != found["other_positions"]

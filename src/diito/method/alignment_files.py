@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,11 +38,19 @@ def _named_alignment(section: AlignmentSection, teacher_layers: int, student_lay
         content = read_section(AlignmentSection, section.file)
         if content.kind != "custom" or content.file is not None:
             raise Refusal("alignment.file", f"{section.file} must hold the pairs of an alignment of kind custom")
-        if content.rotation.path is not None:
-            raise Refusal("alignment.file", f"{section.file} names a rotation; name it in the recipe's alignment.rotation.path")
+        _check_pairs_alone(content, section.file)
         check_alignment(content, student_layers)
         section = content
     pairs: Sequence[Any] = section.pairs or ()
     return Alignment(
         AlignedPair(pair.student, pair.teacher, pair.student_dimensions, pair.teacher_dimensions) for pair in pairs
     )
+
+
+def _check_pairs_alone(content: AlignmentSection, file: str) -> None:
+    """Refuse what a file says beside its pairs: it would be read by nobody."""
+    without = dataclasses.replace(AlignmentSection(), kind=content.kind, pairs=content.pairs)
+    for field in dataclasses.fields(content):
+        if getattr(content, field.name) != getattr(without, field.name):
+            sentence = f"{file} sets {field.name}, and only its pairs are read; set alignment.{field.name} in the recipe"
+            raise Refusal("alignment.file", sentence)

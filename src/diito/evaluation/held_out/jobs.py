@@ -17,7 +17,7 @@ from diito.evaluation.held_out.interchange import interchange_counts
 from diito.evaluation.held_out.maps import all_pairs
 from diito.evaluation.held_out.metrics import find_metric
 from diito.evaluation.held_out.perplexity import TokenLosses, perplexity_difference, perplexity_numbers, token_losses
-from diito.evaluation.held_out.planning import PlannedText, check_teacher, device_of, load_model, plan_text, task_to_measure
+from diito.evaluation.held_out.planning import PlannedText, check_teacher, device_of, load_model, names_of, plan_text, task_to_measure
 from diito.evaluation.held_out.text import HeldOut
 from diito.evaluation.held_out.windows import Windows
 from diito.evaluation.kind import Job, Result
@@ -160,7 +160,8 @@ def classification_jobs(
         teacher = load_model(_teacher_of(settings), text.task).to(device_of(device))
         with predicted_once():
             ours = {**metric(model, text.examples), **metric.with_teacher(model, teacher, text.examples)}
-            return {**result, "models": {source.name: ours, settings.teacher: metric(teacher, text.examples)}}, {}
+            measured = (ours, metric(teacher, text.examples))
+        return {**result, "models": dict(zip(names_of(source, _teacher_of(settings)), measured, strict=True))}, {}
 
     return [Job(identity, dataclasses.asdict(settings), f"classification of {source.name}", source.name, run)]
 

@@ -114,6 +114,12 @@ def check_teacher(source: ModelSource, text: PlannedText, teacher: ModelSource) 
     check_tokenizer(text.tokenizer, teacher, vocabulary=words, field="teacher", needed=text.task.needed_tokens)
 
 
+def names_of(source: ModelSource, *teacher: ModelSource) -> list[str]:
+    """What results call the measured model and the teacher beside it, if any: their names, which are told apart where both
+    have the same one, as two revisions of a model do."""
+    return [source.name, *(f"{each.name} (teacher)" if each.name == source.name else each.name for each in teacher)]
+
+
 def device_of(wanted: str) -> torch.device:
     if wanted == "cpu" or not torch.accelerator.is_available():
         return torch.device("cpu")

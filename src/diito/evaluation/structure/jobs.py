@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diito.corpus.examples import read_examples
-from diito.evaluation.held_out.planning import check_model, device_of, load_model
+from diito.evaluation.held_out.planning import check_model, device_of, load_model, names_of
 from diito.evaluation.kind import Job, Result
 from diito.evaluation.results import Measurement, ResultsFile
 from diito.evaluation.settings import StructureSettings
@@ -44,8 +44,8 @@ def structure_jobs(
             learn(model, field=each.field)
         answers = [_answers(model, tokenizer, generated, settings) for _, model, tokenizer in loaded]
         measured = {
-            each.name: _measured(model, tokenizer, generated, settings, own, answers[1:])
-            for (each, model, tokenizer), own in zip(loaded, answers, strict=True)
+            name: _measured(model, tokenizer, generated, settings, own, answers[1:])
+            for name, (_, model, tokenizer), own in zip(names_of(*sources), loaded, answers, strict=True)
         }
         return {"models": measured}, {}
 
