@@ -26,6 +26,7 @@ from diito.method.positions import (
     trim,
     where_tokens_are,
 )
+from diito.method.swaps import SwapDraws
 
 masks = st.lists(st.lists(st.booleans(), min_size=17, max_size=17), min_size=1, max_size=6).map(torch.tensor)
 shares = st.floats(0.01, 1.0)
@@ -235,6 +236,27 @@ def test_a_rule_is_given_what_it_has_parameters_for():
     assert apply_rule(differing, eligible, eligible, 0.3, seeded(1), **given).tolist() == [[False, True, False]]
     four = lambda eligible, masked, share, generator: eligible  # noqa: E731  (a rule as of diito 0.1.0)
     assert apply_rule(four, eligible, eligible, 0.3, seeded(1), **given) is eligible
+
+
+@pytest.mark.parametrize(
+    ("sources", "positions", "read"),
+    [
+        (None, [[1, 4], [2, 3]], [[2, 3], [1, 4]]),
+        ([[7, 5, 5], [5, 5, 7]], [[1], [2]], [[0], [2]]),
+        ([[5, 5, 5, 7, 7, 7], [7, 7, 5, 5, 5, 7]], [[1, 4], [2, 3]], [[3, 4], [0, 1]]),
+    ],
+    ids=["in the batch", "shorter", "longer"],
+)
+def test_a_source_with_positions_of_its_own_is_read_where_it_has_the_tokens(sources, positions, read):
+    rule, pairing = where_tokens_are([7]), lambda rows, generator: torch.tensor([1, 0])
+    draws = SwapDraws(rule=rule, pairing=pairing, share=0.3, special_ids=[], independent_positions=True)
+    ids = torch.tensor([[5, 7, 5, 5, 7], [5, 5, 7, 7, 7]])
+    batch = {"input_ids": ids, "labels": torch.full_like(ids, -100)}
+    if sources is not None:
+        batch["source_input_ids"] = torch.tensor(sources)
+    swap = draws.draw(batch, seeded(1))
+    assert [row.nonzero().flatten().tolist() for row in swap.positions] == positions
+    assert [index[row].tolist() for index, row in zip(swap.index, swap.positions, strict=True)] == read
 
 
 def test_the_objective_gives_a_rule_the_drawn_pair_and_the_tokens_of_base_and_source():

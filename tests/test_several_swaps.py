@@ -314,6 +314,10 @@ def test_a_teacher_that_is_no_model_has_one_pair():
         ({"intervention.sources_per_row": "2", "intervention.pairing": "package.rules:own"}, "intervention.sources_per_row"),
         ({"intervention.sources_per_row": "0"}, "intervention.sources_per_row"),
         ({"alignment.pairs_per_batch": "2", "intervention.control": "token-swap"}, "alignment.pairs_per_batch"),
+        (
+            {"intervention.sources_per_row": "2", "intervention.positions": "{segments: [[1, 2], [5, 6]]}"},
+            "intervention.sources_per_row: must be 1 with positions.segments",
+        ),
     ],
 )
 def test_a_recipe_that_can_never_be_right_is_refused(overrides, field, tmp_path):

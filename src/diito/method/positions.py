@@ -7,8 +7,8 @@
 
 Rules and pairings are plain callables, ``rule(eligible, masked, share, generator)`` and ``pairing(rows, generator)``. A rule
 that has parameters of these names is also given ``input_ids``, ``source_ids`` (of each row's source) and ``pair`` (the aligned
-pair that was drawn; None where all pairs share one draw, as in an evaluation). All of it stays on the device: no shape and no
-branch depends on the data.
+pair that was drawn; None where all pairs share one draw, as in an evaluation). Where a source has positions of its own, a
+second call with the two exchanged chooses them. All of it stays on the device: no shape and no branch depends on the data.
 """
 
 from __future__ import annotations

@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -138,12 +140,14 @@ class SwapDraws(nn.Module):
         swaps, ids = [], batch["input_ids"]
         read = ids if sources is None else sources["input_ids"]
         for part, each in zip(_parts(eligible, self.sources_per_row), rows, strict=True):
-            further = {"input_ids": ids, "source_ids": read if each is None else read[each], "pair": pair}
+            further: dict[str, Any] = {"input_ids": ids, "source_ids": read if each is None else read[each], "pair": pair}
             positions = apply_rule(self.rule, part, labelled_positions(batch), self.share, generator, **further)
             index = None
             if self.independent_positions:
-                # Drawn from the same eligible positions; which tokens are masked in the source plays no part.
-                chosen = apply_rule(self.rule, part, part, self.share, generator, **further)
+                # Drawn from the same eligible positions, with base and source exchanged; which tokens are masked in the source
+                # plays no part. What is added to a shorter source, or cut off a longer one, is not eligible.
+                exchanged = {"input_ids": F.pad(further["source_ids"], (0, ids.shape[1] - read.shape[1])), "source_ids": ids}
+                chosen = apply_rule(self.rule, part, part, self.share, generator, **further | exchanged)
                 positions = trim(positions, chosen)
                 index = matched_sources(positions, chosen)
             swaps.append(Swap(positions, each, index, sources, self.of_tokens))

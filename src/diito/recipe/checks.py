@@ -257,6 +257,9 @@ def _intervention(recipe: Recipe) -> Iterator[Refusal]:
     if several > 1 and intervention.pairing not in _literals("pairing"):
         sentence = f"must be 1 with the pairing {intervention.pairing}, which gives a row one source"
         yield Refusal("intervention.sources_per_row", sentence)
+    if several > 1 and not isinstance(intervention.positions, str) and len(intervention.positions.segments or []) > 1:
+        sentence = "must be 1 with positions.segments, of which one is drawn for each row and not for each of its sources"
+        yield Refusal("intervention.sources_per_row", sentence)
     if intervention.control == "token-swap" and recipe.alignment.pairs_per_batch > 1:
         yield Refusal("alignment.pairs_per_batch", "must be 1 with the control token-swap, which needs no alignment")
     if intervention.control == "token-swap" and recipe.alignment.rotation.path is not None:

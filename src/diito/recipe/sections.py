@@ -241,7 +241,8 @@ class PositionsSection:
     segments: Annotated[list[Places], MinLen(1)] | None = None
     """One of these lists of positions, drawn for each row."""
     tokens: Annotated[list[Text], MinLen(1)] | None = None
-    """Wherever the base has one of these tokens of the tokenizer, such as ``["="]``."""
+    """Wherever the base has one of these tokens of the tokenizer, such as ``["="]``; with independent source positions the
+    source is read where it has them, the k-th for the k-th."""
 
     def __str__(self) -> str:
         (given,) = [name for name, value in vars(self).items() if value is not None] or ["positions"]
