@@ -237,6 +237,10 @@ def test_refusals(tmp_path, capsys):
     assert refused(capsys, "pretrain", generated(), "--config", "{hidden_sise: 3, num_attention_heads: 5}", *output)
     few = refused(capsys, "pretrain", generated(), "--steps", "2", *output)
     assert few.startswith("--steps: after 2 steps it answers 0.") and not (tmp_path / "x").exists()
+    for command in (["generate", "tables", "--rows", "0"], ["pretrain", generated(), "--steps", "0"]):
+        assert refused(capsys, *command, *output).startswith(f"{command[-2]}: 0 must be at least 1")
+    sentence = f"--output: {tmp_path} exists and holds no model; give another folder"
+    assert refused(capsys, "pretrain", generated(), "--output", tmp_path) == sentence
     measure = ["evaluate", "structure", teacher(), "--output", tmp_path / "r.json"]
     assert refused(capsys, *measure).startswith("--data: name the folder")
     measure += ["--data", generated()]

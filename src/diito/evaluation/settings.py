@@ -198,7 +198,7 @@ class StructureSettings:
     write_site: str | None = None
     """A JSON file to write, for ``site`` and for the recipes of a grid: the variable, span and layer where the model carries a
     value best, and where it does not."""
-    batch: int = 256
+    batch: Count = 256
     """Rows at a time (the results do not depend on it)."""
 
 

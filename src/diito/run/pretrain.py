@@ -34,9 +34,9 @@ from transformers import (
 from diito.corpus import collate
 from diito.evaluation.held_out.classification import predict
 from diito.evaluation.held_out.text import HeldOut, at_slots
-from diito.files import check_writable
-from diito.models.save import save
+from diito.models.save import check_place, save
 from diito.models.steps import accepted, logits_of
+from diito.paths import expand
 from diito.recipe import CorpusSection, SourceSection
 from diito.refusal import Refusal
 from diito.structured.folder import TOKENIZER, Generated
@@ -63,11 +63,8 @@ _ROWS_AT_A_TIME = 512
 def pretrain(data: str, settings: PretrainSettings) -> Path:
     """Train a teacher on the generated folder ``data`` and save it; its folder. Raises Refusal."""
     generated = Generated.read(data, field="DATA")
-    for name in ("steps", "batch", "check_every"):
-        if getattr(settings, name) < 1:
-            raise Refusal(f"--{name}", f"{getattr(settings, name)} must be at least 1")
-    folder = Path(settings.output or f"models/{generated.path.resolve().name}")
-    check_writable(folder / "config.json", "--output")
+    folder = expand(settings.output or f"models/{generated.path.resolve().name}", field="--output")
+    check_place(folder, "--output")
     tokenizer = AutoTokenizer.from_pretrained(generated.path / TOKENIZER)
     task = find_task(settings.task)
     rows_file = generated.split("teacher", field="DATA")

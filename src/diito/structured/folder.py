@@ -33,8 +33,6 @@ _SPECIALS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": MASK}
 def generate(name: str, settings: GenerateSettings) -> Path:
     """Write the folder of a structure, and give its path. Raises Refusal for what cannot be generated."""
     structure = make_structure(name, seed=settings.seed, size=settings.size)
-    if settings.rows < 1:
-        raise Refusal("--rows", f"{settings.rows} must be at least 1")
     splits = make_splits(structure, rows=settings.rows)
     folder = Path(settings.output or f"data/{name}-{settings.seed}")
     check_writable(folder / MODEL, "--output")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from diito.recipe.fields import AboveZero, Count, NotNegative
+
 
 @dataclass
 class GenerateSettings:
@@ -12,7 +14,7 @@ class GenerateSettings:
 
     seed: int = 1
     """Draws the tables, gates or pointers, the held-out combinations and the rows."""
-    rows: int = 200
+    rows: Count = 200
     """Rows of train.jsonl."""
     size: int | None = None
     """tables, scrambled: words and values (7); chain: places and pointers (7); carry: the base (7); circuit: the depth (3)."""
@@ -33,18 +35,18 @@ class PretrainSettings:
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of the model's configuration, on top of a BERT of 4 layers, 64 wide, without dropout; ``model_type`` names another
     family of transformers."""
-    steps: int = 4000
+    steps: Count = 4000
     """Optimiser steps at most; the learning rate falls to 0 over them."""
-    batch: int = 128
+    batch: Count = 128
     """Rows of a step."""
-    learning_rate: float = 2e-3
+    learning_rate: AboveZero = 2e-3
     """Highest learning rate, after 100 steps."""
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     """Weight decay of AdamW."""
     accuracy: float = 1.0
     """The share of all rows that it has to answer rightly: training ends where it does, with a cross-entropy of at most
     ``cross_entropy``, and what does not reach it is refused."""
     cross_entropy: float = 0.05
     """Mean over all rows, in nats."""
-    check_every: int = 250
+    check_every: Count = 250
     """Steps between two looks at these."""

@@ -22,9 +22,10 @@ from diito.evaluation.fine_tuning.train import FineTuning, check_fit, fine_tune
 from diito.evaluation.kind import Job, Result
 from diito.evaluation.results import Measurement, ResultsFile, slug
 from diito.evaluation.settings import FineTuningSettings
-from diito.files import check_writable, write_text
+from diito.files import write_text
 from diito.models import load as models
 from diito.models.load import ModelSource
+from diito.models.save import check_place
 from diito.paths import expand
 from diito.recipe.file import read_again
 from diito.refusal import Refusal
@@ -145,9 +146,7 @@ def _precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Literal[
 def _saved(folder: str, name: str) -> Path:
     """Where a fine-tuned model is saved. Raises Refusal for a folder that holds something else."""
     path = expand(folder, field="save") / name
-    check_writable(path, "save")
-    if path.exists() and not (path / "config.json").is_file():
-        raise Refusal("save", f"{path} exists and holds no model; give another folder")
+    check_place(path, "save")
     return path
 
 

@@ -17,7 +17,15 @@ from diito.evaluation.held_out.interchange import interchange_counts
 from diito.evaluation.held_out.maps import all_pairs
 from diito.evaluation.held_out.metrics import find_metric
 from diito.evaluation.held_out.perplexity import TokenLosses, perplexity_difference, perplexity_numbers, token_losses
-from diito.evaluation.held_out.planning import PlannedText, check_teacher, device_of, load_model, names_of, plan_text, task_to_measure
+from diito.evaluation.held_out.planning import (
+    PlannedText,
+    check_teacher,
+    device_of,
+    load_model,
+    names_of,
+    plan_text,
+    task_to_measure,
+)
 from diito.evaluation.held_out.text import HeldOut
 from diito.evaluation.held_out.windows import Windows
 from diito.evaluation.kind import Job, Result
