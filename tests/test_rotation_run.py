@@ -33,6 +33,17 @@ def found(tmp_path_factory):
     return path, output, argv
 
 
+def test_a_rotation_is_found_at_positions_that_are_named(tmp_path):
+    path, output = tmp_path / "rotation.safetensors", tmp_path / "r.json"
+    argv = ["align", tiny.teacher(), "--rotation.dimensions", "2", "--rotation.steps", "1", "--rotation.layers", "[1]"]
+    argv += [*FLAGS, *TEXT, "--positions", "{at: [2, 3]}", "--rotation.file", str(path), "--output", str(output)]
+    assert cli.main(argv) == 0
+    (entry,) = json.loads(output.read_text())["measurements"]
+    assert entry["identity"]["positions"]["at"] == [2, 3]
+    (layer,) = entry["result"]["layers"]
+    assert layer["swapped"]["found"]["tokens"] and layer["unswapped"]["found"]["tokens"]
+
+
 def test_what_is_found_carries_more_than_as_many_other_dimensions(found, capsys):
     path, output, argv = found
     (entry,) = json.loads(output.read_text())["measurements"]

@@ -9,14 +9,13 @@ from typing import Any
 
 from diito.environment import environment
 from diito.evaluation.evaluate import measure, open_results, quieten
-from diito.evaluation.held_out.jobs import interchange_text
+from diito.evaluation.held_out.jobs import interchange_text, positions_as_data
 from diito.evaluation.held_out.planning import PlannedText, device_of, load_model
 from diito.evaluation.held_out.rotations import CONTROLS, FOUND, Search, find_bases, measure_bases, rotation_numbers
 from diito.evaluation.kind import Job, Result
 from diito.evaluation.kinds import check_packages, find, refusals_under
 from diito.evaluation.settings import AlignSettings, EvaluateSettings
 from diito.files import check_writable
-from diito.method.positions import NAMED_RULES
 from diito.method.rotation_files import read_rotation, write_rotation
 from diito.models import load as models
 from diito.models.learn import learn
@@ -24,6 +23,7 @@ from diito.models.load import ModelSource
 from diito.paths import expand
 from diito.refusal import Refusal
 from diito.tables import Table, interval, number
+from diito.tasks.rules import find_rule
 
 
 def find_rotation(teacher: str, settings: AlignSettings, run: EvaluateSettings) -> int:
@@ -68,7 +68,7 @@ def _job(settings: AlignSettings, source: ModelSource, path: Path, device: str) 
         "model": models.digest(source),
         **text.identity,
         "found_on": training.identity["text"],
-        "positions": settings.positions,
+        "positions": positions_as_data(settings),
         "share": settings.share,
         "layers": layers,
         **{name: getattr(rotation, name) for name in ("dimensions", "steps", "batch", "learning_rate")},
@@ -82,7 +82,7 @@ def _job(settings: AlignSettings, source: ModelSource, path: Path, device: str) 
             steps=rotation.steps,
             batch=rotation.batch,
             learning_rate=rotation.learning_rate,
-            rule=NAMED_RULES[settings.positions],
+            rule=find_rule(settings.positions, text.task, text.tokenizer, field="positions"),
             share=settings.share,
             special_ids=text.task.special_ids(text.tokenizer),
             seed=settings.seed,

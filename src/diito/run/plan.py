@@ -118,7 +118,7 @@ class Plan:
         if self.balance_every is None:
             return terms
         every = self.balance_every // self.recipe.training.accumulation
-        return f"{terms}; shares of the gradient's norm, measured every {every:,} steps"
+        return f"{terms}; shares of the gradient's norm, measured every {_steps(every)}"
 
     def _trained(self) -> str:
         """How much of the student is trained, where not all of it is."""
@@ -169,7 +169,7 @@ class Plan:
         section = self.recipe.alignment
         name = section.kind + (", shuffled" if section.shuffled else "")
         if section.kind == "learned":
-            name += f" every {section.every or CHOICE_STEPS} steps, beginning with"
+            name += f" every {_steps(section.every or CHOICE_STEPS)}, beginning with"
         intervention = self.recipe.intervention
         named = not isinstance(intervention.positions, str)
         swapped = str(intervention.positions) if named else f"{intervention.positions} {intervention.share:.0%} of tokens"
@@ -180,6 +180,10 @@ class Plan:
         runs = f"; {section.pairs_per_batch} pairs a micro-batch" if section.pairs_per_batch > 1 else ""
         within = "" if section.rotation.path is None else f", in the sub-spaces of {section.rotation.path}"
         return f"{name}: {self.alignment}{within}{runs}; {swapped}"
+
+
+def _steps(count: int) -> str:
+    return "step" if count == 1 else f"{count:,} steps"
 
 
 def _weight(weight: Weight) -> str:

@@ -265,10 +265,15 @@ def _interchange_identity(
     return {
         "teacher": models.digest(teacher),
         **text.identity,
-        "positions": settings.positions if isinstance(settings.positions, str) else dataclasses.asdict(settings.positions),
+        "positions": positions_as_data(settings),
         "share": settings.share,
         "pairs": [dataclasses.asdict(pair) for pair in pairs],
     }
+
+
+def positions_as_data(settings: InterchangeSettings) -> Any:
+    """What of an identity says which positions are swapped."""
+    return settings.positions if isinstance(settings.positions, str) else dataclasses.asdict(settings.positions)
 
 
 def _pairs(
