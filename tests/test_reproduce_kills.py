@@ -98,21 +98,20 @@ def assert_same(ours: tuple[dict, list], theirs: tuple[dict, list]) -> None:
     assert tiny.same(ours[0], theirs[0]) and ours[1] == theirs[1]
 
 
-@pytest.mark.parametrize(
-    ("kills", "parts"), [(1, "[]"), pytest.param(KILLS, "[perplexity]", marks=[pytest.mark.soak, pytest.mark.timeout(7200)])]
-)
-def test_killed_at_random_moments(kills, parts, without_ray, tmp_path):
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_killed_at_random_moments(without_ray, tmp_path):
     draws, done, runs = random.Random(int(os.environ.get("DIITO_KILLS_SEED", "1"))), 0, 0
-    argv, longest = grid(tmp_path / "straight", parts), 1.0
+    argv = grid(tmp_path / "straight", "[perplexity]")
     began = time.monotonic()
     assert main(argv) == 0
     longest, wanted = min(time.monotonic() - began, 60.0), found(tmp_path / "straight")
-    while done < kills:
+    while done < KILLS:
         folder = tmp_path / str(runs)
-        argv, code = grid(folder, parts), None
+        argv, code = grid(folder, "[perplexity]"), None
         while code != 0:
             driver = forks.fork(argv, folder / "log")
-            code = forks.kill_after(driver, draws.uniform(0, longest) if done < kills and draws.random() < 0.9 else 60)
+            code = forks.kill_after(driver, draws.uniform(0, longest) if done < KILLS and draws.random() < 0.9 else 60)
             assert code in (0, -signal.SIGKILL), (folder / "log").read_text()
             done += code != 0
         assert_same(found(folder), wanted)
