@@ -21,8 +21,8 @@ TEXT = ["--workers", "1", "--cache", str(tiny.FOLDER / "cache"), "--length", "16
     ("family", "layout"),
     [
         ("qwen3", "blocks"),
-        ("llama", "apart"),
         ("mamba", "lines"),
+        pytest.param("llama", "apart", marks=pytest.mark.soak),
         pytest.param("gpt2", "lines", marks=pytest.mark.soak),
         pytest.param("olmoe", "blocks", marks=pytest.mark.soak),
     ],

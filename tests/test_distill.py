@@ -228,7 +228,7 @@ def small_files(limit: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("part", ["weights", "optimiser", "rename"])
+@pytest.mark.parametrize("part", ["weights", *(pytest.param(part, marks=pytest.mark.soak) for part in ("optimiser", "rename"))])
 def test_a_full_disk_keeps_the_checkpoint_before_it_and_the_run_resumes(part, tmp_path, capsys, monkeypatch):
     straight = tiny.run(tmp_path / "straight")
     weights = (straight / "checkpoints" / "checkpoint-6" / "model.safetensors").stat().st_size

@@ -66,12 +66,12 @@ STOPS = [2, 4]
 
 
 def test_two_ranks(tmp_path):
-    check_two_ranks(tmp_path, "blocks", "sources", "classifier")
+    check_two_ranks(tmp_path, "blocks", "classifier")
 
 
 @pytest.mark.soak
 def test_two_ranks_of_the_other_tasks(tmp_path):
-    check_two_ranks(tmp_path, "blocks", "lines", "decoder", "tagger")
+    check_two_ranks(tmp_path, "blocks", "sources", "several", "lines", "decoder", "tagger")
 
 
 def check_two_ranks(tmp_path: Path, *names: str) -> None:

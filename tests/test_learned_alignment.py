@@ -78,6 +78,7 @@ def test_a_run_chooses_says_so_and_resumes_to_the_same_bits(tmp_path, monkeypatc
     assert json.loads((stopped / "results.json").read_text())["alignment"] == results
 
 
+@pytest.mark.soak
 def test_a_run_that_never_chooses_is_that_of_full(tmp_path):
     """At the last step there is nothing left to choose for."""
     full = tiny.run(tmp_path / "full", {"training.steps": "2"})

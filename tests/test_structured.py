@@ -150,6 +150,7 @@ def test_the_files_say_what_the_causal_model_says_and_the_task_reads_them():
     assert find_task("cloze").framing(tokenizer).before == ()
 
 
+@pytest.mark.soak
 def test_the_teacher_knows_all_rows_and_the_site_of_a_value_is_found():
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(teacher()), AutoTokenizer.from_pretrained(teacher())
     sites = all_sites(model, tokenizer, Generated.read(generated(), field="data"), batch=100)
