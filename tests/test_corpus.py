@@ -430,6 +430,7 @@ class TestCache:
         assert [entry.suffix for entry in (tmp_path / "cache").iterdir()] in ([], [".lock"])
         assert len(load(path)) == 1
 
+    @pytest.mark.soak
     def test_kill_leaves_nothing_that_is_used_and_no_worker(self, tmp_path: Path, load: Any, tokenizer: Any) -> None:
         path = tmp_path / "a.txt"
         path.write_text((words(range(200)) + "\n") * 8_000, encoding="utf-8")

@@ -50,6 +50,7 @@ def test_layers_of_the_teacher_are_found_again_and_kept(tmp_path):
     assert student.training, "it goes on training"
 
 
+@pytest.mark.soak
 def test_a_run_chooses_says_so_and_resumes_to_the_same_bits(tmp_path, monkeypatch, capfd):
     full = tiny.run(tmp_path / "full", UPPER)
     straight = tiny.run(tmp_path / "straight", LEARNED)

@@ -24,7 +24,7 @@ FORMS = {
     "frozen": {"student.layers": "2", "student.freeze": "[embeddings, layers.0]"},
     "lora": {"student.layers": "2", "student.lora": "{r: 2, lora_alpha: 4, target_modules: [query, value]}"},
 }
-MARKS = {"lora": [needs_peft], "random": [pytest.mark.soak], "deeper": [pytest.mark.soak], "frozen": [pytest.mark.soak]}
+MARKS = {"lora": [needs_peft]} | {form: [pytest.mark.soak] for form in ("random", "model", "deeper", "frozen")}
 forms = pytest.mark.parametrize("form", [pytest.param(form, marks=MARKS.get(form, [])) for form in FORMS])
 
 
