@@ -7,7 +7,8 @@ import pytest
 import tiny
 
 from diito import cli
-from diito.experiments.grid import Evaluation, distillations, evaluations, read
+from diito.experiments.expansion import Evaluation, distillations, evaluations
+from diito.experiments.grid import read
 from diito.report.metrics import METHODS
 
 GRIDS = Path(__file__).parent.parent / "grids"

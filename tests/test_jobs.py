@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 import grids
 from diito.experiments import jobs as made
 from diito.experiments.estimate import estimate
-from diito.experiments.grid import distillations, evaluations, read
+from diito.experiments.expansion import distillations, evaluations
+from diito.experiments.grid import read
 from diito.experiments.jobs import make_jobs
 
 CONDITION = "[{name: a, method: full}]"

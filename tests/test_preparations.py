@@ -9,8 +9,9 @@ import pytest
 from diito import cli
 from diito.experiments import gather, reproduce
 from diito.experiments.child import finish
+from diito.experiments.expansion import distillations, evaluations
 from diito.experiments.folders import JobFolder
-from diito.experiments.grid import distillations, evaluations, read
+from diito.experiments.grid import read
 from diito.experiments.jobs import make_preparations
 from diito.experiments.preparations import Prepared, check_preparations, preparations
 from diito.refusal import Refusal

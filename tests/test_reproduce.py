@@ -19,8 +19,9 @@ from rich.console import Console
 
 import grids
 from diito import cli
+from diito.experiments.expansion import Distillation, Evaluation
 from diito.experiments.folders import JobFolder
-from diito.experiments.grid import Condition, Distillation, Evaluation
+from diito.experiments.grid import Condition
 from diito.experiments.jobs import Job, Numbers
 from diito.experiments.screen import Screen
 

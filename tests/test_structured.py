@@ -246,8 +246,20 @@ def test_refusals(tmp_path, capsys):
     assert refused(capsys, *measure).startswith("--data: name the folder")
     measure += ["--data", generated()]
     assert refused(capsys, *measure, "--splits", "[tests]").startswith("--splits: 'tests' is not one of teacher, train")
-    (tmp_path / "site.json").write_text('{"variable": "I3", "positions": [0]}')
-    assert "is not a site of this data" in refused(capsys, *measure, "--site", tmp_path / "site.json")
+    for text in ('{"variable": "I3", "positions": [0]}', "[1]", "{", '{"variable": ["I1"], "positions": 0}', "{}"):
+        (tmp_path / "site.json").write_text(text)
+        assert "is not a site of this data" in refused(capsys, *measure, "--site", tmp_path / "site.json")
+
+
+def test_a_folder_is_found_in_the_home_folder_and_a_damaged_one_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["generate", "tables", "--size", "4", "--rows", "50", "--output", "~/data"]) == 0
+    assert not (tmp_path / "~").exists() and Generated.read("~/data", field="data").path == tmp_path / "data"
+    capsys.readouterr()
+    for text in ("{", "[]", "{}"):
+        (tmp_path / "data" / "causal-model.json").write_text(text)
+        assert "causal-model.json is damaged; make it again" in refused(capsys, "pretrain", "~/data")
 
 
 # --------------------------------------------------------------------------------------- positions that a recipe names

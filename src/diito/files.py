@@ -44,18 +44,27 @@ def writing(path: Path) -> Iterator[None]:
         raise CannotWrite(f"{path} could not be written ({_why(error)})") from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text, without secrets, aside and rename it; several processes may do so at once, also of several machines."""
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Gives the path of a file beside ``path`` to write, which then takes its place; several processes may do so at once, also
+    of several machines. Raises CannotWrite.
+    """
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_ASIDE}")
     try:
         with writing(path):
-            aside.write_text(redact(text), encoding="utf-8")
+            yield aside
             _sync(aside)
             os.replace(aside, path)
             _sync(path.parent)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text, without secrets, as :func:`written_aside` says."""
+    with written_aside(path) as aside:
+        aside.write_text(redact(text), encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -89,15 +98,21 @@ def replace_folder(written: Path, final: Path) -> None:
 
 
 def is_aside(path: Path) -> bool:
-    """Whether a file is one that :func:`write_text` was killed over."""
+    """Whether a file is one that :func:`written_aside` was killed over."""
     return path.name.endswith(_ASIDE)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def checksums(folder: Path, *, without: Collection[str] = ()) -> dict[str, str]:
     """The SHA-256 of each file of a folder, by its path in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     named = {path.relative_to(folder).as_posix(): path for path in files}
-    return {name: _sha256(path) for name, path in named.items() if name not in without}
+    return {name: sha256(path) for name, path in named.items() if name not in without}
 
 
 def first_difference(folder: Path, sums: Mapping[str, str]) -> str | None:
@@ -106,7 +121,7 @@ def first_difference(folder: Path, sums: Mapping[str, str]) -> str | None:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if _sha256(path) != wanted:
+        if sha256(path) != wanted:
             return f"{name} is damaged"
     return None
 
@@ -142,11 +157,6 @@ def _why(error: OSError | RuntimeError | SafetensorError) -> str:
     message = str(error).splitlines()[0]
     # torch's writer of archives says this of a disk that takes a part of what it is given.
     return "a part of it could not be written" if "inline_container" in message or "iostream" in message else message
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

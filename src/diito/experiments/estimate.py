@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
+from diito.experiments.expansion import Evaluation
 from diito.experiments.folders import JobFolder
-from diito.experiments.grid import Evaluation, Resources, Share
+from diito.experiments.grid import Resources, Share
 from diito.experiments.jobs import Job
 from diito.files import read_json, read_json_lines
 from diito.speed.precision import choose_precision

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from diito.evaluation.kinds import find, refusals_under
-from diito.experiments.grid import Distillation, Evaluation, Reference, Resources
+from diito.experiments.expansion import Distillation, Evaluation
+from diito.experiments.grid import Reference, Resources
 from diito.experiments.preparations import Preparation, resolved
 from diito.method.alignment_files import build_alignment
 from diito.models import load as models

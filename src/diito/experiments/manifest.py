@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diito.experiments.expansion import Distillation, Evaluation
 from diito.experiments.folders import JobFolder
-from diito.experiments.grid import Condition, Distillation, Evaluation, Grid, Reference, Row
+from diito.experiments.grid import Condition, Grid, Reference, Row
 from diito.experiments.jobs import Job
 from diito.experiments.preparations import Preparation, resolved
 from diito.files import write_json, write_text

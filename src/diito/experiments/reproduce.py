@@ -24,8 +24,9 @@ from typing import Any, NoReturn
 
 from diito.evaluation.evaluate import quieten
 from diito.experiments.estimate import estimate
+from diito.experiments.expansion import check_unprepared, distillations, evaluations
 from diito.experiments.folders import JobFolder
-from diito.experiments.grid import Grid, ReproduceSettings, check_unprepared, distillations, evaluations
+from diito.experiments.grid import Grid, ReproduceSettings
 from diito.experiments.jobs import Job, make_jobs, make_preparations
 from diito.experiments.manifest import prepare_folder, row_of, write_index
 from diito.experiments.preparations import Preparation, Prepared, preparations

@@ -151,11 +151,8 @@ def segments(spans: Sequence[Sequence[int]]) -> PositionRule:
         share: float,
         generator: torch.Generator,
     ) -> Bool[Tensor, "batch tokens"]:
-        length = eligible.shape[1]
-        table = torch.zeros(len(spans), length, dtype=torch.bool)
-        for row, span in enumerate(spans):
-            table[row, [position for position in span if position < length]] = True
-        table = table.to(eligible.device)
+        places = torch.arange(eligible.shape[1], device=eligible.device)
+        table = torch.stack([_is_one_of(places, span) for span in spans])
         if len(spans) == 1:
             return eligible & table
         return eligible & table[torch.randint(len(spans), (len(eligible),), generator=generator, device=eligible.device)]
@@ -174,9 +171,17 @@ def where_tokens_are(ids: Sequence[int]) -> PositionRule:
         *,
         input_ids: Int[Tensor, "batch tokens"],
     ) -> Bool[Tensor, "batch tokens"]:
-        return eligible & torch.isin(input_ids, torch.tensor(list(ids), device=input_ids.device))
+        return eligible & _is_one_of(input_ids, ids)
 
     return rule
+
+
+def _is_one_of(numbers: Int[Tensor, "*shape"], wanted: Sequence[int]) -> Bool[Tensor, "*shape"]:
+    """Where a number is among a few, which go to the device as arguments: a tensor of them would make the host wait."""
+    found = torch.zeros_like(numbers, dtype=torch.bool)
+    for number in wanted:
+        found = found | (numbers == number)
+    return found
 
 
 def wanted_by(rule: PositionRule) -> frozenset[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diito.files import writing
+from diito.files import sha256, writing, written_aside
 from diito.method.alignment import Alignment
 from diito.method.rotation import Rotation, check_bases
 from diito.paths import expand
@@ -57,14 +56,10 @@ def load_rotation(path: str | os.PathLike[str], alignment: Alignment, *, student
 def write_rotation(path: Path, bases: Mapping[int, Tensor], facts: Mapping[str, Any]) -> None:
     """Write it aside and rename it. Raises CannotWrite."""
     tensors = {f"{_LAYER}{layer}": basis.detach().float().contiguous().cpu() for layer, basis in bases.items()}
-    aside = path.with_name(f"{path.name}.new")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, aside, metadata={"format": "pt", _FACTS: redact(json.dumps(dict(facts)))})
-            os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path) as aside:
+        save_file(tensors, aside, metadata={"format": "pt", _FACTS: redact(json.dumps(dict(facts)))})
 
 
 def read_rotation(path: str | os.PathLike[str], *, field: str = FIELD) -> FoundRotation:
@@ -85,5 +80,4 @@ def read_rotation(path: str | os.PathLike[str], *, field: str = FIELD) -> FoundR
 
 def digest_of(path: str) -> str:
     """A hash of the file's content."""
-    with expand(path, field=FIELD).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:40]
+    return sha256(expand(path, field=FIELD))[:40]

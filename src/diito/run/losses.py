@@ -15,7 +15,7 @@ from diito.method.rows import check_widths, loss_rows, make_losses
 from diito.method.schedules import Ramp, Weight, check_never_all_zero
 from diito.models.answers import answers_of
 from diito.recipe import Recipe
-from diito.recipe.checks import loss_name
+from diito.recipe.loss_checks import loss_name
 from diito.recipe.objective import BALANCE_STEPS, COS
 from diito.refusal import Refusal
 

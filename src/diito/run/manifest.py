@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
 import json
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from diito.corpus.tokenise import Tokeniser
+from diito.files import sha256
 from diito.method.rotation_files import digest_of
 from diito.models import load as models
 from diito.models.load import ModelSource
@@ -120,7 +120,7 @@ def own_parts(recipe: Recipe) -> dict[str, str]:
     named = [reference for reference in references if isinstance(reference, str)]
     modules = sorted({reference.partition(":")[0] for reference in named if ":" in reference})
     files = {name: importlib.import_module(name).__file__ for name in modules}
-    return {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items() if file is not None}
+    return {name: sha256(Path(file)) for name, file in files.items() if file is not None}
 
 
 def _as_in_a_file(content: dict[str, Any]) -> dict[str, Any]:

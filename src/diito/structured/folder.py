@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diito.files import check_writable, write_json, write_text
+from diito.paths import expand
 from diito.refusal import Refusal
 from diito.structured import make_structure
 from diito.structured.settings import GenerateSettings
@@ -34,9 +35,10 @@ def generate(name: str, settings: GenerateSettings) -> Path:
     """Write the folder of a structure, and give its path. Raises Refusal for what cannot be generated."""
     structure = make_structure(name, seed=settings.seed, size=settings.size)
     splits = make_splits(structure, rows=settings.rows)
-    folder = Path(settings.output or f"data/{name}-{settings.seed}")
+    folder = expand(settings.output or f"data/{name}-{settings.seed}", field="--output")
     check_writable(folder / MODEL, "--output")
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / MODEL).unlink(missing_ok=True)
     for split in SPLITS:
         write_text(folder / f"{split}.jsonl", _lines(_row(structure, inputs) for inputs in getattr(splits, split)))
     write_text(folder / COUNTERFACTUALS, _lines(_pairs(structure, splits)))
@@ -68,12 +70,13 @@ class Generated:
     @classmethod
     def read(cls, path: str | Path, *, field: str) -> Generated:
         """The folder at ``path``. Raises Refusal, naming ``field``, where none was generated."""
-        folder = Path(path)
+        folder = expand(path, field=field)
         try:
-            model = json.loads((folder / MODEL).read_text(encoding="utf-8"))
+            return cls(folder, json.loads((folder / MODEL).read_text(encoding="utf-8"))["variables"])
         except OSError:
             raise Refusal(field, f"{path} is no generated folder (it has no {MODEL}); make one with: diito generate") from None
-        return cls(folder, model["variables"])
+        except (ValueError, KeyError, TypeError):
+            raise Refusal(field, f"{folder / MODEL} is damaged; make it again with: diito generate") from None
 
     def split(self, name: str, *, field: str) -> Path:
         """The file of a split."""

@@ -18,8 +18,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from diito.corpus.conversations import refuse_conversations
-from diito.corpus.examples import Row, check_examples, read_examples
+from diito.corpus.examples import Row
 from diito.method.reach import reach_of_an_encoder
 from diito.refusal import Refusal
 from diito.tasks.examples import TaskOfExamples
@@ -92,18 +91,6 @@ class Cloze(TaskOfExamples):
     def slot_share(self, settings: Any = None) -> float:
         return 0.0  # one token of a sequence
 
-    def check_sources(self, sources: Sequence[SourceSection | str], *, field: str) -> None:
-        refuse_conversations(sources, field=field)
-        check_examples(sources, field=field)
-
-    def read_rows(
-        self, sources: Sequence[SourceSection | str], *, field: str, dropped: dict[str, int] | None = None
-    ) -> list[Row]:
-        return list(read_examples(sources, field=field, dropped=dropped))
-
-    def key_of(self, row: Row) -> str:
-        return str(row.text)
-
     def labels_of(self, rows: Sequence[Row], sources: Sequence[SourceSection | str], *, field: str) -> list[Any]:
         """The answers in words; None where a row has none."""
         for row in rows:
@@ -155,7 +142,7 @@ def _token(word: str, tokenizer: PreTrainedTokenizerBase, *, field: str) -> int:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
             return int(ids[0])
-    raise Refusal(f"{field}", f"the answer {word!r} is not one token of the tokenizer; give answers that are")
+    raise Refusal(field, f"the answer {word!r} is not one token of the tokenizer; give answers that are")
 
 
 __all__ = ["Asking", "Cloze"]

@@ -6,7 +6,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from diito.corpus.examples import Examples, Row, choose
+from diito.corpus.conversations import refuse_conversations
+from diito.corpus.examples import Examples, Row, check_examples, choose, read_examples
 from diito.corpus.forms import LENGTH, NothingLeft
 from diito.corpus.sources import find_sources
 from diito.models.answers import answers_of_config, label_names
@@ -89,11 +90,15 @@ class TaskOfExamples(Task):
         if padding[0] != padding[1]:
             raise Refusal(field, f"pad_token_id of {name!r} is {padding[0]} and the teacher's {padding[1]}; set it to the same")
 
-    @abstractmethod
+    def check_sources(self, sources: Sequence[SourceSection | str], *, field: str) -> None:
+        refuse_conversations(sources, field=field)
+        check_examples(sources, field=field)
+
     def read_rows(
         self, sources: Sequence[SourceSection | str], *, field: str, dropped: dict[str, int] | None = None
     ) -> Sequence[Row]:
         """The rows of all sources; what is left out is counted in ``dropped``, by reason."""
+        return list(read_examples(sources, field=field, dropped=dropped))
 
     @abstractmethod
     def labels_of(self, rows: Sequence[Row], sources: Sequence[SourceSection | str], *, field: str) -> list[Any]:
@@ -116,9 +121,9 @@ class TaskOfExamples(Task):
     def describe(self, labels: Sequence[Any]) -> str:
         """The labels in words: how many there are of each kind."""
 
-    @abstractmethod
     def key_of(self, row: Row) -> str:
         """The text of a row, by which the held-out part is told from the rest."""
+        return f"{row.text}\n{row.pair}"
 
     def class_of(self, label: Any) -> Any:
         """Of which class an example is, where a few are drawn, as many of each; None where it has none."""

@@ -22,8 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from diito.corpus.conversations import refuse_conversations
-from diito.corpus.examples import Row, check_examples, read_examples
+from diito.corpus.examples import Row
 from diito.corpus.sources import find_sources
 from diito.method.draws import host_random
 from diito.method.reach import reach_of_an_encoder
@@ -150,18 +149,6 @@ class SequenceClassification(TaskOfExamples):
         own = None if self.config is None else self.config.get_text_config().pad_token_id
         padding: int | None = tokenizer.pad_token_id if own is None else own
         return padding
-
-    def check_sources(self, sources: Sequence[SourceSection | str], *, field: str) -> None:
-        refuse_conversations(sources, field=field)
-        check_examples(sources, field=field)
-
-    def read_rows(
-        self, sources: Sequence[SourceSection | str], *, field: str, dropped: dict[str, int] | None = None
-    ) -> list[Row]:
-        return list(read_examples(sources, field=field, dropped=dropped))
-
-    def key_of(self, row: Row) -> str:
-        return f"{row.text}\n{row.pair}"
 
     def labels_of(self, rows: Sequence[Row], sources: Sequence[SourceSection | str], *, field: str) -> list[Any]:
         """The labels in the teacher's terms; each source on its own, since one may give names and another numbers."""

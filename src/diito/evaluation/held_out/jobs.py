@@ -39,6 +39,7 @@ from diito.models.answers import label_names
 from diito.models.learn import learn
 from diito.models.load import ModelSource
 from diito.models.student import build_student, student_layers
+from diito.paths import expand
 from diito.recipe import StudentSection
 from diito.recipe.checks import check_alignment, in_full, positions_refusals
 from diito.recipe.file import read
@@ -222,7 +223,7 @@ def _planned_interchange(settings: InterchangeSettings, source: ModelSource) -> 
     if settings.teacher is None:
         raise Refusal("teacher", "interchange compares a student with its teacher; give the teacher's hub id or folder")
     if settings.figure is not None:
-        check_writable(Path(settings.figure), "figure")
+        check_writable(expand(settings.figure, field="figure"), "figure")
         if Path(settings.figure).suffix not in (".png", ".pdf", ".svg"):
             raise Refusal("figure", f"{settings.figure} must end in .png, .pdf or .svg")
     teacher = ModelSource(settings.teacher, "teacher", settings.teacher_revision)

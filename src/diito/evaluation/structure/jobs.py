@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from diito.evaluation.kind import Job, Result
 from diito.evaluation.results import Measurement, ResultsFile
 from diito.evaluation.settings import StructureSettings
 from diito.evaluation.structure.sites import Answering, Site, all_sites, best_site, other_site, worst_layer
-from diito.files import check_writable, read_json, write_json
+from diito.files import check_writable, write_json
 from diito.models import load as models
+from diito.models.layered import Layered
 from diito.models.learn import learn
 from diito.models.load import ModelSource
 from diito.models.modes import eval_mode
+from diito.paths import expand
 from diito.recipe import SourceSection
 from diito.refusal import Refusal
 from diito.structured.folder import Generated
@@ -36,7 +39,7 @@ def structure_jobs(
     generated, task = _generated(settings), _task(source)
     sources = [source] if settings.teacher is None else [source, _teacher(settings)]
     if settings.write_site is not None:
-        check_writable(Path(settings.write_site), "write_site")
+        check_writable(expand(settings.write_site, field="write_site"), "write_site")
 
     def run() -> Result:
         loaded = [(each, load_model(each, task).to(device_of(device)), models.load_tokenizer(each)) for each in sources]
@@ -86,8 +89,9 @@ def site_file(settings: StructureSettings, measurements: Sequence[Measurement], 
         "wrong_layer": worst_layer(sites, best).layer,
         "other_positions": None if other is None else other.positions,
     }
-    write_json(Path(settings.write_site), content)
-    yield Path(settings.write_site)
+    path = expand(settings.write_site, field="write_site")
+    write_json(path, content)
+    yield path
 
 
 def _generated(settings: StructureSettings) -> Generated:
@@ -100,12 +104,17 @@ def _told_of(settings: StructureSettings, generated: Generated) -> tuple[str, li
     """The variable and the span of ``site``; None where the model itself says which."""
     if settings.site is None:
         return None
-    found = read_json(Path(settings.site))
-    variable, positions = found.get("variable"), found.get("positions")
-    if positions not in generated.variables.get(str(variable), {}).values():
+    path = expand(settings.site, field="site")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        variable, positions = str(found["variable"]), list(found["positions"])
+        known = positions in generated.variables[variable].values()
+    except (OSError, ValueError, KeyError, TypeError):
+        known = False
+    if not known:
         sentence = f"{settings.site} is not a site of this data; write one with: diito evaluate structure --write_site"
         raise Refusal("site", sentence)
-    return str(variable), list(positions or [])
+    return variable, positions
 
 
 def _teacher(settings: StructureSettings) -> ModelSource:
@@ -153,7 +162,6 @@ def _measured(
     teachers: Sequence[Answers],
 ) -> dict[str, Any]:
     sites = all_sites(model, tokenizer, generated, batch=settings.batch)
-    depth = Answering(model, tokenizer).layered.depth
     told_of = _told_of(settings, generated)
     wanted = [site for site in sites if told_of is None or (site.variable, site.positions) == told_of]
     agreement = {
@@ -162,6 +170,6 @@ def _measured(
     return {
         "accuracy": {split: float((best == right).float().mean()) for split, (best, right) in own.items()},
         "agreement": agreement,
-        "site": best_site(wanted, depth=depth).as_json(),
+        "site": best_site(wanted, depth=Layered(model).depth).as_json(),
         "sites": [site.as_json() for site in sites],
     }
