@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup distill check test soak audit clean
+.PHONY: setup distill check test docs soak audit clean
 
 setup: .venv/installed
 
@@ -24,6 +24,10 @@ check: setup
 # One OpenMP thread a worker: the models of the tests are so small that more threads only wait for each other.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
+
+# The documentation site; a warning is an error.
+docs: setup
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
 
 # What takes a minute or more a test: Ray with jobs that fail or are killed, all sides of the benchmarks.
 soak: setup

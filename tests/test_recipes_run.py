@@ -1,11 +1,9 @@
-"""Law 11: every recipe runs two steps and a save on a tiny teacher and corpus, by overrides only; the README's tree is true."""
+"""Law 11: every recipe runs two steps and a save on a tiny teacher and corpus, by overrides only."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import re
-import subprocess
 from pathlib import Path
 
 import classifiers
@@ -113,46 +111,3 @@ def test_the_share_of_the_corpus_is_taken(tmp_path, capsys):
     path = str(ROOT / "recipes" / "diito-full.yaml")
     assert main(["distill", path, *overrides(tmp_path), "--corpus.share", "0.15", "--plan"]) == 0
     assert "30 of 200 documents" in capsys.readouterr().out
-
-
-README = ROOT / "README.md"
-
-
-def listed_files() -> list[str]:
-    """The modules in the README's fenced tree, one a line, with its path from the root or indented under its folder."""
-    fences = re.findall(r"```[a-z]*\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    trees = [fence for fence in fences if "src/diito/" in fence and "objective.py" in fence]
-    assert len(trees) == 1, "the README needs one fenced block that lists src/diito/*.py, one file a line"
-    listed, folders = [], [(-1, "")]
-    for line in trees[0].splitlines():
-        if not line.strip():
-            continue
-        indent, name = len(line) - len(line.lstrip(" │├└─")), line.lstrip(" │├└─").split()[0]
-        while folders[-1][0] >= indent:
-            folders.pop()
-        path = folders[-1][1] + name
-        if name.endswith("/"):
-            folders.append((indent, path))
-        elif path.startswith("src/diito/") and path.endswith(".py"):
-            assert len(line.split()) > 1, f"{path}: say what it holds"
-            listed.append(path)
-    return listed
-
-
-def test_the_tree_in_the_readme_is_the_folder():
-    listed = listed_files()
-    tracked = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "src/diito"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.split()
-    there = {path for path in tracked if (ROOT / path).is_file()}  # without git: an unpacked archive
-    there = there or {str(path.relative_to(ROOT)) for path in (ROOT / "src" / "diito").rglob("*.py")}
-    modules = {path for path in there if path.endswith(".py")}
-    # A package may be listed by its modules alone.
-    assert {path for path in listed if not path.endswith("__init__.py")} == {
-        path for path in modules if not path.endswith("__init__.py")
-    }
-    assert len(listed) == len(set(listed))

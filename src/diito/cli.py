@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from importlib import import_module
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from diito.faults import is_full, reason, remedy
 from diito.files import CannotWrite
 from diito.refusal import Refusal, Refusals, refusals_of
 from diito.secrets import guard_output
+
+if TYPE_CHECKING:
+    from diito.recipe.flags import Parser
 
 
 class Command(NamedTuple):
@@ -98,8 +102,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def _run(argv: list[str]) -> int:
-    from diito.recipe.flags import Parser, check_command
+def make_parser(argv: Sequence[str]) -> Parser:
+    """The parser of the command line ``argv``. The flags of its command alone are made, as they take imports."""
+    from diito.recipe.flags import Parser
 
     parser = Parser(prog="diito", description="Causal distillation of language models.")
     parser.add_argument("--version", action="store_true", help="print the version and stop")
@@ -107,8 +112,15 @@ def _run(argv: list[str]) -> int:
     rows = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, command in COMMANDS.items():
         row = rows.add_parser(name, help=command.help)
-        if argv[:1] == [name]:  # the flags of one command are made, as they take imports
+        if argv[:1] == [name]:
             row.prepare(import_module("diito.commands"), name, command.positionals, command.flags, argv[1:])
+    return parser
+
+
+def _run(argv: list[str]) -> int:
+    from diito.recipe.flags import check_command
+
+    parser = make_parser(argv)
     if argv and not argv[0].startswith("-"):
         check_command(argv[0], COMMANDS)
     arguments = parser.parse_all(argv)
