@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
@@ -21,13 +24,16 @@ from diito.method.alignment import AlignedPair, Alignment
 from diito.method.cost import BACKWARD, ModelSize, step_cost
 from diito.method.draws import generator
 from diito.method.objective import DistillationObjective
+from diito.method.runs import LiveTeacher
 from diito.method.weights import PAPER_WEIGHTS
 from diito.models.student import build_student
 from diito.recipe import SpeedSection
 from diito.speed.precision import prepare_models
 from diito.speed.process import keep_freed_memory
 from diito.tasks.masked_lm import Masking
+from diito.training.cached_teacher import CachedTeacher, WritingTeacher
 from diito.training.placement import cast_parameters
+from diito.training.teacher_cache import Answers
 
 MASK_RATE, SHARE, SEED = 0.15, 0.3, 42
 MASK_ID, SPECIAL_IDS = 4, [1, 2]
@@ -114,6 +120,8 @@ class Side:
     bf16: bool = False
     speed: SpeedSection | None = None
     """None: torch and the allocator as they come."""
+    cached: bool = False
+    """Whether the teacher's answers are read from files that were written before the step."""
 
     @property
     def precision(self) -> str:
@@ -127,6 +135,8 @@ SIDES = {
     "literal-kept": Side("(a) with memory kept", literal=True, speed=FAST),
     "diito-fp32": Side("(b) DIITO, fp32", speed=FAST),
     "diito-bf16": Side("(c) DIITO, bf16", bf16=True, speed=FAST),
+    "cached-fp32": Side("(b) DIITO, fp32, cached teacher", speed=FAST, cached=True),
+    "cached-bf16": Side("(c) DIITO, bf16, cached teacher", bf16=True, speed=FAST, cached=True),
     "standard-fp32": Side("(d) standard, fp32", weights=STANDARD_WEIGHTS, speed=FAST),
     "standard-bf16": Side("(d) standard, bf16", weights=STANDARD_WEIGHTS, bf16=True, speed=FAST),
     "diito-bf16-compiled": Side("(c) compiled", bf16=True, speed=COMPILED),
@@ -188,6 +198,22 @@ def draw_swap(batch: dict[str, Tensor], pair: AlignedPair, step: int) -> Swap:
     return Swap(step, pair, rows, position_rules.consecutive(eligible, batch["labels"] >= 0, SHARE, draws))
 
 
+class AnswerFiles:
+    """A teacher's answers in a file for each step, in a folder of their own."""
+
+    def __init__(self) -> None:
+        self._holder = tempfile.TemporaryDirectory(prefix="answers-")
+        self.folder = Path(self._holder.name)
+
+    def add(self, step: int, answers: Answers) -> None:
+        """Write them."""
+        save_file(answers, self.folder / f"{step}.safetensors")
+
+    def read(self, step: int) -> Answers:
+        """Read them."""
+        return load_file(self.folder / f"{step}.safetensors")
+
+
 class Stepper:
     """A side with models of its own: each call makes one optimiser step. The given teacher is shared where it is fp32.
 
@@ -213,6 +239,9 @@ class Stepper:
             prepare_models(student, teacher, side.speed, device=self.device)
         self.teacher, self.student = teacher, student
         self.loss = self._literal(teacher, student) if side.literal else self._ours(teacher, student, wrap)
+        self.prepare: Callable[[dict[str, Tensor], Swap], None] = lambda batch, swap: None
+        if side.cached:
+            self._cache()
         self.optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)
         self.weight_bytes = sum(tensor.nbytes for model in (teacher, student) for tensor in model.parameters())
 
@@ -231,12 +260,28 @@ class Stepper:
         alignment, weights = Alignment(self.case.pairs()), self.side.weights
         objective = DistillationObjective(student, teacher, alignment, weights=weights, share=SHARE, seed=SEED).train()
         module = wrap(objective)
+        self.objective = objective
 
         def loss(batch: dict[str, Tensor], swap: Swap) -> Tensor:
             objective.alignment = Alignment([swap.pair])
             return module(batch, step=swap.step)["loss"]
 
         return loss
+
+    def _cache(self) -> None:
+        """Have the teacher's answers written before a step, and read in it."""
+        objective, files = self.objective, AnswerFiles()
+        live = LiveTeacher(objective.teacher)
+        writing, reading = WritingTeacher(live, files), CachedTeacher(live, files)
+
+        def prepare(batch: dict[str, Tensor], swap: Swap) -> None:
+            objective.alignment = Alignment([swap.pair])
+            objective.take_teacher(writing)
+            with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.side.bf16):
+                objective.teacher_runs(batch, step=swap.step)
+            objective.take_teacher(reading)
+
+        self.prepare = prepare
 
     def forward_backward(self, batch: dict[str, Tensor], swap: Swap) -> None:
         """One micro-batch."""
@@ -248,6 +293,8 @@ class Stepper:
         """Seconds the step took; batch and swap are functions of its number."""
         batches = [masked_batch(self.case, step * micro_batches + micro, self.device) for micro in range(micro_batches)]
         draws = [draw_swap(batch, pair, step) for batch in batches]
+        for batch, swap in zip(batches, draws, strict=True):
+            self.prepare(batch, swap)
         synchronise(self.device)
         start = time.perf_counter()
         for batch, swap in zip(batches, draws, strict=True):
@@ -260,8 +307,10 @@ class Stepper:
     def counted_flops(self, step: int, pair: AlignedPair) -> float:
         """FLOPs of one micro-batch, forward and backward, as torch's counter sees them."""
         batch = masked_batch(self.case, step, self.device)
+        swap = draw_swap(batch, pair, step)
+        self.prepare(batch, swap)
         with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
-            self.forward_backward(batch, draw_swap(batch, pair, step))
+            self.forward_backward(batch, swap)
         self.optimizer.zero_grad()
         return counter.get_total_flops()
 
@@ -281,6 +330,7 @@ def step_flops(side: Side, case: Case, pair: AlignedPair) -> float:
         length=case.length,
         loss_tokens=loss_tokens,
         counterfactual=side.weights is None,
+        cached=side.cached,
     )
     return case.tokens * cost.total
 

@@ -36,6 +36,11 @@ COMMANDS = {
         {"recipe": "a YAML file, or one that comes with diito, such as recipe:quickstart"},
         "add_distill",
     ),
+    "cache": Command(
+        "run the teacher of a recipe once and keep its answers, for any number of students",
+        {"recipe": "a YAML file, or one that comes with diito, such as recipe:quickstart"},
+        "add_cache",
+    ),
     "evaluate": Command("measure any model: perplexity, interchange, GLUE, NER, SQuAD", {}, "add_evaluate"),
     "check": Command(
         "say what a model is, what is set right in it, and what stands against distilling it",

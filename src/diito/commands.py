@@ -10,11 +10,13 @@ import importlib.util
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from diito import plugins
 from diito.evaluation.kinds import GROUP, KINDS, check_packages, find, refusals_under
 from diito.evaluation.settings import AlignSettings, EvaluateSettings
+from diito.files import check_writable
 from diito.paths import expand
 from diito.recipe import Recipe
 from diito.recipe.checks import check as check_recipe
@@ -41,6 +43,23 @@ def distill(arguments: Namespace) -> int:
     from diito.run.distill import distill
 
     return distill(recipe, resume=arguments.resume, overwrite=arguments.overwrite, plan_only=arguments.plan)
+
+
+def cache(arguments: Namespace) -> int:
+    """Run the teacher of a recipe once over all its steps, counterfactual runs too, and keep its answers.
+
+    Students of the same text, seed and interventions then train without running it, to the same bits:
+      diito cache recipe:quickstart --to caches/quickstart
+      diito distill recipe:quickstart --teacher.cache caches/quickstart
+    """
+    recipe = read(arguments.recipe, given(arguments, Recipe) | {"teacher.cache": None})
+    check_recipe(recipe)
+    folder = expand(arguments.to, field="--to") if arguments.to else Path("caches") / recipe.name
+    check_writable(folder / "rank-0.json", "--to")
+    limit_spinning()
+    from diito.run.cache import cache
+
+    return cache(recipe, folder)
 
 
 def evaluate(arguments: Namespace) -> int:
@@ -201,6 +220,12 @@ def add_distill(parser: Parser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run from its newest complete checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="replace the run's folder if there is one")
     parser.add_argument("--plan", action="store_true", help="print the plan and stop")
+    parser.add_section(Recipe, "the run")
+
+
+def add_cache(parser: Parser) -> None:
+    """The flags of ``cache``."""
+    parser.add_argument("--to", metavar="FOLDER", help="where the answers are kept (default: caches/<name of the recipe>)")
     parser.add_section(Recipe, "the run")
 
 

@@ -96,6 +96,7 @@ def step_cost(
     pairs_per_batch: int = 1,
     own_sources: int = 0,
     balanced: float = 0.0,
+    cached: bool = False,
 ) -> StepCost:
     """FLOPs for one token in sequences of ``length`` tokens, of which the share ``loss_tokens`` reaches the head.
 
@@ -104,14 +105,14 @@ def step_cost(
     and their ``weights``: they say what is run, for what share of the steps, and what they cost themselves.
     ``pairs_per_batch``: counterfactual runs of a micro-batch, each of another pair. ``own_sources``: sources of a row that are
     run for themselves, up to the layers that are swapped; 0 where they are rows of the batch. ``balanced``: the share of the
-    micro-batches in which the norm of each loss's gradient is measured.
+    micro-batches in which the norm of each loss's gradient is measured. ``cached``: of the teacher the head alone is run.
     """
 
     def run(layers: float, model: ModelSize, *, head: bool = True) -> float:
         return layers * model.layer(length) + head * loss_tokens * model.head()
 
     student_factor = 1 + BACKWARD / 2 * (1 + student.trained)
-    base = run(teacher.layers, teacher) + student_factor * run(student.layers, student)
+    base = run(0 if cached else teacher.layers, teacher) + student_factor * run(student.layers, student)
     pairs = alignment.pairs
     teacher_above = sum(teacher.layers - 1 - pair.teacher[0] for pair in pairs) / len(pairs)
     student_above = sum(student.layers - 1 - pair.student[0] for pair in pairs) / len(pairs)
@@ -120,6 +121,8 @@ def step_cost(
     if from_the_start:
         teacher_above, student_above = teacher.layers, student.layers
         teacher_below = student_below = 0.0
+    if cached:
+        teacher_above = teacher_below = 0.0
     above = student_factor * run(student_above, student)
     sources = run(teacher_below, teacher, head=False) + student_factor * run(student_below, student, head=False)
     swapped = pairs_per_batch * (run(teacher_above, teacher) + above) + own_sources * sources

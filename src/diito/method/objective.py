@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed
@@ -30,7 +30,7 @@ from diito.method.positions import NAMED_RULES, Pairing, PositionRule, derangeme
 from diito.method.reach import Reach, reach_of_a_decoder, reach_of_an_encoder, reached
 from diito.method.rotation import Rotation
 from diito.method.rows import Needs, Options, check_widths, loss_rows, make_losses, modules_of
-from diito.method.runs import LiveTeacher, Teacher, check_pairs, run_model
+from diito.method.runs import LiveTeacher, Runs, Teacher, check_pairs, run_model
 from diito.method.schedules import Ramp, Weight, weights_at
 from diito.method.second_names import with_second_names, without_second_names
 from diito.method.slots import labels_at_slots, slots_and_labels, with_slots
@@ -48,6 +48,14 @@ _ROTATION = "student rotation"
 """The student's sub-spaces among what is trained beside it; no loss can have this name, which is no identifier."""
 _SOURCE = "source_"
 """How the names begin of what a source reads that is not a row of the batch."""
+
+
+class _Draws(NamedTuple):
+    """What a micro-batch swaps: the aligned pair and its swap (None: no loss reads it), and those of further pairs."""
+
+    pair: AlignedPair
+    swap: Swap | None
+    further: list[tuple[AlignedPair, Swap]]
 
 
 class DistillationObjective(nn.Module):
@@ -220,24 +228,15 @@ class DistillationObjective(nn.Module):
             "slots": slots,
         }
         batch = {**(batch or {}), **{name: value for name, value in given.items() if value is not None}, **others}
-        batch = {**with_slots(Layered(self.student), batch)}
-        batch["labels"] = labels_at_slots(batch, self.answers)
-        self._check_inputs(batch)
+        batch = self._read(batch)
         step, weights = self._step(step), weights_at(self.weights, progress)
         needs = Needs.of(self.losses[name] for name in weights)
         slots, labels = slots_and_labels(batch, tokens=self.tokens)
-        drawing = host_random("alignment", self.seed, step)
-        pair = self.alignment.draw(drawing)
-        swap = self.draw_swap(batch, step=step, pair=pair) if needs.counterfactual else None
-        more = [] if swap is None else self.alignment.draw_others(pair, drawing, self.pairs_per_batch - 1)
-        further = [(each, self.draw_swap(batch, step=step, run=run, pair=each)) for run, each in enumerate(more, start=1)]
+        draws = self._draw(batch, step, needs)
+        pair, swap, further = draws
         base, outputs = needs.base, self.words
-        within, student_bases = None, None
-        if self.rotation is not None and swap is not None:
-            within, student_bases = self.rotation.teacher(), self.rotation.student()
-        asked = {"keep": needs.teacher, "further": further, "bases": within}
-        of_a_model = {name: value for name, value in asked.items() if value}
-        teacher = self._hidden_teacher[0].runs(batch, pair, swap, slots, step=step, base=base, outputs=outputs, **of_a_model)
+        teacher = self._ask_teacher(batch, slots, draws, step, needs)
+        student_bases = None if self.rotation is None or swap is None else self.rotation.student()
         key, device = (self.seed, step, _rank()), batch["input_ids"].device
         dropout = partial(keyed_dropout, "dropout", *key, device=device)
         # Heads of language models drop nothing out, and keying costs time.
@@ -271,6 +270,17 @@ class DistillationObjective(nn.Module):
         named["loss"] = sum((weight * named[name] for name, weight in weights.items()), start=labels.new_zeros(()))
         return named
 
+    def teacher_runs(self, batch: Mapping[str, Tensor], *, step: int) -> Runs:
+        """What the teacher answers in micro-batch ``step``, for all losses, without the student; ``batch`` as in forward."""
+        batch = self._read(batch)
+        needs = Needs.of(self.losses.values())
+        slots, _ = slots_and_labels(batch, tokens=self.tokens)
+        return self._ask_teacher(batch, slots, self._draw(batch, step, needs), step, needs)
+
+    def take_teacher(self, teacher: Teacher) -> None:
+        """Ask ``teacher`` in place of the model, whose answers it gives, from a cache of them for example."""
+        self._hidden_teacher = (teacher, self.teacher)
+
     def draw_swap(self, batch: Mapping[str, Tensor], *, step: int, run: int = 0, pair: AlignedPair | None = None) -> Swap:
         """What micro-batch ``step`` swaps on this rank: a function of the batch, the seed, ``step`` and the rank; of several
         counterfactual runs in the one of that number. ``pair``: the aligned pair that was drawn, for rules that ask for it.
@@ -278,6 +288,28 @@ class DistillationObjective(nn.Module):
         further = [run] if run else []
         draws = generator("swap", self.seed, step, _rank(), *further, device=batch["input_ids"].device)
         return self.swaps.draw(batch, draws, pair=pair)
+
+    def _read(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The batch with slots and the labels at them, checked."""
+        batch = {**with_slots(Layered(self.student), batch)}
+        batch["labels"] = labels_at_slots(batch, self.answers)
+        self._check_inputs(batch)
+        return batch
+
+    def _draw(self, batch: Mapping[str, Tensor], step: int, needs: Needs) -> _Draws:
+        drawing = host_random("alignment", self.seed, step)
+        pair = self.alignment.draw(drawing)
+        swap = self.draw_swap(batch, step=step, pair=pair) if needs.counterfactual else None
+        more = [] if swap is None else self.alignment.draw_others(pair, drawing, self.pairs_per_batch - 1)
+        further = [(each, self.draw_swap(batch, step=step, run=run, pair=each)) for run, each in enumerate(more, start=1)]
+        return _Draws(pair, swap, further)
+
+    def _ask_teacher(self, batch: Mapping[str, Tensor], slots: Tensor, draws: _Draws, step: int, needs: Needs) -> Runs:
+        bases = None if self.rotation is None or draws.swap is None else self.rotation.teacher()
+        asked = {"keep": needs.teacher, "further": draws.further, "bases": bases}
+        of_a_model = {name: value for name, value in asked.items() if value}
+        teacher = self._hidden_teacher[0]
+        return teacher.runs(batch, draws.pair, draws.swap, slots, step=step, base=needs.base, outputs=self.words, **of_a_model)
 
     def _step(self, step: int | None) -> int:
         if step is not None:

@@ -61,6 +61,8 @@ class TeacherSection:
     """Hub revision (branch, tag or commit) of the teacher."""
     tokenizer: str | None = field(default=None, metadata=PLACE)
     """Hub id or folder of the tokenizer; null takes the teacher's own."""
+    cache: str | None = field(default=None, metadata=FREE)
+    """Folder of the teacher's answers that ``diito cache`` wrote for this recipe: its layers are not run. null: they are."""
 
 
 @dataclass

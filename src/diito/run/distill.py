@@ -27,11 +27,12 @@ from diito.faults import remedy
 from diito.files import CannotWrite, write_json, writing
 from diito.recipe import Recipe
 from diito.refusal import Refusal
+from diito.run.cache import check_cache, use_cache
 from diito.run.folder import RunFolder
 from diito.run.learned import check_choosable, learned_alignment
 from diito.run.manifest import make_manifest
 from diito.run.model_card import model_card
-from diito.run.parts import Parts, build_trainer, check_reached, load, position_rule, survey
+from diito.run.parts import Parts, as_run, build_trainer, check_reached, load, position_rule, survey
 from diito.speed.process import keep_freed_memory
 from diito.tables import MISSING
 from diito.training.arguments import training_arguments
@@ -53,7 +54,7 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
     _quieten()
     arguments = training_arguments(recipe, output_dir=str(RunFolder(recipe).checkpoints))
     main = arguments.process_index == 0
-    surveyed = survey(_as_run(recipe, arguments))
+    surveyed = survey(as_run(recipe, arguments))
     recipe, folder = surveyed.recipe, RunFolder(surveyed.recipe)
     if not plan_only:
         folder.check(resume=resume, overwrite=overwrite)
@@ -68,6 +69,7 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
         parts = load(surveyed, arguments)
         _check_measurable(recipe, parts)
         check_reached(recipe, parts)
+        check_cache(parts, arguments)
         _say(main, str(parts.plan))
         if plan_only:
             return 0
@@ -133,6 +135,7 @@ def train(
     """
     interruption = Interruption()
     trainer = build_trainer(recipe, parts, arguments, evaluation)
+    use_cache(trainer, recipe)
     trainer.card = _card(parts, folder.read_results())
     trainer.remove_callback(PrinterCallback)
     for callback in (
@@ -155,11 +158,6 @@ def train(
         with writing(folder.path):
             save_projections(trainer.loss_modules().state_dict(), folder.path)
     return interruption.signal_number
-
-
-def _as_run(recipe: Recipe, arguments: TrainingArguments) -> Recipe:
-    """The recipe with the precision that was chosen, so that a run resumed elsewhere goes on as it began."""
-    return dataclasses.replace(recipe, speed=dataclasses.replace(recipe.speed, precision="bf16" if arguments.bf16 else "fp32"))
 
 
 def _check_measurable(recipe: Recipe, parts: Parts) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from diito.corpus.tokenise import Tokeniser
 from diito.files import sha256
 from diito.method.rotation_files import digest_of
+from diito.method.rows import Needs
 from diito.models import load as models
 from diito.models.load import ModelSource
 from diito.recipe import Recipe
@@ -36,12 +37,8 @@ evaluation stand in their rows, ``evaluation/*/kinds.py``, that of a grid's prep
 
 def make_manifest(recipe: Recipe, parts: Parts, *, processes: int) -> dict[str, Any]:
     """The manifest of a run, as JSON holds it."""
-    teacher, tokenizer = recipe.teacher, parts.tokenizer
-    tokeniser = Tokeniser.for_tokenizer(tokenizer, field="teacher.tokenizer", framing=parts.task.framing(tokenizer))
     contents = {
-        "teacher.model": models.digest(ModelSource(teacher.model, "teacher.model", teacher.revision)),
-        "teacher.tokenizer": tokeniser.fingerprint(),
-        "corpus.sources": parts.corpus.digest(),
+        **_read_contents(recipe, parts),
         "evaluation.sources": parts.held_out and parts.held_out.digest(),
         **student_contents(recipe),
         "alignment.file": [dataclasses.asdict(pair) for pair in parts.alignment.pairs],
@@ -49,6 +46,44 @@ def make_manifest(recipe: Recipe, parts: Parts, *, processes: int) -> dict[str, 
     }
     manifest = {**VERSIONS, "processes": processes, "fields": fixed_fields(recipe), "contents": contents}
     return _as_in_a_file(manifest)
+
+
+_OF_ANSWERS = ("task", "seed", "corpus", "masking", "intervention", "objective.tokens", "speed.precision")
+_OF_MICRO_BATCHES = ("training.per_device_train_batch_size", "alignment.pairs_per_batch")
+
+
+def answers_manifest(parts: Parts, *, processes: int) -> dict[str, Any]:
+    """What decides a teacher's answers to the micro-batches of a run, by the field that says it, as JSON holds it."""
+    recipe, rotation = parts.plan.recipe, parts.plan.recipe.alignment.rotation.path
+    fixed = {
+        key: value
+        for key, value in fixed_fields(recipe).items()
+        if key in _OF_MICRO_BATCHES or any(key == each or key.startswith(f"{each}.") for each in _OF_ANSWERS)
+    }
+    needs = Needs.of(parts.plan.losses.values())
+    return _as_in_a_file(
+        {
+            **fixed,
+            **_read_contents(recipe, parts),
+            "alignment.kind": [[pair.teacher, pair.teacher_dimensions] for pair in parts.alignment.pairs],
+            "alignment.rotation.path": None if rotation is None else digest_of(rotation),
+            **_modules(recipe.task, recipe.intervention.positions, recipe.intervention.pairing),
+            "objective.weights": ["base"] * needs.base + ["counterfactual"] * needs.counterfactual,
+            "student.model": f"{parts.words} words" if parts.words else None,
+            "--nproc-per-node": processes,
+        }
+    )
+
+
+def _read_contents(recipe: Recipe, parts: Parts) -> dict[str, str]:
+    """Hashes of the teacher, of its tokenizer and of the tokenised text, by the fields that name them."""
+    teacher, tokenizer = recipe.teacher, parts.tokenizer
+    tokeniser = Tokeniser.for_tokenizer(tokenizer, field="teacher.tokenizer", framing=parts.task.framing(tokenizer))
+    return {
+        "teacher.model": models.digest(ModelSource(teacher.model, "teacher.model", teacher.revision)),
+        "teacher.tokenizer": tokeniser.fingerprint(),
+        "corpus.sources": parts.corpus.digest(),
+    }
 
 
 def student_contents(recipe: Recipe) -> dict[str, str]:
@@ -116,7 +151,11 @@ def differing_fields(before: Recipe, now: Recipe) -> dict[str, list[Any]]:
 def own_parts(recipe: Recipe) -> dict[str, str]:
     """The user's own modules that a recipe refers to, each with a hash of its file: the name alone says not what it does."""
     intervention = recipe.intervention
-    references = [recipe.task, intervention.positions, intervention.pairing, *recipe.objective.losses]
+    return _modules(recipe.task, intervention.positions, intervention.pairing, *recipe.objective.losses)
+
+
+def _modules(*references: Any) -> dict[str, str]:
+    """Hashes of the modules that references name by an import path."""
     named = [reference for reference in references if isinstance(reference, str)]
     modules = sorted({reference.partition(":")[0] for reference in named if ":" in reference})
     files = {name: importlib.import_module(name).__file__ for name in modules}

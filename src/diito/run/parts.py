@@ -164,6 +164,11 @@ def survey(recipe: Recipe) -> Survey:
     return Survey(recipe, task, losses, sizes, tokenizer, student, alignment, rotation, left_out)
 
 
+def as_run(recipe: Recipe, arguments: TrainingArguments) -> Recipe:
+    """The recipe with the precision that was chosen, so that a run resumed elsewhere goes on as it began."""
+    return dataclasses.replace(recipe, speed=dataclasses.replace(recipe.speed, precision="bf16" if arguments.bf16 else "fp32"))
+
+
 def position_rule(recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase) -> PositionRule:
     """The rule that chooses the swapped positions. Raises Refusal for one that cannot be found or would never swap."""
     intervention = recipe.intervention

@@ -90,6 +90,7 @@ class Plan:
             pairs_per_batch=self.recipe.alignment.pairs_per_batch,
             own_sources=intervention.sources_per_row if intervention.pairing == "independent" else 0,
             balanced=0.0 if self.balance_every is None else 1 / self.balance_every,
+            cached=self.recipe.teacher.cache is not None,
         )
 
     def __str__(self) -> str:
@@ -99,7 +100,7 @@ class Plan:
         teacher, student = (model.num_parameters() for model in (self.teacher, self.student))
         corpus = self.corpus.statistics.describe().splitlines()
         return [
-            ("teacher", f"{self.recipe.teacher.model}: {_model(self.teacher)}, {_count(teacher)} parameters"),
+            ("teacher", f"{self.recipe.teacher.model}: {_model(self.teacher)}, {_count(teacher)} parameters{self._cache()}"),
             (
                 "student",
                 f"{_model(self.student)} {self.made_of}, {_count(student)} ({student / teacher:.0%}){self._trained()}",
@@ -112,6 +113,10 @@ class Plan:
             ("steps", self._steps()),
             ("compute", self._compute()),
         ]
+
+    def _cache(self) -> str:
+        cache = self.recipe.teacher.cache
+        return "" if cache is None else f"; its answers from {cache}"
 
     def _objective(self) -> str:
         terms = " + ".join(f"{_weight(weight)} {name}" for name, weight in self.weights.items()) + self.left_out

@@ -123,7 +123,7 @@ class DistillationTrainer(CheckpointTrainer):
         """Mask the rows on the device and compute the named losses; returns the weighted sum."""
         step = self.micro_batches()
         progress = {"progress": self.state.global_step / self.state.max_steps} if self.objective.has_schedules else {}
-        losses = model(self._batch(inputs, step), step=step, **progress)
+        losses = model(self.batch(inputs, step), step=step, **progress)
         refuse_unreached(losses)
         is_padded = "attention_mask" in inputs or "documents" in inputs
         tokens = real_positions(inputs).sum() if is_padded else inputs["input_ids"].numel()
@@ -139,7 +139,8 @@ class DistillationTrainer(CheckpointTrainer):
         epochs, updates = divmod(self.state.global_step, steps)
         return epochs * self._batches_per_epoch + updates * self.args.gradient_accumulation_steps + self._micro
 
-    def _batch(self, inputs: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    def batch(self, inputs: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """The rows of micro-batch ``step`` with what is predicted in them, and sources where they are drawn."""
         key = (self.args.seed, step, self.args.process_index)
         device = inputs["input_ids"].device
         batch = self.batching.batch(inputs, generator=generator("mask", *key, device=device))
