@@ -26,6 +26,7 @@ from diito.recipe import Recipe
 from diito.recipe.file import read
 from diito.run import distill as distill_module
 from diito.run import learned as learned_module
+from diito.run.cache import cache
 from diito.run.distill import distill
 from diito.training.callbacks import Interruption
 
@@ -37,6 +38,7 @@ def cases() -> dict[str, dict[str, str]]:
     return {
         "blocks": {},
         "lines": {"corpus.layout": "lines"},
+        "cached": {},
         "several": {
             "intervention.sources_per_row": "2",
             "alignment.pairs_per_batch": "2",
@@ -71,7 +73,7 @@ def test_two_ranks(tmp_path):
 
 @pytest.mark.soak
 def test_two_ranks_of_the_other_tasks(tmp_path):
-    check_two_ranks(tmp_path, "blocks", "sources", "several", "lines", "decoder", "tagger")
+    check_two_ranks(tmp_path, "blocks", "cached", "sources", "several", "lines", "decoder", "tagger")
 
 
 def check_two_ranks(tmp_path: Path, *names: str) -> None:
@@ -176,6 +178,9 @@ def stop_and_resume(folder: Path, report: dict) -> None:
         stop_at(None)
         assert distill(recipe_for(folder / "straight", case, overrides)) == 0
         report["students"][case] = [float(value.double().sum()) for value in students[-1].parameters()]
+        if case == "cached":  # a live teacher for the run without a stop, its answers for the one with stops
+            assert cache(recipe_for(folder, case, overrides), folder / "cache") == 0
+            overrides |= {"teacher.cache": str(folder / "cache")}
         recipe = recipe_for(folder / "stopped", case, overrides)
         codes, newest = [], []
         for index, step in enumerate(STOPS):
