@@ -29,7 +29,8 @@ class RecipeFields(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Headings for the sections, a definition for each field."""
-        return self.parse_text_to_nodes("\n".join(recipe_lines(Recipe, "")), allow_section_headings=True)
+        lines = ["## The run", "", words(inspect.getdoc(Recipe) or ""), "", *recipe_lines(Recipe, "")]
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
 
 
 class Commands(SphinxDirective):
