@@ -70,21 +70,25 @@ def probe(model: PreTrainedModel, *, padded: bool = False) -> dict[str, Tensor]:
     """Two rows of a short text that any model reads: ordinary words, with ``padded`` two words fewer in the second row."""
     longest = longest_sequence(model)
     length = next((each for each in _LENGTHS if longest is None or each <= longest), 1)
+    inputs = {"input_ids": ordinary_words(model, 2 * length).view(2, length)}
+    if padded:
+        real = max(1, length - 2)
+        mask = torch.ones_like(inputs["input_ids"])
+        mask[1, real:] = 0
+        padding = getattr(model.config.get_text_config(), "pad_token_id", None)
+        padding = padding if isinstance(padding, int) else 0
+        inputs = {"input_ids": inputs["input_ids"].masked_fill(mask == 0, padding), "attention_mask": mask}
+    return inputs
+
+
+def ordinary_words(model: PreTrainedModel, count: int) -> Tensor:
+    """Int[count]: ids of words that are not special to the model, on its device."""
     config = model.config.get_text_config()
     table = getattr(model.get_input_embeddings(), "weight", None)
     words = config.vocab_size if table is None else len(table)
     special = {value for name, value in vars(config).items() if name.endswith(("_id", "_index")) and isinstance(value, int)}
     ordinary = [word for word in range(min(words, 1000)) if word not in special] or [0]
-    ids = torch.tensor([ordinary[place * 7 % len(ordinary)] for place in range(2 * length)], device=model.device)
-    inputs = {"input_ids": ids.view(2, length)}
-    if padded:
-        real = max(1, length - 2)
-        mask = torch.ones_like(inputs["input_ids"])
-        mask[1, real:] = 0
-        padding = getattr(config, "pad_token_id", None)
-        padding = padding if isinstance(padding, int) else 0
-        inputs = {"input_ids": inputs["input_ids"].masked_fill(mask == 0, padding), "attention_mask": mask}
-    return inputs
+    return torch.tensor([ordinary[place * 7 % len(ordinary)] for place in range(count)], device=model.device)
 
 
 def reaches_every_parameter(model: PreTrainedModel) -> bool:

@@ -23,6 +23,7 @@ from diito.method.alignment import Alignment
 from diito.method.alignment_files import build_alignment
 from diito.method.draws import generator
 from diito.method.losses import Loss
+from diito.method.memory import device_memory
 from diito.method.objective import DistillationObjective
 from diito.method.positions import Pairing, PositionRule, derangement
 from diito.method.rotation import Rotation
@@ -223,6 +224,7 @@ def load(surveyed: Survey, arguments: TrainingArguments) -> Parts:
         left_out=surveyed.left_out,
         balance_every=balance_every(recipe),
         slot_share=task.slot_share(_settings(recipe, task)),
+        available=device_memory(arguments.device) / (arguments.world_size if arguments.device.type == "cpu" else 1),
         held_out_blocks=None if held_out is None else len(held_out.examples),
         held_out_layout="blocks" if held_out is None else held_out.layout,
     )

@@ -13,6 +13,8 @@ from diito.corpus import Corpus
 from diito.method.alignment import Alignment
 from diito.method.cost import ModelSize, StepCost, step_cost
 from diito.method.losses import Loss
+from diito.method.memory import StepMemory, step_memory
+from diito.method.outputs import count_outputs
 from diito.method.rows import Needs
 from diito.method.schedules import Ramp, Weight
 from diito.models.load import sizes_of
@@ -43,6 +45,8 @@ class Plan:
     """Micro-batches between two measurements of the gradients' norms; None: the weights are taken as they are."""
     held_out_blocks: int | None = None
     """Blocks that are measured; None where nothing is."""
+    available: float | None = None
+    """Bytes of memory that each process can have; None: not known."""
     held_out_layout: str = "blocks"
     """What they are: blocks, lines (conversations), or labelled examples."""
 
@@ -93,6 +97,27 @@ class Plan:
             cached=self.recipe.teacher.cache is not None,
         )
 
+    @cached_property
+    def memory(self) -> StepMemory:
+        """Bytes of a step on each device."""
+        recipe = self.recipe
+        further = recipe.training.arguments
+        return step_memory(
+            self.teacher,
+            self.student,
+            self.alignment,
+            self.losses,
+            batch=recipe.training.batch,
+            length=round(self.corpus.statistics.mean_length),
+            loss_tokens=1.0 if recipe.objective.tokens == "all" else self.slot_share,
+            words=count_outputs(self.student),
+            bf16=recipe.speed.precision == "bf16",
+            from_the_start=recipe.intervention.control == "token-swap",
+            pairs_per_batch=recipe.alignment.pairs_per_batch,
+            own_sources=recipe.intervention.sources_per_row if recipe.intervention.pairing == "independent" else 0,
+            recompute=bool(further.get("gradient_checkpointing") or further.get("activation_checkpointing")),
+        )
+
     def __str__(self) -> str:
         return "\n".join(f"{name:<10} {text}" for name, text in self._lines())
 
@@ -112,6 +137,7 @@ class Plan:
             ("held-out", self.held_out),
             ("steps", self._steps()),
             ("compute", self._compute()),
+            ("memory", self._memory()),
         ]
 
     def _cache(self) -> str:
@@ -168,6 +194,22 @@ class Plan:
             f"{flops * self.steps / 1e15:,.3g} PFLOP in all (matrix products, estimated)"
         )
 
+    def _memory(self) -> str:
+        memory = self.memory
+        parts = {
+            "student with gradients and AdamW": memory.student,
+            "teacher": memory.teacher,
+            "what layers keep": memory.layers,
+            "logits": memory.logits,
+        }
+        text = f"about {_bytes(memory.total)} a process: {', '.join(f'{name} {_bytes(each)}' for name, each in parts.items())}"
+        if self.available is None or memory.total < self.available:
+            return f"{text} (estimated)"
+        return (
+            f"{text}; that is more than the {_bytes(self.available)} there are: give a smaller micro-batch and more "
+            "accumulation, or training.gradient_checkpointing true"
+        )
+
     def _alignment(self) -> str:
         if not self.has_counterfactual:
             return "none: no loss reads a counterfactual run"
@@ -185,6 +227,10 @@ class Plan:
         runs = f"; {section.pairs_per_batch} pairs a micro-batch" if section.pairs_per_batch > 1 else ""
         within = "" if section.rotation.path is None else f", in the sub-spaces of {section.rotation.path}"
         return f"{name}: {self.alignment}{within}{runs}; {swapped}"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _steps(count: int) -> str:
