@@ -135,7 +135,11 @@ def test_the_structured_grid_has_its_conditions_in_each_group(tmp_path):
     assert recipes["other-copied-200"].intervention.positions.at == [3, 4, 5]
     assert recipes["wrong-random-200"].alignment.pairs[0].teacher == [3]
     assert recipes["standard-random-200"].student.config == {"num_hidden_layers": 2}
-    assert recipes["hint-copied-600"].objective.options.hidden.layers == [(0, 1)]
+    assert recipes["hint-copied-200"].objective.options.hidden.layers == [(0, 1)]
+    assert recipes["site-copied-600"].corpus.examples == 600 and "hint-copied-600" not in recipes
+    depths = {name: recipe.student.config for name, recipe in recipes.items() if "-random-depth-" in name}
+    assert len(depths) == 9 and depths["site-random-depth-4"] == {"num_hidden_layers": 4}
+    assert recipes["both-copied-200"].intervention.control == "both"
     standard = recipes["standard-copied-200"].objective.weights.as_dict()
     for name, recipe in recipes.items():  # all stand on one baseline
         weights = recipe.objective.weights.as_dict()
@@ -145,6 +149,15 @@ def test_the_structured_grid_has_its_conditions_in_each_group(tmp_path):
     (first, *_) = evaluations(grid, students[:1], made)
     assert first.settings.data == first.settings.teacher == str(tmp_path)
     assert first.settings.site == f"{tmp_path}/values.json"
+
+
+def test_a_group_may_have_some_of_the_conditions():
+    few = "{name: few, label: N = 8, conditions: [standard]}"
+    overrides = {"groups": f"[{few}, {{name: all, label: all}}]", "maps": "[full]"}
+    grid = read(GRIDS / "smoke.yaml", overrides)
+    assert [each.name for each in grid.conditions] == ["standard-few", "standard-all", "full-all"] and grid.maps == ["full-all"]
+    with pytest.raises(Refusal, match=r"^few\.conditions: 'hint' is no condition of the grid; there are standard, full"):
+        read(GRIDS / "smoke.yaml", {"groups": f"[{few.replace('standard', 'hint')}]"})
 
 
 def test_a_grid_without_groups_is_as_it_was():
