@@ -160,6 +160,28 @@ def test_a_group_may_have_some_of_the_conditions():
         read(GRIDS / "smoke.yaml", {"groups": f"[{few.replace('standard', 'hint')}]"})
 
 
+def test_a_grid_may_extend_another(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    base = read(GRIDS / "smoke.yaml")
+    (tmp_path / "first.yaml").write_text((GRIDS / "smoke.yaml").read_text().replace("../recipes/quickstart", "recipe"))
+    prepare = '{z: "generate chain --output {output}", a: "pretrain {z} --output {output}"}'
+    (tmp_path / "second.yaml").write_text(f"{{extends: first.yaml, name: second, prepare: {prepare}}}")
+    (tmp_path / "third.yaml").write_text("{extends: second.yaml, name: third, seeds: [7]}")
+    grid = read(tmp_path / "third.yaml", {"retries": "3"})
+    assert (grid.name, grid.seeds, grid.retries, [*grid.prepare]) == ("third", [7], 3, ["z", "a"])
+    assert [each.name for each in grid.conditions] == [each.name for each in base.conditions]
+    assert {each.recipe for each in grid.conditions} == {str(tmp_path / "recipe.yaml")}
+    (tmp_path / "wrong.yaml").write_text("{extends: first.yaml, nane: x}")
+    with pytest.raises(Refusal, match="nane: unknown key; did you mean name"):
+        read(tmp_path / "wrong.yaml")
+    (tmp_path / "round.yaml").write_text("extends: round.yaml")
+    with pytest.raises(Refusal, match=r"^extends: round\.yaml extends, in the end, itself"):
+        read(tmp_path / "round.yaml")
+    (tmp_path / "lost.yaml").write_text("extends: none.yaml")
+    with pytest.raises(Refusal, match=r"there is no grid .*none\.yaml"):
+        read(tmp_path / "lost.yaml")
+
+
 def test_a_grid_without_groups_is_as_it_was():
     grid = read(GRIDS / "small.yaml")
     assert not grid.groups and not grid.prepare and "standard" in [each.name for each in grid.conditions]

@@ -114,6 +114,8 @@ class Grid:
     """``<output>/<name>/`` holds the list of jobs and the report."""
     conditions: list[Condition]
     """The ways to distil that are compared."""
+    extends: str | None = None
+    """Another grid, a path from this one's file: fields that are given here stand in place of its own."""
     recipe: str | None = None
     """The recipe of the conditions that name none of their own; a path from the grid's file."""
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -155,17 +157,32 @@ def read(
 
     Raises ValueError.
     """
-    path = packaged(str(path), "grid")
-    grid = read_section(Grid, path, overrides, what="grid")
+    file, overrides = packaged(str(path), "grid"), dict(overrides or {})
+    known = [file]
+    while (above := _extending(file)) is not None:
+        file, overrides = file.parent / above["extends"], {**above, **overrides}
+        if file in known:
+            raise Refusal("extends", f"{above['extends']} extends, in the end, itself")
+        known.append(file)
+    grid = read_section(Grid, file, overrides, what="grid")
     if grid.groups:
         grid.maps = [f"{name}-{group.name}" for group in grid.groups for name in grid.maps if _is_in(name, group)]
         grid.conditions = [each for group in grid.groups for each in _in_group(grid.conditions, group)]
     for condition in grid.conditions:
         if (recipe := condition.recipe or grid.recipe) is not None:  # beside the grid, wherever the command is given
-            condition.recipe = recipe if recipe.startswith("recipe:") else str(path.parent / recipe)
+            condition.recipe = recipe if recipe.startswith("recipe:") else str(file.parent / recipe)
         condition.overrides = _merged(grid.overrides, condition.overrides, recipe_overrides or {})
     _check(grid)
     return grid
+
+
+def _extending(path: Path) -> dict[str, Any] | None:
+    """The fields of a file that extends another; None of any other file, whose faults are not told here."""
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return fields if isinstance(fields, dict) and isinstance(fields.get("extends"), str) else None
 
 
 def _in_group(conditions: Sequence[Condition], group: Group) -> list[Condition]:
