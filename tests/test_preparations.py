@@ -151,6 +151,24 @@ def test_the_structured_grid_has_its_conditions_in_each_group(tmp_path):
     assert first.settings.site == f"{tmp_path}/values.json"
 
 
+@pytest.mark.parametrize("name", ["scrambled", "chain", "carry", "circuit", "decoder", "classifier"])
+def test_the_other_structured_grids_compare_six_conditions_at_a_site_of_their_own(name, tmp_path):
+    grid = read(GRIDS / f"structured-{name}.yaml", {"seeds": "[2]"})
+    site = ["a0", "b0"] if name == "scrambled" else [3, 4]
+    (tmp_path / "values.json").write_text(json.dumps({"layer": 1, "positions": site}))
+    students = distillations(grid, [Prepared(2, dict.fromkeys(grid.prepare, tmp_path))])
+    recipes = {each.condition.name.rsplit("-", 1)[0].removesuffix("-copied"): each.recipe for each in students}
+    assert recipes.keys() == {"standard", "doubled", "site", "full-below-top", "token-swap", "random-swap"}
+    for at_site in (recipes["site"], recipes["token-swap"]):
+        positions = at_site.intervention.positions
+        assert (positions.tokens or positions.at) == site and at_site.alignment.pairs[0].teacher == [1]
+    assert {recipe.task for recipe in recipes.values()} == {
+        {"decoder": "causal-lm", "classifier": "sequence-classification"}.get(name, "cloze")
+    }
+    rows = {recipe.corpus.examples or round(recipe.corpus.share * 1600) for recipe in recipes.values()}
+    assert rows == {{"carry": 64, "circuit": 40}.get(name, 200)}
+
+
 def test_a_group_may_have_some_of_the_conditions():
     few = "{name: few, label: N = 8, conditions: [standard]}"
     overrides = {"groups": f"[{few}, {{name: all, label: all}}]", "maps": "[full]"}
