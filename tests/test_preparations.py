@@ -135,7 +135,11 @@ def test_the_structured_grid_has_its_conditions_in_each_group(tmp_path):
     assert recipes["other-copied-200"].intervention.positions.at == [3, 4, 5]
     assert recipes["wrong-random-200"].alignment.pairs[0].teacher == [3]
     assert recipes["standard-random-200"].student.config == {"num_hidden_layers": 2}
-    assert recipes["hint-copied-600"].objective.options.hidden.layers == [(0, 1)]
+    assert recipes["hint-copied-200"].objective.options.hidden.layers == [(0, 1)]
+    assert recipes["site-copied-600"].corpus.examples == 600 and "hint-copied-600" not in recipes
+    depths = {name: recipe.student.config for name, recipe in recipes.items() if "-random-depth-" in name}
+    assert len(depths) == 9 and depths["site-random-depth-4"] == {"num_hidden_layers": 4}
+    assert recipes["both-copied-200"].intervention.control == "both"
     standard = recipes["standard-copied-200"].objective.weights.as_dict()
     for name, recipe in recipes.items():  # all stand on one baseline
         weights = recipe.objective.weights.as_dict()
@@ -145,6 +149,55 @@ def test_the_structured_grid_has_its_conditions_in_each_group(tmp_path):
     (first, *_) = evaluations(grid, students[:1], made)
     assert first.settings.data == first.settings.teacher == str(tmp_path)
     assert first.settings.site == f"{tmp_path}/values.json"
+
+
+@pytest.mark.parametrize("name", ["scrambled", "chain", "carry", "circuit", "decoder", "classifier"])
+def test_the_other_structured_grids_compare_six_conditions_at_a_site_of_their_own(name, tmp_path):
+    grid = read(GRIDS / f"structured-{name}.yaml", {"seeds": "[2]"})
+    site = ["a0", "b0"] if name == "scrambled" else [3, 4]
+    (tmp_path / "values.json").write_text(json.dumps({"layer": 1, "positions": site}))
+    students = distillations(grid, [Prepared(2, dict.fromkeys(grid.prepare, tmp_path))])
+    recipes = {each.condition.name.rsplit("-", 1)[0].removesuffix("-copied"): each.recipe for each in students}
+    assert recipes.keys() == {"standard", "doubled", "site", "full-below-top", "token-swap", "random-swap"}
+    for at_site in (recipes["site"], recipes["token-swap"]):
+        positions = at_site.intervention.positions
+        assert (positions.tokens or positions.at) == site and at_site.alignment.pairs[0].teacher == [1]
+    assert {recipe.task for recipe in recipes.values()} == {
+        {"decoder": "causal-lm", "classifier": "sequence-classification"}.get(name, "cloze")
+    }
+    rows = {recipe.corpus.examples or round(recipe.corpus.share * 1600) for recipe in recipes.values()}
+    assert rows == {{"carry": 64, "circuit": 40}.get(name, 200)}
+
+
+def test_a_group_may_have_some_of_the_conditions():
+    few = "{name: few, label: N = 8, conditions: [standard]}"
+    overrides = {"groups": f"[{few}, {{name: all, label: all}}]", "maps": "[full]"}
+    grid = read(GRIDS / "smoke.yaml", overrides)
+    assert [each.name for each in grid.conditions] == ["standard-few", "standard-all", "full-all"] and grid.maps == ["full-all"]
+    with pytest.raises(Refusal, match=r"^few\.conditions: 'hint' is no condition of the grid; there are standard, full"):
+        read(GRIDS / "smoke.yaml", {"groups": f"[{few.replace('standard', 'hint')}]"})
+
+
+def test_a_grid_may_extend_another(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    base = read(GRIDS / "smoke.yaml")
+    (tmp_path / "first.yaml").write_text((GRIDS / "smoke.yaml").read_text().replace("../recipes/quickstart", "recipe"))
+    prepare = '{z: "generate chain --output {output}", a: "pretrain {z} --output {output}"}'
+    (tmp_path / "second.yaml").write_text(f"{{extends: first.yaml, name: second, prepare: {prepare}}}")
+    (tmp_path / "third.yaml").write_text("{extends: second.yaml, name: third, seeds: [7]}")
+    grid = read(tmp_path / "third.yaml", {"retries": "3"})
+    assert (grid.name, grid.seeds, grid.retries, [*grid.prepare]) == ("third", [7], 3, ["z", "a"])
+    assert [each.name for each in grid.conditions] == [each.name for each in base.conditions]
+    assert {each.recipe for each in grid.conditions} == {str(tmp_path / "recipe.yaml")}
+    (tmp_path / "wrong.yaml").write_text("{extends: first.yaml, nane: x}")
+    with pytest.raises(Refusal, match="nane: unknown key; did you mean name"):
+        read(tmp_path / "wrong.yaml")
+    (tmp_path / "round.yaml").write_text("extends: round.yaml")
+    with pytest.raises(Refusal, match=r"^extends: round\.yaml extends, in the end, itself"):
+        read(tmp_path / "round.yaml")
+    (tmp_path / "lost.yaml").write_text("extends: none.yaml")
+    with pytest.raises(Refusal, match=r"there is no grid .*none\.yaml"):
+        read(tmp_path / "lost.yaml")
 
 
 def test_a_grid_without_groups_is_as_it_was():

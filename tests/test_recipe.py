@@ -44,7 +44,7 @@ def with_values(values: dict[str, object]) -> Recipe:
     return recipe
 
 
-FURTHER = {"diito-full-blocks", "quickstart", "losses", "swaps", "decoder", "classifier", "structured"}
+FURTHER = {"diito-token-swap", "diito-full-blocks", "quickstart", "losses", "swaps", "decoder", "classifier", "structured"}
 STUDENTS = {f"student-{form}" for form in ("cut", "random", "model", "frozen", "lora")}
 
 

@@ -238,6 +238,21 @@ def test_every_parameter_that_one_pair_reaches_is_reached():
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
+# ---------------------------------------------------------------------------------- states and words in one objective
+
+
+@pytest.mark.parametrize("foreign", [False, True], ids=["in batch", "given"])
+def test_with_both_the_losses_under_the_intervention_are_means_over_states_and_words(foreign):
+    student, teacher = models()
+    batch = batch_of() | ({f"source_{name}": value for name, value in text(8, [9, 9, 9]).items()} if foreign else {})
+    methods = {control: make(student, teacher, control=control) for control in ("none", "token-swap", "both")}
+    losses = {control: method(batch, step=3) for control, method in methods.items()}
+    for name, value in losses["both"].items():
+        torch.testing.assert_close(value, (losses["none"][name] + losses["token-swap"][name]) / 2)
+    assert losses["none"]["causal_ce"] != losses["token-swap"]["causal_ce"]
+    assert methods["both"].changed == methods["token-swap"].changed > 0 and methods["none"].changed is None
+
+
 # -------------------------------------------------------------------------------------------------- what they cost
 
 
@@ -248,6 +263,7 @@ def test_every_parameter_that_one_pair_reaches_is_reached():
         ({"sources_per_row": 3}, {}),
         ({"sources_per_row": 2, "pairs_per_batch": 2, "foreign": 2}, {"pairs_per_batch": 2, "own_sources": 2}),
         ({"foreign": 1}, {"own_sources": 1}),
+        ({"control": "both"}, {"beside_token_swap": True}),
     ],
 )
 def test_the_counted_operations_are_those_of_torchs_own_counter(options, counted_as):
@@ -305,6 +321,8 @@ def test_a_teacher_that_is_no_model_has_one_pair():
 
     with pytest.raises(Refusal, match="must be 1 with a teacher that is no model"):
         make(models()[0], Answers(), Alignment.full(4, 2), pairs_per_batch=2)
+    with pytest.raises(Refusal, match=r"intervention\.control: both needs a teacher that is a model"):
+        make(models()[0], Answers(), Alignment.full(4, 2), control="both")
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import json
 import pytest
 import tiny
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import diito
 from diito import cli
-from diito.evaluation.structure.sites import all_sites, best_site, other_site, worst_layer
+from diito.evaluation.structure.sites import Answering, all_sites, best_site, other_site, worst_layer
 from diito.method.positions import apply_rule
 from diito.recipe.checks import check
 from diito.recipe.file import dump, read
@@ -97,8 +97,11 @@ def test_spans_lie_within_a_row_and_all_rows_have_as_many_words(name):
     structure, splits = drawn(name)
     lengths = {len(structure.text(row).split()) for row in splits.teacher[:50]}
     (length,) = lengths
-    spans = [span for carriers in structure.variables.values() for span in carriers.values()]
-    assert all(0 <= position < length for span in spans for position in span)
+    for span in (span for carriers in structure.variables.values() for span in carriers.values()):
+        if isinstance(span[0], str):  # words, of which every row has as many
+            assert len({len({*span} & {*structure.words(row)}) for row in splits.teacher[:50]}) == 1
+        else:
+            assert all(0 <= position < length for position in span)
     assert structure.text(structure.inputs(0)).endswith(f" {MASK}")
     assert len({structure.inputs(number) for number in range(100)}) == 100
 
@@ -209,16 +212,65 @@ def test_interchange_is_measured_at_named_positions_of_cloze_rows(tmp_path, caps
     assert refused(capsys, *arguments, "--positions", "{tokens: [w99]}").startswith("--positions.tokens: 'w99' is no token")
 
 
-def test_a_classifier_is_measured_the_same_way(tmp_path):
-    folder = tmp_path / "classifier"
+@pytest.mark.parametrize("task", ["sequence-classification", "causal-lm"])
+def test_classifiers_and_decoders_are_measured_the_same_way(task, tmp_path):
+    folder = tmp_path / "model"
     config = "{num_hidden_layers: 2, hidden_size: 32, intermediate_size: 64}"
     arguments = ["pretrain", str(generated()), "--output", str(folder), "--config", config, "--batch", "81", "--steps", "2"]
-    asked = ["--accuracy", "0", "--cross_entropy", "9", "--task", "sequence-classification"]
+    asked = ["--accuracy", "0", "--cross_entropy", "9", "--task", task]
     assert cli.main([*arguments, *asked]) == 0
     output = tmp_path / "results.json"
     assert cli.main(["evaluate", "structure", str(folder), "--data", str(generated()), "--output", str(output)]) == 0
     (numbers,) = json.loads(output.read_text())["measurements"][0]["result"]["models"].values()
     assert 0 <= numbers["accuracy"]["test"] < 1 and len(numbers["sites"]) == 2 * 3 * 2
+
+
+def test_a_decoder_answers_with_the_next_token_and_carries_nothing_to_the_left(tmp_path):
+    folder, data = tmp_path / "decoder", generated()
+    config = "{num_hidden_layers: 3, hidden_size: 32, intermediate_size: 64}"
+    arguments = ["pretrain", str(data), "--output", str(folder), "--config", config, "--batch", "81", "--task", "causal-lm"]
+    assert cli.main([*arguments, "--steps", "600", "--check_every", "50", "--learning_rate", "5e-3"]) == 0
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    rows = rows_of(data, "teacher")
+    logits = model(**tokenizer([row["prompt"] for row in rows], return_tensors="pt")).logits[:, -1]
+    assert tokenizer.convert_ids_to_tokens(logits.argmax(-1)) == [row["answer"] for row in rows]
+    joined = tokenizer(rows[0]["prompt"] + rows[0]["answer"])["input_ids"]
+    assert joined == tokenizer(f"{rows[0]['prompt']} {rows[0]['answer']}")["input_ids"], "as a recipe joins the two"
+    sites = all_sites(model, tokenizer, Generated.read(data, field="data"))
+    for site in sites:
+        if site.layer == 2 and 5 not in site.positions:  # nothing is above it, and the last word is not swapped
+            assert site.effective_iia == site.efficacy == 0
+    recipe = tmp_path / "recipe.yaml"
+    source = {"path": str(data / "train.jsonl"), "prompt": "prompt", "column": "answer"}
+    recipe.write_text(
+        json.dumps({"task": "causal-lm", "corpus": {"sources": [source], "layout": "lines", "minimum_tokens": 1}})
+    )
+    given = ["--teacher.model", str(folder), "--student.layers", "[0, 2]", "--intervention.positions", "{at: [3, 4, 5]}"]
+    given += ["--training.steps", "2", "--training.batch", "4", "--evaluation.sources", "[]", "--output", str(tmp_path)]
+    assert cli.main(["distill", str(recipe), "--name", "run", *given]) == 0
+    assert tiny.metrics(tmp_path / "run")[-1]["causal_ce"] > 0
+
+
+def test_a_value_is_found_at_words_wherever_they_stand(tmp_path):
+    data, folder = tmp_path / "data", tmp_path / "model"
+    assert cli.main(["generate", "scrambled", "--size", "2", "--rows", "40", "--output", str(data)]) == 0
+    config = "{num_hidden_layers: 2, hidden_size: 32, intermediate_size: 64}"
+    arguments = ["pretrain", str(data), "--output", str(folder), "--config", config, "--batch", "8", "--steps", "2"]
+    assert cli.main([*arguments, "--accuracy", "0", "--cross_entropy", "9"]) == 0
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    read = Generated.read(data, field="data")
+    site = next(each for each in all_sites(model, tokenizer, read) if (each.variable, each.carrier) == ("I2", "words"))
+    assert site.positions == ["c0", "c1", "d0", "d1"]
+    answering, row = Answering(model, tokenizer), rows_of(data, "test")[0]
+    (there,) = answering.places(site.positions, answering.ids([row["text"]]))
+    assert [word[0] in "cd" for word in row["prompt"].split()] == there[:6].tolist() and not there[6]
+    asked = [each for each in read.questions("I2") if each.answer != each.unchanged]
+    ids = [answering.ids([getattr(each, side) for each in asked]) for side in ("base", "source")]
+    base, source = (answering.places(site.positions, each) for each in ids)
+    inputs = [{"input_ids": each} for each in ids]
+    words = diito.interchange(model.eval(), *inputs, layers=[0], positions=base, source_positions=source)[:, -1].argmax(-1)
+    right = words == answering.answers([each.answer for each in asked])
+    assert site.layer == 0 and site.effective_iia == pytest.approx(float(right.float().mean()))
 
 
 def refused(capsys, *arguments):

@@ -64,6 +64,8 @@ class Group:
     """The part of the tables that it is."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields of the recipe, on top of the grid's and below the condition's."""
+    conditions: list[str] | None = None
+    """The conditions that are run in it; null: all."""
 
 
 @dataclass(kw_only=True)
@@ -112,12 +114,14 @@ class Grid:
     """``<output>/<name>/`` holds the list of jobs and the report."""
     conditions: list[Condition]
     """The ways to distil that are compared."""
+    extends: str | None = None
+    """Another grid, a path from this one's file: fields that are given here stand in place of its own."""
     recipe: str | None = None
     """The recipe of the conditions that name none of their own; a path from the grid's file."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields of every recipe, such as ``{training.steps: 500}``."""
     groups: list[Group] = field(default_factory=list)
-    """Each condition is run in each of them; an empty list leaves the conditions as they are."""
+    """Each condition is run in each of them, unless a group names some; an empty list leaves the conditions as they are."""
     prepare: dict[str, str] = field(default_factory=dict)
     """Commands of diito that are run first, once a seed and in this order, by name: ``{data: "generate tables --seed {seed}
     --output {output}", teacher: "pretrain {data} --seed {seed} --output {output}"}``. In overrides and evaluations ``{seed}``,
@@ -153,24 +157,51 @@ def read(
 
     Raises ValueError.
     """
-    path = packaged(str(path), "grid")
-    grid = read_section(Grid, path, overrides, what="grid")
+    file, overrides = packaged(str(path), "grid"), dict(overrides or {})
+    known = [file]
+    while (above := _extending(file)) is not None:
+        file, overrides = file.parent / above["extends"], {**above, **overrides}
+        if file in known:
+            raise Refusal("extends", f"{above['extends']} extends, in the end, itself")
+        known.append(file)
+    grid = read_section(Grid, file, overrides, what="grid")
     if grid.groups:
-        grid.conditions = [_in_group(condition, group) for group in grid.groups for condition in grid.conditions]
-        grid.maps = [f"{name}-{group.name}" for group in grid.groups for name in grid.maps]
+        grid.maps = [f"{name}-{group.name}" for group in grid.groups for name in grid.maps if _is_in(name, group)]
+        grid.conditions = [each for group in grid.groups for each in _in_group(grid.conditions, group)]
     for condition in grid.conditions:
         if (recipe := condition.recipe or grid.recipe) is not None:  # beside the grid, wherever the command is given
-            condition.recipe = recipe if recipe.startswith("recipe:") else str(path.parent / recipe)
+            condition.recipe = recipe if recipe.startswith("recipe:") else str(file.parent / recipe)
         condition.overrides = _merged(grid.overrides, condition.overrides, recipe_overrides or {})
     _check(grid)
     return grid
 
 
-def _in_group(condition: Condition, group: Group) -> Condition:
-    if condition.group:
-        raise Refusal(f"{condition.name}.group", "is given by the groups of the grid; leave it out")
-    name, overrides = f"{condition.name}-{group.name}", _merged(group.overrides, condition.overrides)
-    return dataclasses.replace(condition, name=name, group=group.label, overrides=overrides)
+def _extending(path: Path) -> dict[str, Any] | None:
+    """The fields of a file that extends another; None of any other file, whose faults are not told here."""
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return fields if isinstance(fields, dict) and isinstance(fields.get("extends"), str) else None
+
+
+def _in_group(conditions: Sequence[Condition], group: Group) -> list[Condition]:
+    names = [condition.name for condition in conditions]
+    for name in group.conditions or ():
+        if name not in names:
+            raise Refusal(f"{group.name}.conditions", f"{name!r} is no condition of the grid; there are {', '.join(names)}")
+    made = []
+    for condition in conditions:
+        if condition.group:
+            raise Refusal(f"{condition.name}.group", "is given by the groups of the grid; leave it out")
+        if _is_in(condition.name, group):
+            name, overrides = f"{condition.name}-{group.name}", _merged(group.overrides, condition.overrides)
+            made.append(dataclasses.replace(condition, name=name, group=group.label, overrides=overrides))
+    return made
+
+
+def _is_in(name: str, group: Group) -> bool:
+    return group.conditions is None or name in group.conditions
 
 
 def _merged(*levels: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,6 +90,7 @@ def step_cost(
     loss_tokens: float,
     counterfactual: bool = True,
     from_the_start: bool = False,
+    beside_token_swap: bool = False,
     batch: int = 1,
     losses: Mapping[str, Loss] | None = None,
     weights: Mapping[str, Weight] | None = None,
@@ -101,8 +102,9 @@ def step_cost(
     """FLOPs for one token in sequences of ``length`` tokens, of which the share ``loss_tokens`` reaches the head.
 
     ``counterfactual``: whether there are counterfactual runs. ``from_the_start``: whether they start at the embeddings (the
-    token-swap control) instead of above the swap. ``batch``: sequences of a micro-batch. ``losses``, made for the two models,
-    and their ``weights``: they say what is run, for what share of the steps, and what they cost themselves.
+    token-swap control) instead of above the swap. ``beside_token_swap``: whether there is one more that does. ``batch``:
+    sequences of a micro-batch. ``losses``, made for the two models, and their ``weights``: they say what is run, for what share
+    of the steps, and what they cost themselves.
     ``pairs_per_batch``: counterfactual runs of a micro-batch, each of another pair. ``own_sources``: sources of a row that are
     run for themselves, up to the layers that are swapped; 0 where they are rows of the batch. ``balanced``: the share of the
     micro-batches in which the norm of each loss's gradient is measured. ``cached``: of the teacher the head alone is run.
@@ -125,7 +127,7 @@ def step_cost(
         teacher_above = teacher_below = 0.0
     above = student_factor * run(student_above, student)
     sources = run(teacher_below, teacher, head=False) + student_factor * run(student_below, student, head=False)
-    swapped = pairs_per_batch * (run(teacher_above, teacher) + above) + own_sources * sources
+    swapped = pairs_per_batch * (run(teacher_above, teacher) + above) + own_sources * sources + beside_token_swap * base
     if losses is None or weights is None:
         return StepCost(base, counterfactual * swapped)
 
@@ -135,14 +137,15 @@ def step_cost(
         if loss.run == "base":
             return run(student.layers, student, head=head)
         below = (1 + own_sources) * student_below
-        return pairs_per_batch * run(student_above, student, head=head) + run(below, student, head=False)
+        stitched = beside_token_swap * run(student.layers, student, head=head)
+        return pairs_per_batch * run(student_above, student, head=head) + run(below, student, head=False) + stitched
 
     active = {name: active_share(weights[name]) for name in losses}
     shares = max((active[name] for name, loss in losses.items() if loss.run != "base"), default=0.0)
     outside = max((active[name] for name, loss in losses.items() if loss.outside), default=0.0)
     own = balance = 0.0
     for name, loss in losses.items():
-        runs = 1 if loss.run == "base" else pairs_per_batch
+        runs = 1 if loss.run == "base" else pairs_per_batch + beside_token_swap
         own += active[name] * runs * loss.flops(batch, length, loss_tokens) / (batch * length)
         balance += active[name] * balanced * (student_factor - 1) * measured(loss)
     return StepCost(base, shares * swapped + outside * pairs_per_batch * above, own, balance)

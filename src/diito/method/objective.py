@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -78,7 +79,8 @@ class DistillationObjective(nn.Module):
     ``source_positions``: "same" as the base's, or "independent" (drawn by the rule for the source, as many).
     ``pairing``: gives each row its source in the batch; a batch with ``source_input_ids`` brings its own. ``sources_per_row``:
     how many sources a row has at once, each swapped in positions of its own (``swaps.SwapDraws``).
-    ``control``: "token-swap" swaps the input ids instead of the activations.
+    ``control``: "token-swap" swaps the input ids instead of the activations; "both" has a run of either kind, with the same
+    positions and sources, as if it were one more pair.
     ``rotation``: swaps in sub-spaces instead of whole states: the teacher's found ones, and the student's, trained along.
     ``losses``: further losses by name, or others in place of the paper's. ``reach``: which slots a swap can change; the others
     are out of the counterfactual losses; None: all slots of a row, of a causal language model those at or behind the swap.
@@ -110,7 +112,7 @@ class DistillationObjective(nn.Module):
         pairing: Pairing = derangement,
         sources_per_row: int = 1,
         pairs_per_batch: int = 1,
-        control: Literal["none", "token-swap"] = "none",
+        control: Literal["none", "token-swap", "both"] = "none",
         rotation: Rotation | None = None,
         losses: Mapping[str, Loss] | None = None,
         reach: Reach | None = None,
@@ -147,12 +149,12 @@ class DistillationObjective(nn.Module):
             of_tokens=control == "token-swap",
         )
         self.reach = reach or (reach_of_a_decoder if predicts_next(student) else reach_of_an_encoder)
-        self.pairs_per_batch = pairs_per_batch
+        self.pairs_per_batch, self.control = pairs_per_batch, control
         self.balance = None if balance_every is None else GradientNorms([*self.weights], balance_every)
         self.seed = seed
         self.micro_batches = 0
         self.changed: Tensor | None = None
-        """Of the last micro-batch under the token-swap control: the share of the swapped tokens that the swap made others.
+        """Of the last micro-batch in which input ids were swapped: the share of the swapped tokens that the swap made others.
         Where it is 0, swapping was plain distillation."""
         self.recompute = False
         self.words = shared_words(student, teacher, words)
@@ -260,7 +262,7 @@ class DistillationObjective(nn.Module):
             reach=self.reach,
             further=[(each.student, each.student_dimensions, its_swap) for each, its_swap in further],
         )
-        self.changed = swap.changed(batch) if swap is not None and swap.of_tokens else None
+        self.changed = swap.changed(batch) if swap is not None and self.control != "none" else None
         swaps = [] if swap is None else [swap, *(its_swap for _, its_swap in further)]
         reach = [reached(self.reach, batch, slots, each.positions) for each in swaps]
         losses, words = {name: self.losses[name] for name in weights}, self.words or count_outputs(self.student)
@@ -302,6 +304,8 @@ class DistillationObjective(nn.Module):
         swap = self.draw_swap(batch, step=step, pair=pair) if needs.counterfactual else None
         more = [] if swap is None else self.alignment.draw_others(pair, drawing, self.pairs_per_batch - 1)
         further = [(each, self.draw_swap(batch, step=step, run=run, pair=each)) for run, each in enumerate(more, start=1)]
+        if swap is not None and self.control == "both":
+            further.append((pair, replace(swap, of_tokens=True)))
         return _Draws(pair, swap, further)
 
     def _ask_teacher(self, batch: Mapping[str, Tensor], slots: Tensor, draws: _Draws, step: int, needs: Needs) -> Runs:
@@ -372,6 +376,8 @@ class DistillationObjective(nn.Module):
         check_pairs(
             self.pairs_per_batch, self.alignment, is_live=isinstance(teacher, LiveTeacher), of_tokens=self.swaps.of_tokens
         )
+        if self.control == "both" and not isinstance(teacher, LiveTeacher):
+            raise Refusal("intervention.control", "both needs a teacher that is a model")
         if self.rotation is not None:
             self.rotation.check(
                 self.alignment,
@@ -380,8 +386,8 @@ class DistillationObjective(nn.Module):
                 has_use=self.has_counterfactual and isinstance(teacher, LiveTeacher) and not self.swaps.of_tokens,
             )
         for name, loss in self.losses.items():
-            if self.swaps.of_tokens and (loss.outside or "natural" in loss.reads):
-                sentence = "is of swapped states, and intervention.control token-swap swaps words; leave it out"
+            if self.control != "none" and (loss.outside or "natural" in loss.reads):
+                sentence = f"is of swapped states, and intervention.control {self.control} swaps words; leave it out"
                 raise Refusal(f"objective.weights.{name}", sentence)
         check_widths(self.losses, student.width, teacher.width)
 

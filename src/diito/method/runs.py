@@ -165,7 +165,7 @@ def run_model(
     layered = Layered(model, recompute=recompute)
     top = layered.depth - 1
     interventions = [] if swap is None else [(layers, dimensions, swap), *further]
-    swapped_layers = [] if swap is None or swap.of_tokens else [layer for each in interventions for layer in each[0]]
+    swapped_layers = [layer for layers, _, swap in interventions if not swap.of_tokens for layer in layers]
     sources: dict[int, Tensor] = {}
     if swap is not None and swap.sources is not None and swapped_layers:
         with dropout():
@@ -175,8 +175,8 @@ def run_model(
     with dropout():
         run, states = layered.states(batch, swapped_layers + ([top] if base else []), kept)
 
-        def read(final: Tensor, kept: Kept | None) -> Predictions:
-            answers = read_slots(layered, final, slots, batch, outputs=outputs, dropout=head_dropout)
+        def read(final: Tensor, kept: Kept | None, inputs: Inputs = batch) -> Predictions:
+            answers = read_slots(layered, final, slots, inputs, outputs=outputs, dropout=head_dropout)
             answers.kept = kept
             return answers
 
@@ -190,13 +190,12 @@ def run_model(
                 return real
             return reached(reach, batch, everywhere.where(real, -1), swap.positions)
 
-        if swap.of_tokens:
-            kept = Kept(keep, counted(swap), real)
-            batch = swap.stitched(batch)
-            _, stitched = layered.states(batch, [top], kept)
-            return Runs(answers, read(layered.final(stitched[top]), kept))
-
-        def resumed(layers: Sequence[int], dimensions: Sequence[DimensionRange] | None, swap: Swap) -> Runs:
+        def intervened(layers: Sequence[int], dimensions: Sequence[DimensionRange] | None, swap: Swap) -> Runs:
+            if swap.of_tokens:
+                held = Kept(keep, counted(swap), real)
+                inputs = swap.stitched(batch)
+                _, stitched = layered.states(inputs, [top], held)
+                return Runs(answers, read(layered.final(stitched[top]), held, inputs))
             values = {layer: swap.values((sources or states)[layer]) for layer in layers}
             swapped = partial(resume, layered, run, states[min(layers)], values, swap.positions, bases=bases)
             held = kept.resumed(min(layers), counted(swap))
@@ -206,7 +205,7 @@ def run_model(
                 return Runs(answers, counterfactual)
             return Runs(answers, counterfactual, read(swapped(dimensions=other_dimensions(dimensions, layered.width)), None))
 
-        first, *others = [resumed(*each) for each in interventions]
+        first, *others = [intervened(*each) for each in interventions]
         return replace(first, further=tuple(others))
 
 

@@ -233,10 +233,11 @@ def _intervention(recipe: Recipe) -> Iterator[Refusal]:
     )
     yield from positions_refusals(intervention.positions, field="intervention.positions")
     has_own = any(recipe.objective.weights.further.values()) or recipe.objective.losses  # their rows decide, once loaded
-    if intervention.control == "token-swap" and not is_causal(recipe) and not has_own:
+    if intervention.control != "none" and not is_causal(recipe) and not has_own:
         yield Refusal(
             "intervention.control",
-            "token-swap needs objective.weights.causal_ce or causal_cos above 0, the weights of the losses on the swapped text",
+            f"{intervention.control} needs objective.weights.causal_ce or causal_cos above 0, the weights of the losses on the "
+            "swapped text",
         )
     several = intervention.sources_per_row
     if several > 1 and intervention.pairing not in _literals("pairing"):

@@ -370,7 +370,7 @@ def _compose(text: str, place: str) -> yaml.Node | None:
 
 def _represent(value: Any) -> yaml.Node:
     """A value as YAML nodes without lines."""
-    return yaml.representer.SafeRepresenter().represent_data(_plain(value))
+    return yaml.representer.SafeRepresenter(sort_keys=False).represent_data(_plain(value))
 
 
 def _is_null(node: yaml.Node | None) -> bool:

@@ -98,8 +98,9 @@ def _losses_with_needs(recipe: Recipe) -> Iterator[Refusal]:
         sentence = "needs alignment.kind custom with student_dimensions in every pair; what they leave out is to have no effect"
         yield Refusal("objective.weights.strict", sentence)
     for name in _OF_SWAPPED_STATES:
-        if weights.as_dict()[name] and recipe.intervention.control == "token-swap":
-            sentence = f"must be none where {name} has a weight, which is of swapped states; token-swap swaps words"
+        if weights.as_dict()[name] and recipe.intervention.control != "none":
+            control = recipe.intervention.control
+            sentence = f"must be none where {name} has a weight, which is of swapped states; {control} swaps words"
             yield Refusal("intervention.control", sentence)
     if _has_weight(weights, "contrastive") and recipe.training.batch == 1:
         sentence = "contrastive tells a row from the others of its micro-batch; give at least 2"

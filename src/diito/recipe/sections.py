@@ -273,8 +273,9 @@ class InterventionSection:
     sources_per_row: Count = field(default=1, metadata=LATER)
     """Sources of a row in one counterfactual run: its eligible tokens are cut into as many successive parts, and in each of
     these ``share`` of the tokens, at least one, takes the values of another source."""
-    control: Literal["none", "token-swap"] = "none"
-    """token-swap: the same spans are swapped in the input ids instead of the activations."""
+    control: Literal["none", "token-swap", "both"] = "none"
+    """token-swap: the same spans are swapped in the input ids instead of the activations. both: each micro-batch has a
+    counterfactual run of either kind, with the same positions and sources, and the losses under them are means over both."""
 
 
 @dataclass

@@ -125,8 +125,8 @@ def survey(recipe: Recipe) -> Survey:
         with attempt():
             losses = own_losses(recipe)
             reads_intervention = has_counterfactual(recipe, losses)
-            if recipe.intervention.control == "token-swap" and not reads_intervention:
-                raise Refusal("intervention.control", "token-swap needs a weight of a loss that reads the swapped text")
+            if (control := recipe.intervention.control) != "none" and not reads_intervention:
+                raise Refusal("intervention.control", f"{control} needs a weight of a loss that reads the swapped text")
             refuse(too_few_rows(recipe) if reads_intervention else ())
         task = find_task(recipe.task)
         with attempt():

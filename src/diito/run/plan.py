@@ -88,6 +88,7 @@ class Plan:
             length=round(self.corpus.statistics.mean_length),
             loss_tokens=1.0 if self.recipe.objective.tokens == "all" else self.slot_share,
             from_the_start=intervention.control == "token-swap",
+            beside_token_swap=intervention.control == "both",
             batch=self.recipe.training.batch,
             losses=self.losses,
             weights=self.weights,
@@ -222,8 +223,7 @@ class Plan:
         swapped = str(intervention.positions) if named else f"{intervention.positions} {intervention.share:.0%} of tokens"
         if intervention.sources_per_row > 1:
             swapped += f" from {intervention.sources_per_row} sources a row"
-        if intervention.control != "none":
-            swapped += f", {intervention.control}"
+        swapped += {"none": "", "token-swap": ", token-swap", "both": ", and the same as a token-swap"}[intervention.control]
         runs = f"; {section.pairs_per_batch} pairs a micro-batch" if section.pairs_per_batch > 1 else ""
         within = "" if section.rotation.path is None else f", in the sub-spaces of {section.rotation.path}"
         return f"{name}: {self.alignment}{within}{runs}; {swapped}"

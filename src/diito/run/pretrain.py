@@ -44,16 +44,18 @@ from diito.structured.settings import PretrainSettings
 from diito.tasks import find_task
 from diito.tasks.task import HeldOutBatching, Task
 
-_FAMILY = "bert"
-_CONFIG: dict[str, Any] = {
-    "hidden_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 128,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
+_SIZES = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
+_CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": {**_SIZES, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "llama": {**_SIZES, "num_key_value_heads": 4},
 }
-"""Of a BERT; another family has its own defaults."""
+"""Of the families that are taken where none is named; others have their own defaults."""
+_SOURCES: dict[str, dict[str, str]] = {
+    "cloze": {"label": "answer"},
+    "sequence-classification": {"column": "prompt", "label": "answer"},
+    "causal-lm": {"prompt": "prompt", "column": "answer"},
+}
+"""The columns that each task reads."""
 _WARMUP = 100
 _POSITIONS, _SPARE = 32, 8
 """Positions at least, and beyond the longest row: some families count theirs from behind the padding's id."""
@@ -70,8 +72,8 @@ def pretrain(data: str, settings: PretrainSettings) -> Path:
     rows_file = generated.split("teacher", field="DATA")
     model = _new_model(settings, task, tokenizer, rows_file)
     task = task.of(model)
-    column = "text" if settings.task == "cloze" else "prompt"
-    section = CorpusSection(sources=[SourceSection(path=str(rows_file), column=column, label="answer")])
+    source = SourceSection(path=str(rows_file), **_SOURCES[settings.task])
+    section = CorpusSection(sources=[source], layout="lines", minimum_tokens=1)
     rows = task.load_rows(section, tokenizer=tokenizer, seed=settings.seed)
     batching = task.held_out_batching(tokenizer=tokenizer, vocab_size=len(tokenizer))
     assert batching is not None
@@ -92,10 +94,10 @@ def pretrain(data: str, settings: PretrainSettings) -> Path:
 def _new_model(settings: PretrainSettings, task: Task, tokenizer: PreTrainedTokenizerBase, rows: Path) -> PreTrainedModel:
     """The model with weights drawn by the seed."""
     fields = dict(settings.config)
-    family = fields.pop("model_type", _FAMILY)
+    family = fields.pop("model_type", "llama" if settings.task == "causal-lm" else "bert")
     lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     given = {
-        **(_CONFIG if family == _FAMILY else {}),
+        **_CONFIGS.get(family, {}),
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
         "max_position_embeddings": max(_POSITIONS, *(len(line["text"].split()) + _SPARE for line in lines)),

@@ -64,7 +64,7 @@ class Generated:
     """A generated folder, read."""
 
     path: Path
-    variables: dict[str, dict[str, list[int]]]
+    variables: dict[str, dict[str, list[int] | list[str]]]
     """Each with the spans that can carry it."""
 
     @classmethod
@@ -136,10 +136,12 @@ def _vocabulary(structure: Structure, rows: Sequence[Inputs]) -> list[str]:
 
 
 def _write_tokenizer(folder: Path, words: Sequence[str]) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     pieces = [*_SPECIALS.values(), *words]
     backend = Tokenizer(models.WordLevel({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    # A prompt, which ends with a mark, and its completion are joined as they are: "=" and "w2" are two tokens in "=w2" too.
+    marks = pre_tokenizers.Split(Regex(r"[=+]"), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), marks])
     PreTrainedTokenizerFast(tokenizer_object=backend, **_SPECIALS).save_pretrained(folder)

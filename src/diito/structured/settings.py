@@ -30,11 +30,12 @@ class PretrainSettings:
     """The folder of the model; null: models/<name of the data>."""
     seed: int = 1
     """Draws the weights and the order of the rows."""
-    task: Literal["cloze", "sequence-classification"] = "cloze"
-    """cloze: a masked language model that answers at the mask. sequence-classification: a classifier of the text before it."""
+    task: Literal["cloze", "sequence-classification", "causal-lm"] = "cloze"
+    """cloze: a masked language model that answers at the mask. sequence-classification: a classifier of the text before it.
+    causal-lm: a decoder whose next token after that text is the answer."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Fields of the model's configuration, on top of a BERT of 4 layers, 64 wide, without dropout; ``model_type`` names another
-    family of transformers."""
+    """Fields of the model's configuration, on top of a BERT (causal-lm: a Llama) of 4 layers, 64 wide, without dropout;
+    ``model_type`` names another family of transformers."""
     steps: Count = 4000
     """Optimiser steps at most; the learning rate falls to 0 over them."""
     batch: Count = 128

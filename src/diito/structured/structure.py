@@ -15,8 +15,10 @@ MASK = "[MASK]"
 """The word that stands for the answer, the last of a row."""
 Values = dict[str, int]
 """Variables with their values."""
-Carriers = Mapping[str, Sequence[int]]
-"""Spans of a row by name, each a list of positions, counted from 0."""
+Span = Sequence[int] | Sequence[str]
+"""Positions, counted from 0, or words, wherever a row has them: of each row as many."""
+Carriers = Mapping[str, Span]
+"""Spans of a row by name."""
 
 
 class Structure(ABC):

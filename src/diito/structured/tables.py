@@ -45,8 +45,8 @@ class Tables(Structure):
 class Scrambled(Tables):
     """The same with other words for a, b, c and d, in any order, before two marks: ``c a d b = = [MASK]``.
 
-    No place of a row is that of a value: a model has to carry the values at the marks, which are the same in all rows, or at
-    the mask.
+    No place of a row is that of a value: a model has to carry it at the words that it follows from, wherever they stand, at the
+    marks, which are the same in all rows, or at the mask.
     """
 
     name = "scrambled"
@@ -55,7 +55,10 @@ class Scrambled(Tables):
         super().draw(draws)
         self.sizes = (*self.sizes, len(_ORDERS))
         slots = {"first mark": [4], "second mark": [5], "marks": [4, 5]}
-        self.variables = {"I1": slots, "I2": slots}
+        self.variables = {
+            variable: {"words": [f"{role}{value}" for role in roles for value in range(self.size)], **slots}
+            for variable, roles in (("I1", "ab"), ("I2", "cd"))
+        }
 
     def words(self, inputs: Sequence[int]) -> list[str]:
         roles = [f"{role}{value}" for role, value in zip("abcd", inputs[:4], strict=True)]

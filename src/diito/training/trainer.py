@@ -96,7 +96,7 @@ class DistillationTrainer(CheckpointTrainer):
         self.add_callback(_EpochOrder(self))
         if model.balance is not None:
             self.add_callback(WeightFactors())
-        changed = ["changed"] if model.swaps.of_tokens and model.has_counterfactual else []
+        changed = ["changed"] if model.control != "none" and model.has_counterfactual else []
         self._counters = Counters([*model.weights, "loss", *changed], device=self.args.device)
         self._counted_step, self._micro = -1, 0
 

@@ -123,10 +123,11 @@ def _teacher(settings: StructureSettings) -> ModelSource:
 
 
 def _task(source: ModelSource) -> Task:
-    """Masked language models answer at the mask, classifiers with a class."""
+    """Masked language models answer at the mask, classifiers with a class, decoders with the next token."""
     task = task_of(source)
-    if task.name not in ("masked-lm", "sequence-classification"):
-        raise Refusal(source.field, f"{source.name!r} is a {task.noun}; give a masked language model or a sequence classifier")
+    if task.name not in ("masked-lm", "sequence-classification", "causal-lm"):
+        sentence = f"{source.name!r} is a {task.noun}; give a masked language model, a sequence classifier or a decoder"
+        raise Refusal(source.field, sentence)
     return find_task(task.name)
 
 

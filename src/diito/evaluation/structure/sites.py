@@ -9,17 +9,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diito.method.intervention import resume
+from diito.method.intervention import resume, source_values
+from diito.method.positions import matched_sources
+from diito.models.answers import predicts_next
 from diito.models.layered import Layered
 from diito.models.modes import eval_mode
 from diito.structured.folder import Generated, Question
+from diito.structured.structure import Span
 
 _AS_GOOD = 0.005
 """A difference that is none: two of 400 pairs."""
@@ -32,7 +36,8 @@ class Site:
     variable: str
     carrier: str
     """The name of the span."""
-    positions: list[int]
+    positions: list[int] | list[str]
+    """Where it is: positions, or words."""
     layer: int
     pairs: int
     """Pairs whose right answer the swap changes."""
@@ -55,13 +60,21 @@ class Answering:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer, self.layered = model, tokenizer, Layered(model)
+        self.reads_mask = self.layered.per_token and not predicts_next(model)
 
     def ids(self, texts: Sequence[str]) -> Tensor:
         """The texts, which all have as many words, as the model reads them."""
-        if not self.layered.per_token:  # a classifier reads what stands before the mask
+        if not self.reads_mask:  # classifiers and decoders read what stands before the mask
             texts = [text.rpartition(" ")[0] for text in texts]
         ids = self.tokenizer(list(texts), add_special_tokens=False, return_tensors="pt")["input_ids"]
         return ids.to(self.model.device)  # type: ignore[no-any-return]
+
+    def places(self, span: Span, ids: Tensor) -> Bool[Tensor, "rows tokens"]:
+        """Where in the rows of ``ids`` the positions or words of a span are."""
+        if isinstance(span[0], str):
+            return torch.isin(ids, torch.tensor(self.tokenizer.convert_tokens_to_ids(list(span)), device=ids.device))
+        here = torch.arange(ids.shape[1], device=ids.device)
+        return torch.isin(here, torch.tensor(span, device=ids.device)).expand_as(ids)
 
     def answers(self, words: Sequence[str]) -> Tensor:
         """The outputs that mean these words."""
@@ -93,7 +106,7 @@ def all_sites(
 
 
 def _sites_of(
-    answering: Answering, variable: str, carriers: dict[str, list[int]], asked: Sequence[Question], batch: int
+    answering: Answering, variable: str, carriers: Mapping[str, Span], asked: Sequence[Question], batch: int
 ) -> Iterator[Site]:
     asked = [question for question in asked if question.answer != question.unchanged]
     depth = answering.layered.depth
@@ -106,21 +119,21 @@ def _sites_of(
         run, states = answering.layered.states({"input_ids": base}, range(depth))
         _, source_states = answering.layered.states({"input_ids": source}, range(depth))
         unchanged = answering.best(answering.layered.final(states[depth - 1]), base)
-        for place, positions in enumerate(carriers.values()):
-            swapped = torch.zeros_like(base, dtype=torch.bool)
-            swapped[:, [position for position in positions if position < base.shape[1]]] = True
+        for place, span in enumerate(carriers.values()):
+            swapped = answering.places(span, base)
+            index = matched_sources(swapped, answering.places(span, source))
             for layer in range(depth):
-                values = {layer: source_states[layer]}
+                values = {layer: source_values(source_states[layer], base.shape[1], index=index)}
                 answer = answering.best(resume(answering.layered, run, states[layer], values, swapped), base)
                 right[place, layer, part], moved[place, layer, part] = (answer == wanted).cpu(), (answer != unchanged).cpu()
     new = torch.tensor([question.new for question in asked], dtype=torch.bool)
-    for place, (carrier, positions) in enumerate(carriers.items()):
+    for place, (carrier, span) in enumerate(carriers.items()):
         for layer in range(depth):
             of_new = right[place, layer, new]
             yield Site(
                 variable=variable,
                 carrier=carrier,
-                positions=list(positions),
+                positions=list(span),  # type: ignore[arg-type]
                 layer=layer,
                 pairs=len(asked),
                 effective_iia=float(right[place, layer].float().mean()),

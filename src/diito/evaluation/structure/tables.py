@@ -34,14 +34,19 @@ def _sites(numbers: dict[str, Any]) -> Table:
     spans = list(dict.fromkeys((site["variable"], site["carrier"], tuple(site["positions"])) for site in sites))
     by_place = {(site["variable"], site["carrier"], site["layer"]): site["effective_iia"] for site in sites}
     rows: list[Sequence[str]] = [
-        (variable, f"{carrier} {list(positions)}", *(number(by_place[variable, carrier, layer], 3) for layer in layers))
+        (variable, f"{carrier} {_named(positions)}", *(number(by_place[variable, carrier, layer], 3) for layer in layers))
         for variable, carrier, positions in spans
     ]
     note = (
         "Of the pairs in which the causal model's answer changes, the share in which the model gives the new one, with that "
         "span of that layer's output swapped.\n"
-        f"told of: {best['variable']} at {best['positions']}, layer {best['layer']}: {best['effective_iia']:.3f}, "
+        f"told of: {best['variable']} at {_named(best['positions'])}, layer {best['layer']}: {best['effective_iia']:.3f}, "
         f"{number(best['effective_iia_new'], 3)} where the swap makes a held-out combination"
     )
     header = ("variable", "span", *(f"layer {layer}" for layer in layers))
     return Table("sites", "Where the values are carried", note, header, [("", rows)], texts=(0, 1))
+
+
+def _named(span: Sequence[int] | Sequence[str]) -> str:
+    """Positions as they are; of words the first and the last."""
+    return f"{span[0]} to {span[-1]}" if isinstance(span[0], str) else str(list(span))
