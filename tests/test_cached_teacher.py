@@ -17,6 +17,7 @@ KINDS = {
         *("--training.steps", "5", "--corpus.share", "0.6", "--training.accumulation", "3"),
         *("--alignment.pairs_per_batch", "2", "--intervention.pairing", "independent"),
     ],
+    "both swaps": ["--intervention.control", "both"],
     "token swap": ["--intervention.control", "token-swap", "--corpus.layout", "lines"],
     "causal-lm": ["--task", "causal-lm", "--teacher.model", decoders.teacher(), "--evaluation.continuations", "0"],
 }

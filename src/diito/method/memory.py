@@ -56,6 +56,7 @@ def step_memory(
     words: int,
     bf16: bool,
     from_the_start: bool = False,
+    beside_token_swap: bool = False,
     pairs_per_batch: int = 1,
     own_sources: int = 0,
     recompute: bool = False,
@@ -74,7 +75,7 @@ def step_memory(
         lowest = min(pair.student[0] for pair in alignment.pairs)
         highest = max(pair.student[-1] for pair in alignment.pairs)
         runs += pairs_per_batch * (layered.depth if from_the_start else layered.depth - 1 - lowest)
-        runs += 0 if from_the_start else own_sources * (highest + 1)
+        runs += (0 if from_the_start else own_sources * (highest + 1)) + beside_token_swap * layered.depth
     inputs = length * layered.width * (BF16 if bf16 else FP32)
     layers = batch * (runs * inputs + of_a_layer if recompute else runs * of_a_layer)
     return StepMemory(

@@ -114,6 +114,7 @@ class Plan:
             words=count_outputs(self.student),
             bf16=recipe.speed.precision == "bf16",
             from_the_start=recipe.intervention.control == "token-swap",
+            beside_token_swap=recipe.intervention.control == "both",
             pairs_per_batch=recipe.alignment.pairs_per_batch,
             own_sources=recipe.intervention.sources_per_row if recipe.intervention.pairing == "independent" else 0,
             recompute=bool(further.get("gradient_checkpointing") or further.get("activation_checkpointing")),
