@@ -52,6 +52,7 @@ def test_the_run_folder_holds_what_is_promised(finished):
         "environment.json",
         "manifest.json",
         "metrics.jsonl",
+        "plan.json",
         "recipe.yaml",
         "results.json",
         "student",

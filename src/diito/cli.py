@@ -71,8 +71,11 @@ COMMANDS = {
         "add_reproduce",
     ),
     "report": Command(
-        "make the tables and figures of what a grid has measured",
-        {"measured": "a grid's folder, such as experiments/small, or a measurements.json"},
+        "make the tables and figures of runs, or of what a grid has measured",
+        {
+            "measured+": "folders of runs, such as runs/quickstart; or a grid's folder, such as experiments/small, or a "
+            "measurements.json"
+        },
         "add_report",
     ),
     "init": Command(

@@ -148,14 +148,28 @@ def reproduce(arguments: Namespace) -> int:
 
 
 def report(arguments: Namespace) -> int:
-    """Make the tables and figures of what a grid has measured, beside the paper's numbers; reads JSON only."""
+    """Make the tables and figures of runs, or of what a grid has measured, beside the paper's numbers; reads JSON only.
+
+      diito report runs/quickstart
+      diito report runs/standard runs/full --output compared --pdf
+      diito report experiments/small
+    A run may still go on: it is shown as far as it has come.
+    """
     _need("evaluation", ("matplotlib", "scipy"))
     from diito.experiments import gather
-    from diito.report.report import report
+    from diito.report.report import report, report_runs
+    from diito.report.runs import is_run, read_runs
 
-    source = expand(arguments.measured, field="MEASURED")
-    beside = (source if source.is_dir() else source.parent) / "report"
-    return report(gather.read(source), expand(arguments.output, field="--output") if arguments.output else beside)
+    sources = [expand(each, field="MEASURED") for each in arguments.measured]
+    output = expand(arguments.output, field="--output") if arguments.output else None
+    if all(map(is_run, sources)):
+        beside = sources[0] if len(sources) == 1 else sources[0].parent
+        return report_runs(read_runs(sources), output or beside / "report", pdf=arguments.pdf)
+    if len(sources) > 1:
+        other = next(source for source in sources if not is_run(source))
+        raise Refusal("MEASURED", f"{other} is no folder of a run, and several together must be; a grid stands alone")
+    beside = sources[0] if sources[0].is_dir() else sources[0].parent
+    return report(gather.read(sources[0]), output or beside / "report", pdf=arguments.pdf)
 
 
 def generate(arguments: Namespace) -> int:
@@ -280,8 +294,13 @@ def add_reproduce(parser: Parser) -> None:
 
 
 def add_report(parser: Parser) -> None:
-    """The flag of ``report``."""
-    parser.add_argument("--output", metavar="VALUE", help="folder of the report (default: report/ beside what is read)")
+    """The flags of ``report``."""
+    parser.add_argument("--pdf", action="store_true", help="write the figures as PDF, too")
+    parser.add_argument(
+        "--output",
+        metavar="VALUE",
+        help="folder of the report (default: report/ in the folder of the run or grid, or beside several)",
+    )
 
 
 def add_generate(parser: Parser) -> None:

@@ -49,6 +49,14 @@ def hold(path: Path, *, waiting: Callable[[str], object] | None = None) -> Itera
         lock.release()
 
 
+def holder(path: Path) -> str | None:
+    """Who holds the lock ``path``, as far as can be seen without asking for it; None: nobody."""
+    if not _holder_file(path).is_file():
+        return None
+    name, is_gone = _holder(path)
+    return None if is_gone else name
+
+
 def _acquire(path: Path, waiting: Callable[[str], object] | None) -> FileLock:
     lock = FileLock(path)
     patience = time.monotonic() + _GRACE

@@ -28,8 +28,8 @@ def read(path: Path) -> dict[str, Any]:
     if not (path / "grid.json").is_file():
         raise Refusal(
             "MEASURED",
-            f"{path} is no folder of a grid (it has no grid.json); give one that diito reproduce has made, such as "
-            "experiments/small, or a measurements.json",
+            f"{path} is no folder of a run or a grid (it has neither recipe.yaml nor grid.json); give one such as "
+            "runs/quickstart or experiments/small, or a measurements.json",
         )
     grid = read_json(path / "grid.json")
     students, evaluations = [], []

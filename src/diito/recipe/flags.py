@@ -51,13 +51,14 @@ class Parser(argparse.ArgumentParser):
         self, functions: ModuleType, name: str, positionals: Mapping[str, str], flags: str | None, words: Sequence[str]
     ) -> None:
         """Make it the parser of a command: the text of its function is its description. ``positionals``: name to help, a name
-        with a question mark may be left out; ``flags``: the function that adds flags; ``words``: the rest of the line."""
+        with a question mark may be left out, one with a plus given several times; ``flags``: the function that adds flags;
+        ``words``: the rest of the line."""
         self.words = words
         self.description = inspect.getdoc(getattr(functions, name))
         self.set_defaults(parser=self)
         for positional, text in positionals.items():
-            word, is_optional = positional.rstrip("?"), positional.endswith("?")
-            self.add_argument(word, metavar=word.upper(), help=text, nargs="?" if is_optional else None)  # type: ignore[arg-type]
+            word = positional.rstrip("?+")
+            self.add_argument(word, metavar=word.upper(), help=text, nargs=positional.removeprefix(word) or None)  # type: ignore[arg-type]
         if flags is not None:
             getattr(functions, flags)(self)
 

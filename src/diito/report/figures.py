@@ -7,11 +7,11 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diito.evaluation.held_out.maps import draw_heat_map
+from diito.evaluation.held_out.maps import heat_map
+from diito.report.drawing import Figure, loss_title, save, smooth
 from diito.report.metrics import INTERCHANGE, METRICS, TABLE_1, Measured, Row, is_low_resource
 from diito.report.statistics import difference_of, summary
 
@@ -35,16 +35,6 @@ _STYLE = {
     "reference": ("#999999", "*"),
 }
 """Colour and marker of each method."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure, drawn."""
-
-    path: Path
-    title: str
-    text: str
-    """What is to be seen, for those who cannot see it and as the caption."""
 
 
 def figures(measured: Measured, folder: Path) -> list[Figure]:
@@ -110,7 +100,7 @@ def _dots(measured: Measured, rows: Sequence[Row], path: Path, title: str, text:
         axis.grid(axis="x", alpha=0.3)
         axis.set_title(group, fontsize=10, loc="left")
     axes[-1, 0].set_xlabel("perplexity of masked words (less is better)")
-    return _save(figure, path, title, text)
+    return save(figure, path, title, text)
 
 
 _ROWS = re.compile(r"\bN = ([\d,]+)")
@@ -144,7 +134,7 @@ def _over_rows(measured: Measured, folder: Path) -> Figure | None:
     axes[0, 0].set_ylabel(METRICS[metric].name)
     axes[0, -1].legend(fontsize=8)
     text = "Accuracy on combinations that no example shows, over the number of examples: means over the seeds."
-    return _save(figure, folder / "over-rows.png", "Over the number of examples", text)
+    return save(figure, folder / "over-rows.png", "Over the number of examples", text)
 
 
 def _differences(measured: Measured, folder: Path) -> Figure | None:
@@ -190,7 +180,7 @@ def _differences(measured: Measured, folder: Path) -> Figure | None:
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     text = "Every condition minus standard distillation, with the 95 % interval over distillation seeds (Student's t)."
-    return _save(figure, folder / "against-standard.png", "Against standard distillation", text)
+    return save(figure, folder / "against-standard.png", "Against standard distillation", text)
 
 
 def _depth(measured: Measured, folder: Path) -> Figure | None:
@@ -218,7 +208,7 @@ def _depth(measured: Measured, folder: Path) -> Figure | None:
     axis.legend()
     text = f"{METRICS[metric].name} against the depth of the student; bars are a standard deviation over the runs"
     text += " (the paper's Figure 3)." if metric == "glue" else "; the paper's Figure 3 has GLUE."
-    return _save(figure, folder / "figure-3.png", "Depth", text)
+    return save(figure, folder / "figure-3.png", "Depth", text)
 
 
 def _curves(measured: Measured, folder: Path) -> Figure | None:
@@ -245,7 +235,7 @@ def _curves(measured: Measured, folder: Path) -> Figure | None:
                 name = row["title"] + (f", {row['group']}" if several else "")
                 every = max(1, len(tokens) // 6)
                 axis.plot(tokens, values, color=colour, marker=marker, markevery=every, markersize=5, linewidth=1.1, label=name)
-        axis.set_title(f"{loss}: {_LOSSES[loss]}" if loss in _LOSSES else loss, fontsize=10)
+        axis.set_title(loss_title(loss), fontsize=10)
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axis.set_xlabel("tokens")
@@ -257,17 +247,7 @@ def _curves(measured: Measured, folder: Path) -> Figure | None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     text = "The losses on the training batches against tokens, a moving average over a tenth of the run, mean over the seeds "
     text += "that all have."
-    return _save(figure, folder / "training-curves.png", "Training curves", text)
-
-
-_LOSSES = {
-    "task": "the task's own",
-    "mlm": "masked words",  # what diito 0.1.0 measured
-    "ce": "smoothed, with the teacher",
-    "cos": "cosine distance of states",
-    "causal_ce": "smoothed, interventions",
-    "causal_cos": "cosine distance, interventions",
-}
+    return save(figure, folder / "training-curves.png", "Training curves", text)
 
 
 def _mean_curves(students: Sequence[dict[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
@@ -279,14 +259,8 @@ def _mean_curves(students: Sequence[dict[str, Any]]) -> dict[str, tuple[list[flo
     tokens = [by_step[0][step]["tokens"] for step in steps]
     losses = [name for name in by_step[0][steps[0]] if name not in ("step", "tokens", "loss")] if steps else []
     return {
-        loss: (tokens, _smooth([statistics.fmean(lines[step][loss] for lines in by_step) for step in steps])) for loss in losses
+        loss: (tokens, smooth([statistics.fmean(lines[step][loss] for lines in by_step) for step in steps])) for loss in losses
     }
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-    """Each value averaged with those before it, over a tenth of all."""
-    width = max(1, len(values) // 10)
-    return [statistics.fmean(values[max(0, end - width) : end]) for end in range(1, len(values) + 1)]
 
 
 def _map(measured: Measured, results: dict[str, Any], folder: Path) -> Figure:
@@ -294,15 +268,7 @@ def _map(measured: Measured, results: dict[str, Any], folder: Path) -> Figure:
     title = f"{row['title']}, seed {results['seed']}"
     name = re.sub(r"[^\w.+-]", "-", results["row"])  # measurements from elsewhere may hold any
     path = folder / f"map-{name}.png"
-    draw_heat_map(results["result"]["pairs"], path, title=title)
-    return Figure(
-        path, f"All pairs of layers: {title}", "Interchange interventions on every pair of layers, at unswapped tokens."
+    drawn = heat_map(results["result"]["pairs"], title=title)
+    return save(
+        drawn, path, f"All pairs of layers: {title}", "Interchange interventions on every pair of layers, at unswapped tokens."
     )
-
-
-def _save(figure: Any, path: Path, title: str, text: str) -> Figure:
-    import matplotlib.pyplot as plt
-
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return Figure(path, title, text)

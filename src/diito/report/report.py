@@ -1,15 +1,17 @@
 """The command ``diito report``: JSON to tables, figures, verdicts, and one page that holds them all.
 
+Of a grid:
+
 1. the measurements (``experiments/gather.py``) are kept as ``measurements.json``, from which all of this can be made again;
 2. tables (``tables.py``) are written as Markdown, LaTeX and CSV, figures (``figures.py``) as PNG;
 3. the paper's claims get their verdicts (``claims.py``);
-4. ``report.md`` and ``report.html`` hold it all; the page needs no other file.
+4. ``report.md`` and ``report.html`` hold it all (``page.py``); the page needs no other file.
+
+Of single runs (``runs.py``): their tables (``run_tables.py``) and figures (``run_figures.py``), on the same page.
 """
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,45 +19,57 @@ from typing import Any
 
 from diito.files import check_writable, write_text
 from diito.report.claims import verdicts
-from diito.report.figures import Figure, figures
+from diito.report.drawing import Figure, write_pdfs
+from diito.report.figures import figures
 from diito.report.metrics import Measured
+from diito.report.page import write_report
+from diito.report.run_figures import run_figures
+from diito.report.run_tables import run_tables
+from diito.report.runs import Run
 from diito.report.tables import tables
-from diito.tables import Table, markdown_text
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
-body { background: #fff; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25rem 0.75rem; text-align: right; white-space: nowrap; } tbody th, .text { text-align: left; }
-#claims .text, #claims th { white-space: normal; }
-thead th { border-bottom: 2px solid #333; border-top: 2px solid #333; }
-tbody tr:last-child > * { border-bottom: 2px solid #333; }
-tr.group th { padding-top: 0.75rem; } tbody th { font-weight: normal; } tr.group th, thead th { font-weight: 600; }
-.note, figcaption { color: #555; font-size: 0.875rem; } figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; }
-"""
+from diito.tables import Table
 
 
-def report(measured: dict[str, Any], folder: Path) -> int:
-    """Make the report of what was measured; the exit code. Raises ValueError for a folder that cannot be made."""
+def report(measured: dict[str, Any], folder: Path, *, pdf: bool = False) -> int:
+    """Make the report of what a grid has measured; the exit code. Raises ValueError for a folder that cannot be made.
+
+    ``pdf``: the figures as PDF, too.
+    """
     check_writable(folder / "report.md", "--output")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "measurements.json", _compact(measured))
     asked = Measured(measured)
     shown = [_claims(asked), *tables(asked)]
     drawn = figures(asked, folder)
-    for table in shown:
-        write_text(folder / f"{table.name}.tex", table.latex())
-        write_text(folder / f"{table.name}.csv", table.csv())
-    text = _markdown(asked, shown, drawn)
-    write_text(folder / "report.md", text)
-    write_text(folder / "report.html", _page(asked, shown, drawn))
-    print("\n".join(table.markdown() for table in shown))
-    print(
-        f"written    {folder}: report.html, report.md, {len(shown)} tables (.tex, .csv), {len(drawn)} figures, "
-        "measurements.json"
-    )
+    write_report(folder, f"{asked.name}: what was measured", _summary(asked), shown, drawn)
+    _finish(folder, shown, drawn, pdf=pdf, more=", measurements.json")
     return 0
+
+
+def report_runs(runs: Sequence[Run], folder: Path, *, pdf: bool = False) -> int:
+    """The same of single runs, side by side."""
+    check_writable(folder / "report.md", "--output")
+    folder.mkdir(parents=True, exist_ok=True)
+    shown, drawn = run_tables(runs), run_figures(runs, folder)
+    recipes = [(f"The recipe of {run.name}", run.recipe_text) for run in runs]
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
+    write_report(folder, f"{title}: pictures", _summary_of_runs(runs), shown, drawn, recipes)
+    _finish(folder, shown, drawn, pdf=pdf)
+    return 0
+
+
+def _finish(folder: Path, shown: Sequence[Table], drawn: Sequence[Figure], *, pdf: bool, more: str = "") -> None:
+    if pdf:
+        write_pdfs(drawn)
+    print("\n".join(table.markdown() for table in shown))
+    kinds = " (.png, .pdf)" if pdf else ""
+    print(f"written    {folder}: report.html, report.md, {len(shown)} tables (.tex, .csv), {len(drawn)} figures{kinds}{more}")
+
+
+def _summary_of_runs(runs: Sequence[Run]) -> str:
+    return "; ".join(
+        f"{run.name}: {run.state}, step {run.step:,}" + (f" of {run.steps:,}" if run.steps else "") for run in runs
+    )
 
 
 def _claims(measured: Measured) -> Table:
@@ -81,32 +95,6 @@ def _summary(measured: Measured) -> str:
         else ""
     )
     return f"The grid {measured.name}: {' and '.join(parts)} are done{by}."
-
-
-def _markdown(measured: Measured, shown: Sequence[Table], drawn: Sequence[Figure]) -> str:
-    lines = [f"# {markdown_text(measured.name)}: what was measured", "", markdown_text(_summary(measured)), ""]
-    lines += [table.markdown() for table in shown]
-    for figure in drawn:
-        title, text = markdown_text(figure.title), markdown_text(figure.text)
-        lines += [f"### {title}", "", f"![{text}]({figure.path.name})", "", text, ""]
-    return "\n".join(lines)
-
-
-def _page(measured: Measured, shown: Sequence[Table], drawn: Sequence[Figure]) -> str:
-    title = f"{html.escape(measured.name)}: what was measured"
-    pictures = []
-    for figure in drawn:
-        data = base64.b64encode(figure.path.read_bytes()).decode()
-        pictures.append(
-            f"<section><h2>{html.escape(figure.title)}</h2><figure><img src='data:image/png;base64,{data}' "
-            f"alt='{html.escape(figure.text)}'><figcaption>{html.escape(figure.text)}</figcaption></figure></section>"
-        )
-    body = "\n".join([*(table.html() for table in shown), *pictures])
-    return (
-        f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{title}</title>\n"
-        f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{_STYLE}</style></head>\n"
-        f"<body><h1>{title}</h1><p>{html.escape(_summary(measured))}</p>\n{body}\n</body></html>\n"
-    )
 
 
 def _compact(measured: dict[str, Any]) -> str:

@@ -83,7 +83,7 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, pl
                 if main and resume:
                     _say_where(folder)
                 if main:
-                    folder.start(resume=resume, manifest=manifest)
+                    folder.start(resume=resume, manifest=manifest, plan=parts.plan.as_json())
             try:
                 return _run(recipe, parts, folder, arguments)
             except KeyboardInterrupt:  # while measuring, or a second time in a step: what was saved before is whole

@@ -1,8 +1,8 @@
 """The folder of a run: what is in it, when it may be written, and where a resumed run goes on.
 
-``manifest.json`` what decides the student, ``recipe.yaml`` as run (the last thing that is written at the start, and never
-again), ``environment.json``, ``resumes.jsonl`` a line a resume, ``metrics.jsonl``, ``results.json``, ``checkpoints/``,
-``student/``.
+``manifest.json`` what decides the student, ``plan.json`` steps and what a step costs, ``recipe.yaml`` as run (the last thing
+that is written at the start, and never again), ``environment.json``, ``resumes.jsonl`` a line a resume, ``metrics.jsonl``,
+``results.json``, ``checkpoints/``, ``student/``.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ from diito.models.cut import Cut
 from diito.paths import expand
 from diito.recipe import Recipe
 from diito.recipe.file import dump, read
+from diito.recipe.values import differing_fields
 from diito.refusal import Refusal
-from diito.run.manifest import deciding_fields, differing_fields, fixed_fields, refuse_another_run, refuse_other_fields
+from diito.run.manifest import deciding_fields, fixed_fields, refuse_another_run, refuse_other_fields
 from diito.training.checkpoints import checkpoint_fault, checkpoints_by_step
 
 _CARD = "README.md"
@@ -52,6 +53,7 @@ class RunFolder:
         self.lock = self.path / ".lock"
         self.manifest = self.path / "manifest.json"
         self.recipe_file = self.path / "recipe.yaml"
+        self.plan = self.path / "plan.json"
         self.environment = self.path / "environment.json"
         self.resumes = self.path / "resumes.jsonl"
         self.metrics = self.path / "metrics.jsonl"
@@ -97,14 +99,18 @@ class RunFolder:
             sentence = f"the run {self.path} is being written by {holder}; wait for it, or give another --name"
             raise Refusal("name", sentence) from None
 
-    def start(self, *, resume: bool, manifest: dict[str, Any] | None = None) -> None:
+    def start(self, *, resume: bool, manifest: dict[str, Any] | None = None, plan: dict[str, Any] | None = None) -> None:
         """Make the folder, in place of what is there, or note that the run is resumed and remove what is damaged."""
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             if resume:
                 self._resume()
-                return
-            self._clear()
+            else:
+                self._clear()
+        if plan is not None:
+            write_json(self.plan, plan)
+        if resume:
+            return
         if manifest is not None:
             write_json(self.manifest, manifest)
         write_json(self.environment, environment())
@@ -197,7 +203,7 @@ class RunFolder:
 
     def _is_unused(self) -> bool:
         """Whether there is nothing but what a start that was interrupted leaves."""
-        ours = {self.lock.name, self.lock.name + HOLDER, self.manifest.name, self.environment.name}
+        ours = {entry.name for entry in (self.lock, self.plan, self.manifest, self.environment)} | {self.lock.name + HOLDER}
         return not self.path.exists() or all(entry.name in ours or is_aside(entry) for entry in self.path.iterdir())
 
     def _clear(self) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from diito.method.rows import Needs
 from diito.models import load as models
 from diito.models.load import ModelSource
 from diito.recipe import Recipe
-from diito.recipe.fields import FREE, LATER, PLACE
-from diito.recipe.flags import default_of
+from diito.recipe.fields import FREE, PLACE
+from diito.recipe.values import fields_of
 from diito.refusal import Refusal
 from diito.run.parts import Parts
 from diito.run.students import source_of
@@ -134,18 +133,12 @@ def refuse_another_run(before: dict[str, Any], now: dict[str, Any], run: Path) -
 
 def deciding_fields(recipe: Recipe) -> dict[str, Any]:
     """The fields of a recipe that decide the student, with their values: ``{"training.max_steps": 40, ...}``."""
-    return {key: value for key, value, role in _fields(recipe, "") if role != FREE}
+    return {key: value for key, value, role in fields_of(recipe) if role != FREE}
 
 
 def fixed_fields(recipe: Recipe) -> dict[str, Any]:
     """Those of them that must be as they were, whatever is found where the others say."""
-    return _as_in_a_file({key: value for key, value, role in _fields(recipe, "") if role not in (FREE, PLACE)})
-
-
-def differing_fields(before: Recipe, now: Recipe) -> dict[str, list[Any]]:
-    """All fields whose values differ, each with both."""
-    old, new = ({key: value for key, value, _ in _fields(recipe, "")} for recipe in (before, now))
-    return {key: [old.get(key), new.get(key)] for key in old | new if old.get(key) != new.get(key)}
+    return _as_in_a_file({key: value for key, value, role in fields_of(recipe) if role not in (FREE, PLACE)})
 
 
 def own_parts(recipe: Recipe) -> dict[str, str]:
@@ -165,25 +158,3 @@ def _modules(*references: Any) -> dict[str, str]:
 def _as_in_a_file(content: dict[str, Any]) -> dict[str, Any]:
     """As it is written and read back, to be compared: tuples are lists there, and secrets are left out."""
     return dict(json.loads(redact(json.dumps(content))))
-
-
-def _fields(section: Any, prefix: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """The key, the value and the role on resume of each field; one that came later only where it says something else."""
-    for field in dataclasses.fields(section):
-        key, value, role = prefix + field.name, getattr(section, field.name), dict(field.metadata)
-        if LATER.items() <= role.items() and value == default_of(field):
-            continue
-        if dataclasses.is_dataclass(value):
-            yield from _fields(value, f"{key}.")
-        elif isinstance(value, dict):
-            yield from (
-                (f"{key}.{name}", _plain(item), FREE if name in role.get("free", ()) else {}) for name, item in value.items()
-            )
-        else:
-            yield key, _plain(value), role
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value

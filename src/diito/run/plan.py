@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -119,6 +120,15 @@ class Plan:
             own_sources=recipe.intervention.sources_per_row if recipe.intervention.pairing == "independent" else 0,
             recompute=bool(further.get("gradient_checkpointing") or further.get("activation_checkpointing")),
         )
+
+    def as_json(self) -> dict[str, Any]:
+        """What a report needs of it: steps, and what a step costs."""
+        return {
+            "steps": self.steps,
+            "tokens_per_step": self.tokens_per_step,
+            "flops_per_step": self.cost.total * self.tokens_per_step,
+            "standard_flops_per_step": self.cost.base * self.tokens_per_step,
+        }
 
     def __str__(self) -> str:
         return "\n".join(f"{name:<10} {text}" for name, text in self._lines())

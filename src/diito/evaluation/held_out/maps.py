@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from diito.evaluation.settings import InterchangeSettings
 from diito.method.alignment import AlignedPair
 from diito.paths import expand
 from diito.refusal import Refusal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCORES = {"iia": "IIA", "effective_iia": "effective IIA", "counterfactual_kl": "counterfactual KL"}
 """What an alignment can be chosen by: more of the accuracies is better, less of the divergence."""
@@ -78,11 +81,13 @@ def map_files(settings: InterchangeSettings, measurements: Sequence[Measurement]
 
 
 def draw_heat_map(pairs: Sequence[dict[str, Any]], path: str | Path, *, title: str) -> None:
-    """Write a figure of the map: IIA, effective IIA, counterfactual KL and efficacy at the unswapped tokens."""
-    import matplotlib
+    """Write the figure of a map."""
+    heat_map(pairs, title=title).savefig(path, dpi=150)
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+
+def heat_map(pairs: Sequence[dict[str, Any]], *, title: str) -> Figure:
+    """The figure of a map: IIA, effective IIA, counterfactual KL and efficacy at the unswapped tokens."""
+    from matplotlib.figure import Figure
 
     panels = (
         ("iia", "IIA (share of tokens)", "viridis"),
@@ -91,7 +96,8 @@ def draw_heat_map(pairs: Sequence[dict[str, Any]], path: str | Path, *, title: s
         ("efficacy", "efficacy (share of tokens)", "viridis"),
     )
     students, teachers = matrix(pairs, "iia").shape
-    figure, axes = plt.subplots(2, 2, figsize=(3.5 + 1.1 * teachers, 3.0 + 1.0 * students), layout="constrained")
+    figure = Figure(figsize=(3.5 + 1.1 * teachers, 3.0 + 1.0 * students), layout="constrained")
+    axes = figure.subplots(2, 2)
     for axis, (score, label, colours) in zip(axes.flat, panels, strict=True):
         values = matrix(pairs, score)
         image = axis.imshow(values, cmap=colours, aspect="auto", origin="lower")
@@ -105,8 +111,7 @@ def draw_heat_map(pairs: Sequence[dict[str, Any]], path: str | Path, *, title: s
         axis.set_title(label, fontsize=10)
         figure.colorbar(image, ax=axis, shrink=0.9)
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return figure
 
 
 def _readable(image: Any, value: float) -> str:
