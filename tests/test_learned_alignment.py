@@ -44,6 +44,7 @@ def test_layers_of_the_teacher_are_found_again_and_kept(tmp_path):
     shuffled = Alignment([AlignedPair([0], [3]), AlignedPair([1], [0]), AlignedPair([2], [1]), AlignedPair([3], [2])])
     found = choose(student, parts.held_out, shuffled)
     assert found.alignment == Alignment.full(4, 4) and found.divergence < 1e-4 < found.gain
+    assert len(found.pairs) == 16 and found.pairs[5]["unswapped"]["counterfactual_kl"] < 1e-4
     assert choose(student, parts.held_out, shuffled, top=False).alignment == Alignment(Alignment.full(4, 4).pairs[:3])
     again = choose(student, parts.held_out, found.alignment)
     assert again.alignment == found.alignment and again.gain == 0

@@ -53,7 +53,8 @@ class TrainingSection(Aliased):
     eval_steps: CountOrNever = field(default=0, metadata=FREE)
     """Steps between evaluations; 0 evaluates before and after training only."""
     report_to: list[str] = field(default_factory=list, metadata=FREE)
-    """Loggers of Trainer, e.g. [tensorboard, wandb, mlflow]."""
+    """Loggers of Trainer, e.g. [tensorboard, wandb, mlflow]: every number of metrics.jsonl, and the maps that an alignment is
+    chosen from (alignment.kind: learned) as pictures. TensorBoard's files lie in the run's checkpoints/runs/."""
     arguments: dict[str, Any] = field(default_factory=dict, metadata=FREE_ARGUMENTS)
     """Further fields of transformers.TrainingArguments as a section of their own, e.g. {push_to_hub: true}."""
 

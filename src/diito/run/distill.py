@@ -29,7 +29,7 @@ from diito.recipe import Recipe
 from diito.refusal import Refusal
 from diito.run.cache import check_cache, use_cache
 from diito.run.folder import RunFolder
-from diito.run.learned import check_choosable, learned_alignment
+from diito.run.learned import check_choosable, learned_alignment, show_maps
 from diito.run.manifest import make_manifest
 from diito.run.model_card import model_card
 from diito.run.parts import Parts, as_run, build_trainer, check_reached, load, position_rule, survey
@@ -148,6 +148,7 @@ def train(
         trainer.add_callback(Every(recipe.evaluation.interchange_every, interchange, trainer.log))
     if learned is not None:
         learned.log = trainer.log
+        show_maps(learned, trainer.callback_handler.callbacks)
         trainer.add_callback(learned)
     checkpoint = folder.newest_checkpoint()
     try:

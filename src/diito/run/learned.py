@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from transformers import PreTrainedModel, TrainerCallback
 
 from diito.evaluation.held_out.choice import choose_alignment
+from diito.evaluation.held_out.maps import heat_map
 from diito.evaluation.held_out.metrics import find_metric
 from diito.method.alignment import Alignment
 from diito.recipe import Recipe
@@ -12,6 +16,7 @@ from diito.recipe.sections import CHOICE_STEPS
 from diito.refusal import Refusal
 from diito.run.parts import Parts, position_rule
 from diito.training.callbacks import LearnedAlignment
+from diito.training.loggers import log_figure, loggers_among
 
 
 def check_choosable(parts: Parts) -> None:
@@ -33,7 +38,7 @@ def learned_alignment(recipe: Recipe, parts: Parts) -> LearnedAlignment | None:
     held_out, rule = parts.held_out, position_rule(recipe, parts.task, parts.tokenizer)
     assert held_out is not None
 
-    def choose(student: PreTrainedModel, present: Alignment) -> tuple[Alignment, dict[str, float]]:
+    def choose(student: PreTrainedModel, present: Alignment) -> tuple[Alignment, dict[str, float], list[dict[str, Any]]]:
         choice = choose_alignment(
             student,
             parts.teacher.to(student.device),
@@ -45,6 +50,18 @@ def learned_alignment(recipe: Recipe, parts: Parts) -> LearnedAlignment | None:
             special_ids=parts.task.special_ids(parts.tokenizer),
         )
         numbers = {} if choice.divergence is None else {"counterfactual_kl": choice.divergence, "gain": choice.gain}
-        return choice.alignment, numbers
+        return choice.alignment, numbers, choice.pairs
 
     return LearnedAlignment(recipe.alignment.every or CHOICE_STEPS, parts.alignment, choose)
+
+
+def show_maps(learned: LearnedAlignment, callbacks: Iterable[TrainerCallback]) -> None:
+    """Give the loggers among a trainer's callbacks the picture of each map that an alignment is chosen from."""
+    loggers = loggers_among(callbacks)
+    if not loggers:
+        return
+
+    def show(pairs: Sequence[dict[str, Any]], step: int) -> None:
+        log_figure(loggers, "map", heat_map(pairs, title=f"step {step}"), step)
+
+    learned.show = show

@@ -20,8 +20,10 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from diito.files import append_json_line, write_text
 from diito.method.alignment import AlignedPair, Alignment
 
-Chooser = Callable[[PreTrainedModel, Alignment], tuple[Alignment, Mapping[str, float]]]
-"""From a student and its present alignment the next one, and numbers that speak for it."""
+Map = Sequence[dict[str, Any]]
+"""Figures of pairs of layers, as they were measured."""
+Chooser = Callable[[PreTrainedModel, Alignment], tuple[Alignment, Mapping[str, float], Map]]
+"""From a student and its present alignment the next one, numbers that speak for it, and the map that it was chosen from."""
 
 
 class Interruption(TrainerCallback):
@@ -126,8 +128,9 @@ class Every(TrainerCallback):
 class LearnedAlignment(TrainerCallback):
     """Chooses Π anew every so many steps and says so: on the screen, in the log, in the checkpoints.
 
-    ``choose``: from the student and the present alignment the next one, and numbers that speak for it. Every rank chooses, as a
-    student may be spread over them, and all take what the first one has chosen. ``log`` is the trainer's.
+    ``choose``: from the student and the present alignment the next one, numbers that speak for it, and the map. Every rank
+    chooses, as a student may be spread over them, and all take what the first one has chosen. ``log`` is the trainer's,
+    ``show`` gets each map with its step.
     """
 
     SAVED = "alignment"
@@ -138,6 +141,7 @@ class LearnedAlignment(TrainerCallback):
         self.chosen_at: int | None = None
         """The step of the last change; None: there was none."""
         self.log: Callable[..., None] = lambda logs: None
+        self.show: Callable[[Map, int], None] = lambda pairs, step: None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         saved: Any = (state.stateful_callbacks or {}).get(self.SAVED)
@@ -151,7 +155,7 @@ class LearnedAlignment(TrainerCallback):
         chosen = [self.choose(kwargs["model"].student, self.present)]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             broadcast_object_list(chosen)
-        ((alignment, numbers),) = chosen
+        ((alignment, numbers, pairs),) = chosen
         if alignment != self.present:
             self.present, self.chosen_at = alignment, state.global_step
         kwargs["model"].alignment = alignment
@@ -159,6 +163,7 @@ class LearnedAlignment(TrainerCallback):
         named = {f"eval_alignment_{name}": value for name, value in numbers.items()}
         _log(self.log, {"eval_alignment": str(alignment), **named}, control)
         if state.is_world_process_zero:
+            self.show(pairs, state.global_step)
             said = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
             tqdm.write(f"step {state.global_step}/{state.max_steps}  alignment: {alignment}  {said}", file=sys.stderr)
 

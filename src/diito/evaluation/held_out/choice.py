@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class Choice:
     """Its counterfactual KL at unswapped tokens in nats, the mean over its pairs; None where no token was counted."""
     gain: float
     """By how much less that is than the one's before; 0 where that is kept."""
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+    """The map that it was chosen from, as ``maps.heat_map`` draws it."""
 
 
 def choose_alignment(
@@ -72,15 +74,16 @@ def choose_alignment(
     )
     every, now = _part(counts, 0, len(pairs)), _part(counts, len(pairs), None)
     before = _divergence(now)
-    scores = goodness(_unswapped(every), "counterfactual_kl")
+    measured = _unswapped(every)
+    scores = goodness(measured, "counterfactual_kl")
     if before is None or np.isnan(scores).any():  # no unswapped token that a swap can change
-        return Choice(present, before, 0.0)
+        return Choice(present, before, 0.0, measured)
     teachers = best_monotone(scores)
     chosen = Alignment(AlignedPair([ours], [theirs]) for ours, theirs in enumerate(teachers))
     compared = compare_alignments(every.as_json(), now.as_json(), teachers, "counterfactual_kl")
     if chosen == present or compared["better"] != "chosen":
-        return Choice(present, before, 0.0)
-    return Choice(chosen, before - compared["difference"], compared["difference"])
+        return Choice(present, before, 0.0, measured)
+    return Choice(chosen, before - compared["difference"], compared["difference"], measured)
 
 
 def _part(counts: Counts, start: int, stop: int | None) -> Counts:
