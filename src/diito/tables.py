@@ -130,6 +130,13 @@ def number(value: float | None, digits: int = 2) -> str:
     return MISSING if value is None else f"{value:.{digits}f}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds as ``1:02`` or ``1:02:03``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
 def interval(bounds: Sequence[float] | None, digits: int = 2, *, sign: str = "") -> str:
     """Bounds as a cell, empty where there are none. ``sign``: ``+`` writes the sign of positive ones too."""
     return "" if bounds is None else f"[{bounds[0]:{sign}.{digits}f}, {bounds[1]:{sign}.{digits}f}]"

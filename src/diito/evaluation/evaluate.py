@@ -22,6 +22,7 @@ from diito.evaluation.kinds import Job, Kind, check_packages, find, parts_of, re
 from diito.evaluation.results import Measurement, ResultsFile, slug
 from diito.evaluation.settings import EvaluateSettings
 from diito.models.load import ModelSource
+from diito.progress import bars
 
 
 def evaluate(kind: str | Kind, model: str, settings: Any, run: EvaluateSettings) -> int:
@@ -72,7 +73,8 @@ def measure(job: Job, results: ResultsFile, *, again: bool) -> Measurement:
         print(f"{job.title}: in {results.path} already", file=sys.stderr, flush=True)
         return dataclasses.replace(known, model=job.model)  # the same model may have had another name
     print(f"{job.title}: measuring", file=sys.stderr, flush=True)
-    result, examples = job.run()
+    with bars():
+        result, examples = job.run()
     measurement = Measurement(job.identity, job.settings, job.model, result, examples, environment())
     results.add(measurement)
     return measurement

@@ -21,6 +21,7 @@ from diito.models import load as models
 from diito.models.learn import learn
 from diito.models.load import ModelSource
 from diito.paths import expand
+from diito.progress import bars
 from diito.refusal import Refusal
 from diito.tables import Table, interval, number
 from diito.tasks.rules import find_rule
@@ -87,8 +88,9 @@ def _job(settings: AlignSettings, source: ModelSource, path: Path, device: str) 
             special_ids=text.task.special_ids(text.tokenizer),
             seed=settings.seed,
         )
-        bases = find_bases(model, layers, training.examples, search, progress=True)
-        counts = measure_bases(model, bases, text.examples, search, progress=True)
+        with bars():
+            bases = find_bases(model, layers, training.examples, search)
+            counts = measure_bases(model, bases, text.examples, search)
         numbers = rotation_numbers(counts)
         facts = {"teacher": source.name, "teacher_digest": identity["model"], "identity": identity, "measured": numbers}
         write_rotation(path, bases, {**facts, "environment": environment()})

@@ -17,6 +17,7 @@ from diito.experiments.folders import JobFolder
 from diito.experiments.jobs import Job
 from diito.experiments.manifest import row_of
 from diito.files import read_json
+from diito.tables import duration
 
 _RUNNING_LINES = 12
 
@@ -50,7 +51,7 @@ class Screen:
         (self.done if problem is None else self.failed).add(job.hash)
         if problem is None:
             seconds = read_json(self.folders[job.hash].done).get("seconds", 0)
-            self._say(f"done       {job.planned.title} ({_duration(seconds)}; {len(self.done)} of {len(self.jobs)})")
+            self._say(f"done       {job.planned.title} ({duration(seconds)}; {len(self.done)} of {len(self.jobs)})")
         else:
             self._say(f"failed     {job.planned.title}: {next(iter(problem.splitlines()), '')}")
 
@@ -89,7 +90,7 @@ class Screen:
         return table
 
     def _lines(self, running: Sequence[tuple[Job, float]]) -> list[Text]:
-        lines = [Text(f"{job.planned.title}  {_duration(time.time() - since)}{self._progress(job)}") for job, since in running]
+        lines = [Text(f"{job.planned.title}  {duration(time.time() - since)}{self._progress(job)}") for job, since in running]
         more = [Text(f"and {len(lines) - _RUNNING_LINES} more")] if len(lines) > _RUNNING_LINES else []
         return lines[:_RUNNING_LINES] + more
 
@@ -108,9 +109,3 @@ class Screen:
     def _say(self, text: str) -> None:
         if self._live is None:
             self._console.print(f"{time.strftime('%H:%M:%S')}  {text}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -16,10 +16,11 @@ _FIGURES = {
     "accuracy": ("accuracy", 3),
     "f1": ("F1", 3),
     "f1_macro": ("macro F1", 3),
+    "f1_micro": ("micro F1", 3),
     "matthews": ("Matthews", 3),
     "pearson": ("Pearson", 3),
     "spearman": ("Spearman", 3),
-    "mse": ("MSE", 3),
+    "squared_error": ("squared error", 3),
     "ece": ("calibration error", 3),
     "agreement": ("agreement", 3),
     "iia": ("IIA", 3),
@@ -41,7 +42,8 @@ def run_tables(runs: Sequence[Run]) -> list[Table]:
 def figures_of(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
     """The held-out figures that one of the runs has, with title and decimals."""
     known = {name for run in runs for part in (*run.results.values(), *run.measured) if isinstance(part, dict) for name in part}
-    return {name: said for name, said in _FIGURES.items() if name in known}
+    own = {name: None for run in runs for name in run.results.get("teacher") or {} if name not in _FIGURES}
+    return {name: said for name, said in _FIGURES.items() if name in known} | {name: (name, 3) for name in own}
 
 
 def overview(runs: Sequence[Run]) -> Table:

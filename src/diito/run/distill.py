@@ -25,6 +25,7 @@ from diito.evaluation.held_out.interchange import interchange_accuracy
 from diito.evaluation.held_out.metrics import find_metric
 from diito.faults import remedy
 from diito.files import CannotWrite, write_json, writing
+from diito.progress import bars
 from diito.recipe import Recipe
 from diito.refusal import Refusal
 from diito.run.cache import check_cache, use_cache
@@ -36,8 +37,9 @@ from diito.run.parts import Parts, as_run, build_trainer, check_reached, load, p
 from diito.speed.process import keep_freed_memory
 from diito.tables import MISSING
 from diito.training.arguments import training_arguments
-from diito.training.callbacks import Every, Interruption, LearnedAlignment, MetricsFile, Progress
+from diito.training.callbacks import Every, Interruption, LearnedAlignment, MetricsFile
 from diito.training.checkpoints import save_projections
+from diito.training.progress import Progress
 from diito.training.trainer import Evaluation
 from diito.training.upload import open_repository, upload_student
 
@@ -138,11 +140,8 @@ def train(
     use_cache(trainer, recipe)
     trainer.card = _card(parts, folder.read_results())
     trainer.remove_callback(PrinterCallback)
-    for callback in (
-        interruption,
-        MetricsFile(folder.metrics),
-        Progress(list(trainer.objective.weights), list(_figures(parts))),
-    ):
+    progress = Progress(list(trainer.objective.weights), list(_figures(parts)))
+    for callback in (interruption, MetricsFile(folder.metrics), progress):
         trainer.add_callback(callback)
     if interchange is not None and recipe.evaluation.interchange_every:
         trainer.add_callback(Every(recipe.evaluation.interchange_every, interchange, trainer.log))
@@ -154,6 +153,7 @@ def train(
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
+        progress.close()
         interruption.restore()
     if interruption.signal_number is None and arguments.process_index == 0:
         with writing(folder.path):
@@ -217,10 +217,11 @@ def _measure_before(folder: RunFolder, parts: Parts, measure: Evaluation | None,
         return results
     assert parts.held_out is not None
     _say(main, f"measuring on {parts.plan.held_out}")
-    results = {
-        "teacher": find_metric(parts.task.metric)(parts.teacher, parts.held_out),
-        "before": measure(parts.student),
-    }
+    with bars():
+        results = {
+            "teacher": find_metric(parts.task.metric)(parts.teacher, parts.held_out),
+            "before": measure(parts.student),
+        }
     write_json(folder.results, results)
     _say(main, _table(results, parts))
     return results
@@ -228,7 +229,8 @@ def _measure_before(folder: RunFolder, parts: Parts, measure: Evaluation | None,
 
 def _finish(folder: RunFolder, parts: Parts, measure: Evaluation | None, results: dict[str, Any]) -> None:
     if measure is not None:
-        results["after"] = measure(parts.student)
+        with bars():
+            results["after"] = measure(parts.student)
         _say(True, _table(results, parts))
         if said := _continuations(parts):
             results["continuations"] = said

@@ -1,5 +1,5 @@
-"""What happens around the steps of a run: stopping on a signal, the metrics file, choices of an alignment, factors of weights,
-the progress bar."""
+"""What happens around the steps of a run: stopping on a signal, the metrics file, choices of an alignment, factors of
+weights."""
 
 from __future__ import annotations
 
@@ -184,56 +184,3 @@ class WeightFactors(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         state.stateful_callbacks[self.SAVED] = dict(kwargs["model"].balance.factors)  # type: ignore[index, call-overload]
-
-
-class Progress(TrainerCallback):
-    """A progress bar with the named losses and tokens/s; where there is no terminal, a line a log step.
-
-    What is measured on the way has a line of its own in both cases, with the figures called ``measured``.
-    """
-
-    def __init__(self, names: Sequence[str], measured: Sequence[str] = ()) -> None:
-        self.names, self.measured = names, measured
-        self._bar: tqdm[Any] | None = None
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.is_world_process_zero and sys.stderr.isatty():
-            self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._bar is not None:
-            self._bar.update(state.global_step - self._bar.n)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        logs = logs or {}
-        if not state.is_world_process_zero:
-            return
-        figures = [f"{name} {logs[f'eval_{name}']:.4g}" for name in self.measured if f"eval_{name}" in logs]
-        if figures:
-            self._print(f"step {state.global_step}/{state.max_steps}  held-out: {'  '.join(figures)}")
-        if "loss" not in logs:
-            return
-        text = "  ".join(f"{name} {logs[name]:.3f}" for name in [*self.names, "loss"] if name in logs)
-        text += f"  {logs['tokens_per_second']:,.0f} tokens/s"
-        if self._bar is not None:
-            self._bar.set_postfix_str(text)
-        else:
-            self._print(f"step {state.global_step}/{state.max_steps}  {text}")
-
-    def _print(self, line: str) -> None:
-        if self._bar is not None:
-            self._bar.write(line, file=sys.stderr)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None

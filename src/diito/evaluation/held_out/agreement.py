@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from diito.evaluation.held_out.intervals import bootstrap_interval, by_document
 from diito.method.alignment import AlignedPair
+from diito.progress import bar
 
 STUDENT = "student"
 REFERENCES = {
@@ -91,7 +92,7 @@ def interchange_numbers(counts: Counts) -> dict[str, Any]:
         }
         numbers[name]["pairs"] = [
             _pair_numbers(pair, sums, None if name != STUDENT else counts.documents)
-            for pair, sums in zip(counts.pairs, counts.sums[index], strict=True)
+            for pair, sums in bar(list(zip(counts.pairs, counts.sums[index], strict=True)), f"intervals of {name}", "pairs")
         ]
     return numbers
 

@@ -22,6 +22,7 @@ from diito.method.positions import has_label
 from diito.models.answers import label_names
 from diito.models.modes import eval_mode
 from diito.models.steps import accepted, logits_of
+from diito.progress import bar
 
 _BINS = 15
 
@@ -74,7 +75,7 @@ def _predict(model: PreTrainedModel, held_out: HeldOut) -> Predicted:
     logits, labels, labelled, rows, done = [], [], [], [], 0
     with eval_mode(model):
         held_out = held_out.for_models(model)
-        for examples in held_out.batches():
+        for examples in bar(list(held_out.batches()), "predicting", "batches"):
             batch = held_out.batch_of(examples, device=model.device)
             outputs = logits_of(model(**accepted(model, batch))).float()
             used = batch["slots"] >= 0

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from diito.evaluation.held_out.agreement import QUANTITIES, REFERENCES, STUDENT, Counts, means
@@ -34,6 +33,7 @@ from diito.method.rotation import Bases
 from diito.method.swaps import SwapDraws
 from diito.models.layered import Layered, Run
 from diito.models.modes import eval_mode
+from diito.progress import bar
 from diito.refusal import Refusal
 from diito.tasks.task import UNUSED
 
@@ -90,7 +90,6 @@ def interchange_counts(
     undistilled: PreTrainedModel | None = None,
     student_bases: Bases | None = None,
     teacher_bases: Bases | None = None,
-    progress: bool = False,
 ) -> Counts:
     """Compare the models under the interventions of ``pairs``, each on its own.
 
@@ -111,7 +110,7 @@ def interchange_counts(
         sums = np.zeros((len(names), len(pairs), len(held_out.examples), 2, len(QUANTITIES)))
         unswapped = np.zeros((len(held_out.examples), 2))
         done = 0
-        for examples in tqdm(list(held_out.batches()), desc="interchange", unit=" batches", disable=None if progress else True):
+        for examples in bar(list(held_out.batches()), "interchange", "batches"):
             draw = _draw(held_out, examples, swaps, device=student.device, with_donors=references)
             theirs = _Runs(teacher, draw.base, draw.sources, teacher_bases)
             ours = {STUDENT: _Runs(student, draw.base, draw.sources, student_bases)}

@@ -105,7 +105,7 @@ def _perplexity_job(settings: PerplexitySettings, source: ModelSource, *beside: 
 
     def run() -> Result:
         model = load_model(source, text.task).to(device_of(device))
-        sums = token_losses(model, _windows(settings, text), draws=_draws(settings, text), progress=True)
+        sums = token_losses(model, _windows(settings, text), draws=_draws(settings, text))
         return perplexity_numbers(sums), sums.as_json()
 
     return Job(identity, dataclasses.asdict(settings), f"perplexity of {source.name}", source.name, run)
@@ -133,7 +133,6 @@ def interchange_jobs(
             special_ids=task.special_ids(plan.text.tokenizer),
             references=True,
             undistilled=None if plan.undistilled is None else build_student(teacher, plan.undistilled),
-            progress=True,
         )
         result = {"teacher": plan.teacher.name, "map": settings.map, "undistilled_layers": plan.undistilled}
         return {**result, "unswapped": agreement_numbers(counts), "models": interchange_numbers(counts)}, counts.as_json()

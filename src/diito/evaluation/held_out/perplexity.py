@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from diito.evaluation.held_out.intervals import bootstrap_interval, by_document
@@ -26,6 +25,7 @@ from diito.method.losses import masked_cross_entropy
 from diito.models.layered import Layered
 from diito.models.modes import eval_mode
 from diito.models.steps import CannotRun, accepted
+from diito.progress import bar
 from diito.refusal import Refusal
 
 
@@ -67,22 +67,22 @@ def perplexity(model: PreTrainedModel, held_out: HeldOut) -> dict[str, float]:
 
 
 @torch.no_grad()
-def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1, progress: bool = False) -> TokenLosses:
+def token_losses(model: PreTrainedModel, held_out: HeldOut, *, draws: int = 1) -> TokenLosses:
     """The losses of every example, under ``draws`` independent draws of the masks (those of seed, seed + 1, ...).
 
     In eval mode; the model's mode is put back afterwards.
     """
     with eval_mode(model):
-        return _token_losses(model, held_out.for_models(model), draws, progress)
+        return _token_losses(model, held_out.for_models(model), draws)
 
 
-def _token_losses(model: PreTrainedModel, held_out: HeldOut, draws: int, progress: bool) -> TokenLosses:
+def _token_losses(model: PreTrainedModel, held_out: HeldOut, draws: int) -> TokenLosses:
     logits_at = _logits_at(model)
     count_bytes = getattr(held_out.batching, "count_bytes", None)
     counted: list[int] = []
     count = len(held_out.examples)
     losses, tokens = np.zeros((draws, count)), np.zeros((draws, count), dtype=np.int64)
-    bar = tqdm(total=draws * count, desc="perplexity", unit=f" {held_out.layout}", disable=None if progress else True)
+    shown = bar(range(draws * count), "perplexity", held_out.layout)
     for draw in range(draws):
         drawn = dataclasses.replace(held_out, seed=held_out.seed + draw)
         done = 0
@@ -97,8 +97,8 @@ def _token_losses(model: PreTrainedModel, held_out: HeldOut, draws: int, progres
             if count_bytes is not None and draw == 0:
                 counted += count_bytes(batch["labels"])
             done += len(examples)
-            bar.update(len(examples))
-    bar.close()
+            shown.update(len(examples))
+    shown.close()
     size = None if count_bytes is None else np.asarray(counted, dtype=np.int64)
     return TokenLosses(losses, tokens, held_out.documents.astype(np.int64), size)
 

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from diito.evaluation.held_out.agreement import QUANTITIES, Counts, means
@@ -34,6 +33,7 @@ from diito.method.rotation import drawn_basis, orthonormal
 from diito.method.swaps import Swap, SwapDraws
 from diito.models.layered import Layered, Run
 from diito.models.modes import eval_mode
+from diito.progress import bar
 from diito.tasks.task import UNUSED
 
 FOUND = "found"
@@ -61,9 +61,7 @@ class Search:
     seed: int = 42
 
 
-def find_bases(
-    teacher: PreTrainedModel, layers: Sequence[int], text: HeldOut, search: Search, *, progress: bool = False
-) -> dict[int, Tensor]:
+def find_bases(teacher: PreTrainedModel, layers: Sequence[int], text: HeldOut, search: Search) -> dict[int, Tensor]:
     """By layer the orthonormal rows Float[dimensions width] in which a swap gives most nearly the answers of the whole swap.
 
     The teacher's weights get no gradient, and it is put back into its own mode afterwards.
@@ -76,7 +74,7 @@ def find_bases(
     swaps = SwapDraws(rule=search.rule, pairing=derangement, share=search.share, special_ids=search.special_ids)
     batch = min(search.batch, len(text.examples))
     with eval_mode(teacher):
-        for step in tqdm(range(search.steps), desc="rotation", unit=" steps", disable=None if progress else True):
+        for step in bar(range(search.steps), "rotation", "steps"):
             chosen = host_random("rotation batch", search.seed, step).sample(range(len(text.examples)), batch)
             swapped = _Swapped(teacher, layers, text, [text.examples[number] for number in sorted(chosen)], swaps, search, step)
             divergences = swapped.divergences(dict(zip(layers, orthonormal(rows), strict=True)))
@@ -130,9 +128,7 @@ class _Swapped:
         return self.layered.head(final, self.batch)[self.slots[:, 0] >= 0]
 
 
-def measure_bases(
-    teacher: PreTrainedModel, found: Mapping[int, Tensor], text: HeldOut, search: Search, *, progress: bool = False
-) -> dict[str, Counts]:
+def measure_bases(teacher: PreTrainedModel, found: Mapping[int, Tensor], text: HeldOut, search: Search) -> dict[str, Counts]:
     """The teacher under swaps in sub-spaces, held against itself under swaps of whole states: the found ones, and controls.
 
     The pairs of the counts are the layers; of the control "nothing" they say what the whole swap changes.
@@ -156,7 +152,6 @@ def measure_bases(
             share=search.share,
             special_ids=search.special_ids,
             student_bases={layer: basis.to(teacher.device) for layer, basis in bases.items()},
-            progress=progress,
         )
         for name, bases in named.items()
     }

@@ -1,0 +1,27 @@
+"""Bars with the time left, on a terminal, while a command wants them; a function called from Python shows none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from tqdm import tqdm
+
+_WANTED: ContextVar[bool] = ContextVar("bars", default=False)
+
+
+@contextmanager
+def bars(*, wanted: bool = True) -> Iterator[None]:
+    """Show :func:`bar` on a terminal within."""
+    token = _WANTED.set(wanted)
+    try:
+        yield
+    finally:
+        _WANTED.reset(token)
+
+
+def bar(items: Iterable[Any], name: str, unit: str) -> Any:
+    """``items`` with a bar (of tqdm) of that name, which counts them in ``unit``."""
+    return tqdm(items, desc=name, unit=f" {unit}", dynamic_ncols=True, disable=None if _WANTED.get() else True)
