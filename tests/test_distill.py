@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import resource
 from pathlib import Path
 
@@ -79,6 +80,15 @@ def test_the_model_card_says_what_was_done_and_measured(finished):
     after = json.loads((finished / "results.json").read_text())["after"]
     assert f"| after | {after['perplexity']:.2f} | {after['iia']:.3f} |" in card
     assert (finished / "recipe.yaml").read_text() in card
+    assert "| student layers | teacher layers |\n|---|---|\n| 0 | 0, 1 |\n| 1 | 2, 3 |" in card
+
+
+def test_the_model_card_says_how_to_load_the_student(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    (code,) = re.findall("```python\n(.*?)```", (finished / "student" / "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert type(names["model"]).__name__ == "BertForMaskedLM" and names["tokenizer"].mask_token == "[MASK]"
 
 
 def test_results_hold_the_teacher_and_the_student_before_and_after(finished):

@@ -263,6 +263,7 @@ def _card(parts: Parts, results: dict[str, Any]) -> str:
         pipeline=task.pipeline_tag,
         measured=f"unswapped {task.predicted}",
         figures=find_metric(task.metric).figures,
+        head=task.head.__name__,
     )
 
 
