@@ -22,6 +22,9 @@ def bars(*, wanted: bool = True) -> Iterator[None]:
         _WANTED.reset(token)
 
 
-def bar(items: Iterable[Any], name: str, unit: str) -> Any:
-    """``items`` with a bar (of tqdm) of that name, which counts them in ``unit``."""
-    return tqdm(items, desc=name, unit=f" {unit}", dynamic_ncols=True, disable=None if _WANTED.get() else True)
+def bar(items: Iterable[Any], name: str, unit: str, *, total: int | None = None, done: int = 0) -> Any:
+    """``items`` with a bar (of tqdm) of that name, which counts them in ``unit``. ``total``: of items that do not say how many they
+    are; ``done`` before the first of them.
+    """
+    shown = {"desc": name, "unit": f" {unit}", "total": total, "initial": done, "dynamic_ncols": True}
+    return tqdm(items, **shown, disable=None if _WANTED.get() else True)

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import TrainingArguments
 
 from diito.locks import Held, hold
 from diito.method.rows import Needs
 from diito.method.runs import LiveTeacher
 from diito.paths import expand
+from diito.progress import bar, bars
 from diito.recipe import Recipe
 from diito.refusal import Refusal
 from diito.run.manifest import answers_manifest
@@ -104,12 +104,11 @@ def _write(cache: TeacherCache, parts: Parts, arguments: TrainingArguments) -> t
     with cache.writing(decides) as writer:
         objective.take_teacher(WritingTeacher(LiveTeacher(objective.teacher), writer))
         count = micro_batches(parts.plan)
-        todo = tqdm(total=count, initial=min(count, writer.next_step), unit="micro-batch", disable=None)
-        with torch.no_grad(), trainer.accelerator.autocast():
-            for step, inputs in _batches(trainer, writer.next_step, count):
+        missing, done = _batches(trainer, writer.next_step, count), min(count, writer.next_step)
+        with bars(), torch.no_grad(), trainer.accelerator.autocast():
+            for step, inputs in bar(missing, "answers", "micro-batches", total=count, done=done):
                 objective.teacher_runs(trainer.batch(inputs, step), step=step)
                 tokens += inputs["input_ids"].numel()
-                todo.update()
         writer.flush()
     return time.perf_counter() - began, tokens
 
