@@ -1,7 +1,7 @@
 """One pair of texts under interventions, for one model at a time: its answers, and where in it a swap moves them.
 
-1. :func:`answers` gives what the model says of the base, of the source, and of the base under the intervention, which is
-   :func:`diito.interchange`;
+1. :func:`answers` gives what the model says of the base, of the source, and of the base under the intervention, which is what
+   :func:`diito.interchange` gives;
 2. :func:`movement` swaps one token in one layer at a time, for every layer and token, and says how far each moves the answer;
 3. :func:`mean_movement` is the mean of that over pairs of held-out texts, by the distance from where the answer is read.
 
@@ -23,12 +23,13 @@ from transformers import PreTrainedModel
 from diito.evaluation.held_out.interchange import other_example
 from diito.evaluation.held_out.predictions import Predictions
 from diito.evaluation.held_out.text import HeldOut
-from diito.method.alignment import Dimensions
+from diito.method.alignment import Dimensions, dimension_ranges
 from diito.method.draws import host_random
-from diito.method.intervention import interchange, resume, source_values
+from diito.method.intervention import resume, source_values
 from diito.models.layered import Inputs, Layered
 from diito.models.modes import eval_mode
-from diito.models.steps import accepted, logits_of
+from diito.models.steps import accepted
+from diito.refusal import Refusal
 
 Advance = Callable[[int, int], None]
 """Told how many of how many are done."""
@@ -36,7 +37,10 @@ Advance = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Swap:
-    """What is swapped in one text: a span of the base takes the states of as many tokens of the source."""
+    """What is swapped in one text: a span of the base takes the states of as many tokens of the source.
+
+    Raises Refusal for a span that one of the texts does not have.
+    """
 
     base: Inputs
     """One row."""
@@ -48,58 +52,72 @@ class Swap:
     """The last one, itself included."""
     read: int
     """The token of the source that the first one reads."""
-    slot: int
-    """The token of the base at which the answer is read; of no matter where the head reads whole sequences."""
-    source_slot: int
-    """The same of the source."""
+
+    def __post_init__(self) -> None:
+        tokens, source_tokens = (inputs["input_ids"].shape[1] for inputs in (self.base, self.source))
+        if not 0 <= self.first <= self.last < tokens:
+            raise Refusal("swap", f"tokens {self.first} to {self.last} are not in the base, which has {tokens}")
+        if not 0 <= self.read <= self.read + self.last - self.first < source_tokens:
+            raise Refusal("swap", f"the source has {source_tokens} tokens, too few to read so many from {self.read} on")
 
     @property
     def positions(self) -> Bool[Tensor, "1 tokens"]:
         """Where the base is swapped."""
-        return _span(self.base, self.first, self.last)
+        places = torch.arange(self.base["input_ids"].shape[1], device=self.base["input_ids"].device)
+        return ((places >= self.first) & (places <= self.last)).unsqueeze(0)
 
-    @property
-    def source_positions(self) -> Bool[Tensor, "1 tokens"]:
-        """Where the source is read."""
-        return _span(self.source, self.read, self.read + self.last - self.first)
+    def values(self, states: Float[Tensor, "1 source_tokens width"]) -> Float[Tensor, "1 tokens width"]:
+        """What each token of the base is set to, from the source's ``states``; of no matter where nothing is swapped."""
+        return _shifted(states, self.base["input_ids"].shape[1], self.read - self.first)
 
 
-def _span(inputs: Inputs, first: int, last: int) -> Bool[Tensor, "1 tokens"]:
-    places = torch.arange(inputs["input_ids"].shape[1], device=inputs["input_ids"].device)
-    return ((places >= first) & (places <= last)).unsqueeze(0)
+def _shifted(states: Tensor, tokens: int, shift: int) -> Tensor:
+    """For token t of ``tokens`` the source's token t + shift, or the nearest that there is."""
+    index = (torch.arange(tokens, device=states.device) + shift).clamp(0, states.shape[1] - 1)
+    return source_values(states, tokens, index=index.unsqueeze(0))
 
 
 @torch.no_grad()
 def answers(
-    model: PreTrainedModel, swap: Swap, layers: Sequence[int], *, words: int, dimensions: Dimensions = None
-) -> Float[Tensor, "3 words"]:
-    """Log-probabilities of base, source and counterfactual run.
+    model: PreTrainedModel,
+    swaps: Sequence[Swap],
+    layers: Sequence[int],
+    *,
+    slot: int,
+    source_slot: int,
+    words: int,
+    dimensions: Dimensions = None,
+) -> Float[Tensor, "runs words"]:
+    """The logits of the base and of the first swap's source as they are, and of the base under each of ``swaps``.
 
-    ``layers``: those that are swapped, all of them or in ``dimensions``; ``words``: the first so many outputs, which are those
-    of all models that are compared.
-    Raises Refusal as :func:`diito.interchange` does.
+    ``swaps``: of one base; ``layers``: those that are swapped, all of them or in ``dimensions``. ``slot``, ``source_slot``:
+    where the answer is read in the base and in the source; of no matter where the head reads whole sequences. ``words``: the
+    first so many outputs. Every text runs once, below the swap too, and the head reads one token.
     """
+    base, source = swaps[0].base, swaps[0].source
+    ranges, chosen = dimension_ranges(dimensions), sorted({*layers})
     with eval_mode(model):
+        layered = Layered(model)
+        last = layered.depth - 1
+        if not 0 <= chosen[0] <= chosen[-1] <= last:
+            raise Refusal("layers", f"{chosen} are not among the model's layers 0 to {last}")
+        run, states = layered.states(base, {*chosen, last})
+        _, source_states = layered.states(source, {*chosen, last})
         said = [
-            _at(logits_of(model(**accepted(model, inputs))), slot)
-            for inputs, slot in ((swap.base, swap.slot), (swap.source, swap.source_slot))
+            _said(layered, layered.final(each[last]), inputs, place)
+            for each, inputs, place in ((states, base, slot), (source_states, source, source_slot))
         ]
-        swapped = interchange(
-            model,
-            swap.base,
-            swap.source,
-            layers,
-            swap.positions,
-            source_positions=swap.source_positions,
-            dimensions=dimensions,
-        )
-        said.append(_at(swapped, swap.slot))
-    return torch.cat(said)[:, :words].float().log_softmax(-1)
+        for swap in swaps:
+            theirs = source_states if swap.source is source else layered.states(swap.source, chosen)[1]
+            values = {layer: swap.values(theirs[layer]) for layer in chosen}
+            final = resume(layered, run, states[chosen[0]], values, swap.positions, dimensions=ranges)
+            said.append(_said(layered, final, base, slot))
+    return torch.cat(said)[:, :words].float()
 
 
-def _at(logits: Tensor, slot: int) -> Float[Tensor, "1 words"]:
-    """What is said at the slot, of a head that reads whole sequences all of it."""
-    return logits[:, slot] if logits.ndim == 3 else logits
+def _said(layered: Layered, final: Tensor, inputs: Inputs, slot: int) -> Float[Tensor, "rows outputs"]:
+    """The logits at the slot of each row, or of whole rows where the head reads these."""
+    return layered.head(final[:, slot]) if layered.per_token else layered.head(final, inputs)
 
 
 @torch.no_grad()
@@ -120,7 +138,6 @@ def movement(
     time, at all tokens in as many rows, and the rest of the run is resumed once.
     """
     tokens, source_tokens = base["input_ids"].shape[1], source["input_ids"].shape[1]
-    reads = torch.arange(tokens) + shift
     here = [place for place in (range(tokens) if places is None else places) if 0 <= place + shift < source_tokens]
     with eval_mode(model):
         layered = Layered(model)
@@ -132,25 +149,16 @@ def movement(
         _, source_states = layered.states(source, every)
         rows = {name: value.expand(len(here), *value.shape[1:]) for name, value in base.items()}
         run = layered.embed(rows)
-        device = rows["input_ids"].device
-        positions = torch.zeros(len(here), tokens, dtype=torch.bool, device=device)
+        positions = torch.zeros(len(here), tokens, dtype=torch.bool, device=rows["input_ids"].device)
         positions[range(len(here)), here] = True
-        index = reads.clamp(0, source_tokens - 1).unsqueeze(0).to(device)
-        unswapped = _said(layered, states[layered.depth - 1], base, slot, words)
+        unswapped = Predictions([_said(layered, layered.final(states[layered.depth - 1]), base, slot)[:, :words]])
         for layer in every:
-            values = source_values(source_states[layer], tokens, index=index).expand(len(here), -1, -1)
+            values = _shifted(source_states[layer], tokens, shift).expand(len(here), -1, -1)
             hidden = states[layer].expand(len(here), -1, -1)
             final = resume(layered, run, hidden, {layer: values}, positions)
-            swapped = _said(layered, final, rows, slot, words, is_final=True)
+            swapped = Predictions(_said(layered, final, rows, slot)[:, :words].split(1))
             moved[layer, here] = unswapped.divergence(swapped)[0, 0].cpu()
     return moved
-
-
-def _said(layered: Layered, hidden: Tensor, inputs: Inputs, slot: int, words: int, *, is_final: bool = False) -> Predictions:
-    """One prediction with as many interventions as there are rows."""
-    final = hidden if is_final else layered.final(hidden)
-    logits = layered.head(final[:, slot]) if layered.per_token else layered.head(final, inputs)
-    return Predictions([row.unsqueeze(0) for row in logits[:, :words]])
 
 
 def mean_movement(

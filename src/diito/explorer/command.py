@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from typing import Any
@@ -42,31 +43,47 @@ def make_page(subjects: Subjects) -> Any:
 
 
 def serve(page: Any, settings: ExploreSettings, *, wait: bool) -> Any:
-    """Listen. ``wait``: until it is interrupted; else what gradio's ``launch`` returns."""
+    """Listen. ``wait``: until it is interrupted; else what gradio's ``launch`` returns: application, address, public address."""
     from diito.explorer.page import launch_options
 
-    print(f"page       http://{settings.host}:{settings.port}  (Ctrl-C ends it)", flush=True)
-    return page.launch(
+    launched = page.launch(
         server_name=settings.host,
-        server_port=settings.port,
+        server_port=settings.port or free_port(settings.host),
         share=settings.share,
-        prevent_thread_lock=not wait,
+        prevent_thread_lock=True,
         **launch_options(),
     )
+    for address in launched[1:]:
+        if address is not None:
+            print(f"page       {address}  (Ctrl-C ends it)", flush=True)
+    if wait:
+        page.block_thread()
+    return launched
 
 
 def check_address(settings: ExploreSettings) -> None:
     """Refuse an address that cannot be listened on, before any model is loaded."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((settings.host, settings.port))
+        _bind(settings.host, settings.port or 0)
     except PermissionError:
         raise Refusal("port", f"{settings.port} is for the system; give one above 1023") from None
     except socket.gaierror:
         raise Refusal("host", f"{settings.host!r} is no address of this machine; give 127.0.0.1 or 0.0.0.0") from None
     except OSError as error:
-        if error.errno == 98:
+        if error.errno == errno.EADDRINUSE:
             raise Refusal("port", f"{settings.port} is taken; give another") from None
         raise Refusal("host", f"cannot listen on {settings.host}: {error.strerror}; give 127.0.0.1 or 0.0.0.0") from None
+
+
+def free_port(host: str) -> int:
+    """A port on which nobody listens."""
+    return _bind(host, 0)
+
+
+def _bind(host: str, port: int) -> int:
+    """Whether one can listen there (OSError otherwise); the port, which is chosen where it is 0."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        chosen: int = probe.getsockname()[1]
+        return chosen

@@ -50,7 +50,7 @@ def _marked(tokens: tuple[str, ...], first: int, size: int) -> str:
 
 def _answers(part: Any, model: Answers) -> None:
     layers = "+".join(map(str, model.layers))
-    part.suptitle(f"{model.role}: {model.name}, layers {layers} of {model.depth}", fontsize=10, parse_math=False)
+    part.suptitle(f"{model.title}: {model.name}, layers {layers} of {model.depth}", fontsize=10, parse_math=False)
     for axis, (run, answers) in zip(
         part.subplots(1, len(model.likeliest), squeeze=False)[0], model.likeliest.items(), strict=True
     ):

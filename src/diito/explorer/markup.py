@@ -13,8 +13,9 @@ from diito.explorer.colours import readable, scale
 from diito.explorer.picture import Answers, Map, Picture
 from diito.explorer.subjects import Subjects
 from diito.explorer.texts import Text
+from diito.explorer.view import View
 
-RUN_NAMES = {"base": "base", "source": "source", "counterfactual": "swapped", "donor": "random donor"}
+RUN_NAMES = {"base": "base", "source": "source", "counterfactual": "swapped", "donor": "donor"}
 _SHOWN_PAIRS = 64
 _ESCAPES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "#39", "`": "#96", "{": "#123", "}": "#125", "$": "#36"}
 """Also what a template would take for its own."""
@@ -61,7 +62,9 @@ def _tokens(picture: Picture) -> str:
         ),
     ]
     if picture.donor is not None:
-        strips.append(_strip("donor", picture.donor, (view.first, view.last), None, note="a random text"))
+        strips.append(
+            _strip("donor", picture.donor, (view.first, view.last), None, note="a random text in place of the source")
+        )
     return f'<div class="strips">{"".join(strips)}</div>'
 
 
@@ -93,7 +96,8 @@ def _strip(name: str, text: Text, span: tuple[int, int], kind: str | None, *, sl
     hint = f" <small>{escape(note)}</small>" if note else ""
     again = _button({"kind": "donor"}, "another", classes=["plain"], key="donor") if name == "donor" else ""
     return (
-        f'<div class="strip" data-strip="{name}"><div class="head"><b>{escape(RUN_NAMES.get(name, name))}</b>{hint} {again}</div>'
+        f'<div class="strip" data-strip="{name}">'
+        f'<div class="head"><b>{escape(RUN_NAMES.get(name, name))}</b>{hint} {again}</div>'
         f'<ol class="tokens">{"".join(cells)}</ol></div>'
     )
 
@@ -109,7 +113,7 @@ def _layers(picture: Picture, subjects: Subjects) -> str:
         name = f"student {_list(pair.student)} ← teacher {_list(pair.teacher)}"
         options.append(f'<option value="{act}"{" selected" if is_chosen else ""}>{escape(name)}</option>')
     if not chosen:
-        now = ", ".join(f"{model.role} {_list(model.layers)}" for model in picture.models)
+        now = ", ".join(f"{model.title} {_list(model.layers)}" for model in picture.models)
         options.insert(0, f"<option selected>any: {escape(now)}</option>")
     aligned = picture.view.aligned
     act = escape(json.dumps({"kind": "aligned", "on": not aligned}))
@@ -132,7 +136,7 @@ def _answers(model: Answers, picture: Picture) -> str:
     columns = "".join(_column(model, run) for run in model.likeliest)
     layers = f"layer{'s' if len(model.layers) > 1 else ''} {_list(model.layers)} of {model.depth}"
     return (
-        f'<section class="model {model.role}"><h3>{escape(model.role)} <small title="{escape(model.name)}">'
+        f'<section class="model {model.role}"><h3>{escape(model.title)} <small title="{escape(model.name)}">'
         f"{escape(_short(model.name))} · {layers}</small></h3>"
         f'<div class="runs">{columns}</div></section>'
     )
@@ -140,23 +144,33 @@ def _answers(model: Answers, picture: Picture) -> str:
 
 def _column(model: Answers, run: str) -> str:
     items = "".join(
-        f'<li style="--p:{100 * answer.probability:.1f}%"><span>{escape(answer.text)}</span><i>{_percent(answer.probability)}</i></li>'
-        for answer in model.likeliest[run]
+        f'<li style="--p:{100 * each.probability:.1f}%">'
+        f"<span>{escape(each.text)}</span><i>{_percent(each.probability)}</i></li>"
+        for each in model.likeliest[run]
     )
     facts = []
     if run in model.moved:
-        facts.append(f"moved {model.moved[run]:.3f}")
+        facts.append(f'<span title="KL(base ‖ this run), nats">moved {model.moved[run]:.3f}</span>')
     if run in model.divergence:
-        facts.append(f"KL to teacher {model.divergence[run]:.3f}")
+        facts.append(f'<span title="KL(teacher ‖ this model), nats">KL {model.divergence[run]:.3f}</span>')
     changed = " changed" if run in model.moved and model.said(run) != model.said("base") else ""
-    note = f"<small>{' · '.join(facts)}</small>" if facts else "<small>&nbsp;</small>"
+    note = f"<small>{' · '.join(facts) or '&nbsp;'}</small>"
     return f'<div class="run{changed}"><h4>{escape(RUN_NAMES[run])}</h4>{note}<ol>{items}</ol></div>'
 
 
-def heat_map(made: Map, *, chosen: Mapping[str, Sequence[int]], span: range, title: str) -> str:
-    """Layers upwards, tokens to the right, a grid a model, all on one scale. ``chosen``: the swapped layers of each model;
-    ``span``: the swapped columns."""
-    grids = "".join(_grid(role, rows, made, chosen.get(role, ()), span) for role, rows in made.values.items())
+def heat_map(made: Map, view: View, subjects: Subjects) -> str:
+    """Layers upwards, tokens to the right, a grid a model, all on one scale."""
+    assert view.first is not None and view.last is not None and view.slot is not None
+    by = view.slot if made.is_mean else 0
+    span = range(view.first - by, view.last + 1 - by)
+    grids = "".join(
+        _grid(role, subjects.title(role), rows, made, getattr(view, role), span) for role, rows in made.values.items()
+    )
+    title = (
+        f"the same, mean of {made.pairs} held-out pairs, by distance from the answer"
+        if made.is_mean
+        else "where a swap moves the answer"
+    )
     legend = "".join(f'<i style="background:{scale(step / 20)}"></i>' for step in range(21))
     return (
         f'<div class="maps"><div class="head"><b>{escape(title)}</b> <small>nats; a cell is a swap of one token in one layer; '
@@ -165,7 +179,7 @@ def heat_map(made: Map, *, chosen: Mapping[str, Sequence[int]], span: range, tit
     )
 
 
-def _grid(role: str, rows: Sequence[Sequence[float | None]], made: Map, layers: Iterable[int], span: range) -> str:
+def _grid(role: str, title: str, rows: Sequence[Sequence[float | None]], made: Map, layers: Iterable[int], span: range) -> str:
     chosen = set(layers)
     head = "".join(f'<span class="name">{escape(name)}</span>' for name in made.columns)
     lines = []
@@ -177,8 +191,9 @@ def _grid(role: str, rows: Sequence[Sequence[float | None]], made: Map, layers: 
             cells.append(_cell(role, layer, place, value, made, name=made.columns[column], swapped=swapped))
         lines.append(f'<span class="layer">{layer}</span>{"".join(cells)}')
     return (
-        f'<div class="map {role}"><h4>{escape(role)}</h4>'
-        f'<div class="grid" role="group" aria-label="map of the {role}" style="--columns:{len(made.columns)}">{"".join(lines)}'
+        f'<div class="map {role}"><h4>{escape(title)}</h4>'
+        f'<div class="grid" role="group" aria-label="map of the {escape(title)}" style="--columns:{len(made.columns)}">'
+        f"{''.join(lines)}"
         f'<span class="layer"></span>{head}</div></div>'
     )
 
@@ -187,10 +202,10 @@ def _cell(role: str, layer: int, place: int, value: float | None, made: Map, *, 
     if value is None:
         return '<span class="cell none"></span>'
     share = value / made.most if made.most else 0.0
-    act = {"kind": "cell", "model": role, "layer": layer, "at": place, "mean": made.pairs > 1}
+    act = {"kind": "cell", "model": role, "layer": layer, "at": place, "mean": made.is_mean}
     return _button(
         act,
-        f"{value:.1f}" if value >= 0.95 else f"{value:.2f}".lstrip("0"),
+        _short_number(value),
         classes=["cell", *(["swapped"] if swapped else [])],
         key=f"{role}-{layer}-{place}",
         label=f"{role} layer {layer}, {name}: {value:.3f} nats",
@@ -221,6 +236,13 @@ def _button(
     if place is not None:
         parts.append(f'data-place="{place}"')
     return f"<button {' '.join(parts)}>{inner}</button>"
+
+
+def _short_number(value: float) -> str:
+    """What fits into a cell; nothing where nothing moves."""
+    if value < 0.005:
+        return ""
+    return f"{value:.1f}" if value >= 0.95 else f"{value:.2f}".removeprefix("0")
 
 
 def _percent(probability: float) -> str:

@@ -100,9 +100,11 @@ const download = async (kind) => {
     return;
   }
   status.textContent = " …";
+  const { address, sentence } = await server.save(link, kind);
+  status.textContent = sentence || "";
+  if (!address) return;
   const anchor = document.createElement("a");
-  anchor.href = await server.save(link, kind);
+  anchor.href = address;
   anchor.download = `diito-view.${kind}`;
   anchor.click();
-  status.textContent = "";
 };

@@ -15,7 +15,7 @@ from torch import Tensor
 from diito.evaluation.held_out.predictions import Predictions
 from diito.evaluation.one_pair import answers, mean_movement, movement
 from diito.explorer.subjects import Subjects
-from diito.explorer.texts import Text, Texts
+from diito.explorer.texts import Text, Texts, source_slot
 from diito.explorer.view import View
 
 MOST_ANSWERS = 10
@@ -38,7 +38,11 @@ class Answers:
     """What one model says."""
 
     role: str
+    """teacher, student or against."""
+    title: str
+    """What the page calls it."""
     name: str
+    """What the user calls it."""
     layers: list[int]
     """Those that are swapped."""
     depth: int
@@ -68,7 +72,9 @@ class Map:
     values: dict[str, list[list[float | None]]]
     """By model, then layer, then column."""
     pairs: int = 1
-    """How many pairs of texts it is the mean of."""
+    """Of how many pairs of texts."""
+    is_mean: bool = False
+    """Whether it is the mean over held-out pairs."""
     first: int = 0
     """The place of the first column: a token, or the distance from the answer."""
 
@@ -119,31 +125,34 @@ class Looking:
     def __init__(self, subjects: Subjects) -> None:
         self.subjects = subjects
         self.texts = Texts(subjects)
+        self._kept = functools.lru_cache(maxsize=128)(self._picture)
         self._movement = functools.lru_cache(maxsize=128)(self._movement_anew)
         self._mean = functools.lru_cache(maxsize=8)(self._mean_anew)
 
     def picture(self, view: View) -> Picture:
         """What the models say to a view. Raises Refusal for one that they cannot be asked."""
-        view = self.texts.settled(view)
+        return self._kept(self.texts.settled(view))
+
+    def _picture(self, view: View) -> Picture:
         base, source = self.texts.of(view)
         donor = self.texts.donor(view)
-        swap = self.texts.swap(view)
-        predicted: dict[str, Predictions] = {}
+        swaps = [self.texts.swap(view), *([] if donor is None else [self.texts.swap(view, donor)])]
+        slot = source_slot(base, source, view.slot or 0)
+        predicted = {}
         for role, model in self.subjects.models.items():
             layers = getattr(view, role)
-            ask = functools.partial(
-                answers,
+            said = answers(
                 model,
-                layers=layers,
+                swaps,
+                layers,
+                slot=view.slot or 0,
+                source_slot=slot,
                 words=self.subjects.outputs,
                 dimensions=self.subjects.dimensions(role, layers),
             )
-            said = ask(swap)
-            if donor is not None:
-                said = torch.cat([said, ask(self.texts.swap(view, donor))[2:]])
-            predicted[role] = Predictions([row.unsqueeze(0) for row in said])
+            predicted[role] = Predictions(said.split(1))
         models = [self._answers(view, role, predicted) for role in predicted]
-        reached = self.subjects.task.reach(torch.tensor([[view.slot]]), swap.positions.cpu())
+        reached = self.subjects.task.reach(torch.tensor([[view.slot]]), swaps[0].positions.cpu())
         teacher, *students = models
         return Picture(
             view,
@@ -151,7 +160,7 @@ class Looking:
             base,
             source,
             donor,
-            swap.source_slot,
+            slot,
             models,
             bool(reached.item()),
             {student.role: verdict(teacher, student) for student in students},
@@ -166,6 +175,7 @@ class Looking:
         name = self.subjects.output_name
         return Answers(
             role,
+            self.subjects.title(role),
             self.subjects.names[role],
             list(getattr(view, role)),
             self.subjects.depths[role],
@@ -218,22 +228,21 @@ class Looking:
         names = [f"{place - OFFSETS:+d}" if place != OFFSETS else "0" for place in kept]
         values = {role: _listed(mean[:, kept]) for role, mean in zip(models, means, strict=True)}
         count = min(pairs, len(self.subjects.held_out.examples))
-        return Map(names, values, count, kept.start - OFFSETS)
+        return Map(names, values, count, True, kept.start - OFFSETS)
 
 
 def verdict(teacher: Answers, student: Answers) -> str:
     """Whether both changed their minds alike, in a sentence."""
     before, after = teacher.said("base"), teacher.said("counterfactual")
     ours, now = student.said("base"), student.said("counterfactual")
+    teachers, students = f"teacher {before} → {after}", f"{student.title} {ours} → {now}"
     if teacher.changed and student.changed:
-        same = "alike" if after == now else "but not alike"
-        return f"Both changed their minds, {same}: teacher {before} → {after}, {student.role} {ours} → {now}."
-    if not teacher.changed and not student.changed:
-        said = f"both say {after}" if after == now else f"the teacher says {after}, the {student.role} {now}"
-        return f"Neither changed its mind: {said}."
-    changed, kept = (("teacher", student.role)) if teacher.changed else ((student.role, "teacher"))
-    words = (before, after, now) if teacher.changed else (ours, now, after)
-    return f"Only the {changed} changed its mind: {words[0]} → {words[1]}; the {kept} still says {words[2]}."
+        return f"Both changed their minds, {'alike' if after == now else 'but not alike'}: {teachers}, {students}."
+    if teacher.changed:
+        return f"The teacher changed its mind, the {student.title} did not: {teachers}, {students}."
+    if student.changed:
+        return f"The {student.title} changed its mind, the teacher did not: {students}, {teachers}."
+    return f"Neither changed its mind: teacher {after}, {student.title} {now}."
 
 
 def _listed(values: Tensor) -> list[list[float | None]]:

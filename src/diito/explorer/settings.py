@@ -43,8 +43,8 @@ class ExploreSettings(HeldOutSettings):
     host: str = "127.0.0.1"
     """The address that the page listens on. Whoever reaches it can use the models: of another than this machine's own, choose
     one that you trust all of."""
-    port: Annotated[int, Ge(1), Le(65535)] = 7860
-    """The port that the page listens on."""
+    port: Annotated[int, Ge(1), Le(65535)] | None = 7860
+    """The port that the page listens on; null: one that is free."""
     share: bool = False
     """true opens a public address for the page, by way of gradio's servers."""
 

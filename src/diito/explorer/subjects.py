@@ -52,6 +52,12 @@ class Subjects:
     length: int
     """Most tokens of a text."""
 
+    def title(self, role: str) -> str:
+        """What the page calls a model."""
+        if role != "against":
+            return role
+        return UNDISTILLED if self.names[role] == UNDISTILLED else "second student"
+
     @property
     def depths(self) -> dict[str, int]:
         """The layers of each model."""
@@ -84,21 +90,17 @@ class Subjects:
         return text.translate(_WHITE)
 
     def aligned(self, role: str, layer: int) -> dict[str, tuple[int, ...]] | None:
-        """The layers of all models that are swapped together with ``layer`` of the model ``role``; None where no pair has it."""
-        found: dict[str, tuple[int, ...]] = {}
-        own = self.pairs.get(role)
-        if own is not None:
-            pair = next((pair for pair in own if layer in pair.student), None)
-            if pair is None:
-                return None
-            found = {"teacher": pair.teacher, role: pair.student}
-            layer = pair.teacher[-1]
-        for student, pairs in self.pairs.items():
-            pair = next((pair for pair in pairs if layer in pair.teacher), None)
-            if pair is not None and student != role:
-                found.setdefault("teacher", pair.teacher)
-                found[student] = pair.student
-        return found or None
+        """The layers of all models that are swapped together with ``layer`` of ``role``; None where no pair has it."""
+        of_role = self.pairs.get(role, self.pairs["student"])
+        pair = next((pair for pair in of_role if layer in (pair.teacher if role == "teacher" else pair.student)), None)
+        if pair is None:
+            return None
+        found = {"teacher": pair.teacher, role if role != "teacher" else "student": pair.student}
+        for student in self.pairs.keys() - found.keys():
+            theirs = {each for other in self.pairs[student] if {*other.teacher} & {*pair.teacher} for each in other.student}
+            if theirs:
+                found[student] = tuple(sorted(theirs))
+        return found
 
     def dimensions(self, role: str, layers: Sequence[int]) -> tuple[DimensionRange, ...] | None:
         """Which dimensions of these layers are swapped, where they are one side of an aligned pair; None: all."""
@@ -141,7 +143,9 @@ def _plan(settings: InterchangeSettings, source: ModelSource) -> InterchangePlan
     try:
         return plan_interchange(settings, source)
     except Refusal as refusal:
-        raise refusal.at(source.field) if refusal.field == "MODEL" else refusal
+        if refusal.field != "MODEL":
+            raise
+        raise refusal.at(source.field) from refusal
 
 
 def _as_interchange(settings: ExploreSettings, source: ModelSource) -> InterchangeSettings:

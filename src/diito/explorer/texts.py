@@ -119,11 +119,11 @@ class Texts:
 
     def swap(self, view: View, source: Text | None = None) -> Swap:
         """What a settled view swaps; ``source``: a donor instead of the source, read where the base is swapped."""
-        assert view.first is not None and view.last is not None and view.read is not None and view.slot is not None
+        assert view.first is not None and view.last is not None and view.read is not None
         base, own = self.of(view)
         if source is not None:
-            return Swap(base.inputs, source.inputs, view.first, view.last, view.first, view.slot, 0)
-        return Swap(base.inputs, own.inputs, view.first, view.last, view.read, view.slot, source_slot(base, own, view.slot))
+            return Swap(base.inputs, source.inputs, view.first, view.last, view.first)
+        return Swap(base.inputs, own.inputs, view.first, view.last, view.read)
 
     @functools.cache  # noqa: B019 - as long-lived as the page
     def _first_layers(self) -> dict[str, tuple[int, ...]]:
