@@ -77,7 +77,12 @@ def view_of(page):
 def wait_for(page, **parts):
     """Until the address says so."""
     wanted = [f"{name}={value}" for name, value in parts.items()]
-    page.wait_for_function("wanted => wanted.every(each => location.search.slice(1).split('&').includes(each))", arg=wanted)
+    said = "wanted => wanted.every(each => location.search.slice(1).split('&').includes(each))"
+    try:
+        page.wait_for_function(said, arg=wanted)
+    except Exception as error:
+        shown = page.locator("#board").inner_text()[:300]
+        raise AssertionError(f"{wanted} are not in {page.url}, which shows {shown!r}") from error
     return view_of(page)
 
 

@@ -43,7 +43,7 @@ def make_page(subjects: Subjects) -> Any:
 
 
 def serve(page: Any, settings: ExploreSettings, *, wait: bool) -> Any:
-    """Listen. ``wait``: until it is interrupted; else what gradio's ``launch`` returns: application, address, public address."""
+    """Listen. ``wait``: until it is interrupted. Gives application, address and public address, as gradio's ``launch``."""
     from diito.explorer.page import launch_options
 
     launched = page.launch(

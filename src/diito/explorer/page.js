@@ -28,14 +28,16 @@ element.addEventListener("pointerdown", (event) => {
   dragged = { first: Number(button.dataset.place), last: Number(button.dataset.place) };
   mark(dragged.first, dragged.last);
 });
-element.addEventListener("pointermove", (event) => {
+const drag = (event) => {
   const button = dragged && under(event);
   if (!button) return;
   dragged.last = Number(button.dataset.place);
   mark(dragged.first, dragged.last);
-});
-window.addEventListener("pointerup", () => {
+};
+element.addEventListener("pointermove", drag);
+window.addEventListener("pointerup", (event) => {
   if (!dragged) return;
+  drag(event);
   send({ kind: "swap", first: dragged.first, last: dragged.last });
   dragged = null;
 });
@@ -100,7 +102,7 @@ const download = async (kind) => {
     return;
   }
   status.textContent = " …";
-  const { address, sentence } = await server.save(link, kind);
+  const { address, sentence } = await server.save([link, kind]);
   status.textContent = sentence || "";
   if (!address) return;
   const anchor = document.createElement("a");

@@ -30,8 +30,9 @@ _EVENT: dict[str, Any] = {
     "concurrency_id": "models",
     "api_visibility": "private",
     "show_progress": "hidden",
+    "trigger_mode": "multiple",
 }
-"""One at a time, whoever asks, and no part of a public interface."""
+"""One at a time, whoever asks, none dropped because another is on its way, and no part of a public interface."""
 _SAVE = (
     '<div class="save"><button type="button" data-save="link">copy link</button>'
     '<button type="button" data-save="png">PNG</button><button type="button" data-save="json">JSON</button>'
@@ -49,7 +50,7 @@ class Answering:
     def texts(self, now: View | None, base: str, source: str, base_pair: str, source_pair: str) -> list[Any]:
         """Other texts were typed."""
         texts = {"base": base, "source": source, "base_pair": base_pair, "source_pair": source_pair}
-        return self._shown(now, lambda view: view.with_texts(**texts))
+        return self._shown(now, lambda view: view.with_texts(**texts), writes_texts=False)
 
     def example(self, now: View | None, place: int) -> list[Any]:
         """An example was chosen."""
@@ -57,7 +58,7 @@ class Answering:
 
     def press(self, now: View | None, event: gr.EventData) -> list[Any]:
         """Something on the board or the map was pressed."""
-        return self._shown(now, lambda view: acted(view, event._data, self.looking.subjects))
+        return self._shown(now, lambda view: acted(view, event._data, self.looking.subjects), writes_texts=False)
 
     def link(self, request: gr.Request) -> list[Any]:
         """The page was opened, by a link or without one."""
@@ -74,10 +75,16 @@ class Answering:
         made = looking.mean_map(pairs, lambda done, every: progress((done, every))) if pairs else looking.map(now)
         return markup.heat_map(made, now, looking.subjects)
 
-    def save(self, link: str, kind: str) -> dict[str, str]:
-        """A view as a file, JSON or PNG, in a data ``address``: nothing is written here. Or the ``sentence`` why not."""
+    def save(self, asked: object) -> dict[str, str]:
+        """A view as a file in a data ``address``, so that nothing is written here; or the ``sentence`` why not.
+
+        ``asked``: a link and a kind, json or png.
+        """
+        if not (isinstance(asked, list) and len(asked) == 2 and all(isinstance(each, str) for each in asked)):
+            return {"sentence": "give a link and a kind, json or png"}
+        link, kind = asked
         try:
-            picture = self.looking.picture(View.of_link(dict(parse_qsl(link))))
+            picture = self.looking.picture(View.of_link(dict(parse_qsl(link, keep_blank_values=True))))
         except (Refusal, Refusals) as refusal:
             return {"sentence": str(refusal)}
         made = self.looking.map(picture.view)
@@ -87,23 +94,26 @@ class Answering:
             content, form = draw(picture, made), "image/png"
         return {"address": f"data:{form};base64,{base64.b64encode(content).decode()}"}
 
-    def _shown(self, now: View | None, change: Callable[[View], View]) -> list[Any]:
-        """The view after a change, its texts and its board; where it is refused, the view before it, and why."""
+    def _shown(self, now: View | None, change: Callable[[View], View], *, writes_texts: bool = True) -> list[Any]:
+        """The view after a change and its board; where it is refused, the view before it, and why.
+
+        ``writes_texts``: with the four texts between the two; not where they may be typed in while the answer is on its way.
+        """
         try:
             picture = self.looking.picture(change(now or self.start))
         except (Refusal, Refusals) as refusal:
-            return [now, *[gr.skip()] * 4, markup.failure(str(refusal))]
+            return [now, *([gr.skip()] * 4 if writes_texts else []), markup.failure(str(refusal))]
         view = picture.view
-        board = markup.board(picture, self.looking.subjects)
-        return [view, view.base, view.source, view.base_pair, view.source_pair, board]
+        texts = [view.base, view.source, view.base_pair, view.source_pair] if writes_texts else []
+        return [view, *texts, markup.board(picture, self.looking.subjects)]
 
 
 def build_page(looking: Looking, examples: list[Example], *, title: str) -> gr.Blocks:
     """The page that looks at these models."""
     answering = Answering(looking, examples)
 
-    def save(link: str, kind: str) -> dict[str, str]:
-        return answering.save(link, kind)
+    def save(asked: object) -> dict[str, str]:
+        return answering.save(asked)
 
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     has_pairs = any(example.base_pair for example in examples)
@@ -126,14 +136,14 @@ def build_page(looking: Looking, examples: list[Example], *, title: str) -> gr.B
             return answering.map(now, pairs, progress)
 
         texts = [base, source, base_pair, source_pair]
-        outputs = [view, *texts, board]
+        everything, answers = [view, *texts, board], [view, board]
         typed = [event for box in texts for event in (box.submit, box.blur)]
         for event in (
-            page.load(answering.link, None, outputs, **_EVENT),
-            gr.on(typed, answering.texts, [view, *texts], outputs, **_EVENT),
-            chosen.input(answering.example, [view, chosen], outputs, **_EVENT),
-            board.act(answering.press, [view], outputs, **_EVENT),
-            heat_map.act(answering.press, [view], outputs, **_EVENT),
+            page.load(answering.link, None, everything, **_EVENT),
+            gr.on(typed, answering.texts, [view, *texts], answers, **_EVENT),
+            chosen.input(answering.example, [view, chosen], everything, **_EVENT),
+            board.act(answering.press, [view], answers, **_EVENT),
+            heat_map.act(answering.press, [view], answers, **_EVENT),
         ):
             event.then(draw_map, [view, means], heat_map, **_EVENT)
         means.input(draw_map, [view, means], heat_map, **{**_EVENT, "show_progress": "full"})
