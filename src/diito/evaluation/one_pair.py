@@ -189,8 +189,8 @@ def mean_movement(
         base, other = (_read(models[0], each) for each in (made, donor))
         first, last = max(0, slot - reach), min(base["input_ids"].shape[1] - 1, slot + reach)
         for place, model in enumerate(models):
-            moved = movement(model, base, other, slot, words=words, places=range(first, last + 1))
-            moved = moved[:, first : last + 1].double().numpy()
+            whole = movement(model, base, other, slot, words=words, places=range(first, last + 1))
+            moved = whole[:, first : last + 1].double().numpy()
             if len(sums) <= place:
                 sums.append(np.zeros((len(moved), 2 * reach + 1)))
             columns = slice(first - slot + reach, last - slot + reach + 1)

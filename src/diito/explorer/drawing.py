@@ -20,7 +20,7 @@ def draw(picture: Picture, made: Map) -> bytes:
     models = len(picture.models)
     figure = Figure(figsize=(13, 1.6 + 5.4 * models), layout="constrained")
     FigureCanvasAgg(figure)
-    rows = figure.subfigures(models + 1, 1, height_ratios=[1.1, *[5.4] * models])
+    rows: Any = figure.subfigures(models + 1, 1, height_ratios=[1.1, *[5.4] * models])
     _texts(rows[0], picture)
     for model, row in zip(picture.models, rows[1:], strict=True):
         answers, grid = row.subfigures(1, 2, width_ratios=[3, 2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ class Texts:
             batch = held_out.batch_of([example], device=device)
             if batch["input_ids"].shape[1] <= view.last:
                 continue
-            inputs = {name: batch[name] for name in ("input_ids", "token_type_ids") if name in batch}
+            inputs: dict[str, Tensor] = {name: batch[name] for name in ("input_ids", "token_type_ids") if name in batch}
             text = self._text(inputs, tuple(slot for slot in batch["slots"][0].tolist() if slot >= 0))
             if not any(text.special[view.first : view.last + 1]):
                 return text
@@ -108,7 +109,7 @@ class Texts:
         read = first if read is None else read
         size = min(last - first + 1, len(source.ids))
         read = min(read, len(source.ids) - size)  # a source that is too short gives what it has
-        layers = {}
+        layers: dict[str, Any] = {}
         for role, depth in self.subjects.depths.items():
             given = getattr(view, role)
             chosen = self._first_layers()[role] if given is None else given

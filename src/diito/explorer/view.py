@@ -72,7 +72,8 @@ class View:
         """With other texts; where they are others, what is swapped and read is chosen anew."""
         if all(getattr(self, name) == text for name, text in texts.items()):
             return self
-        return dataclasses.replace(self, **texts, first=None, last=None, read=None, slot=None)
+        changes: dict[str, Any] = {**texts, "first": None, "last": None, "read": None, "slot": None}
+        return dataclasses.replace(self, **changes)
 
     def link(self) -> str:
         """The query of an address that gives this view again."""

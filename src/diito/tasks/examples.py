@@ -137,7 +137,7 @@ class TaskOfExamples(Task):
         assert batching is not None
         made = batching.examples(rows, seed=0, examples=[0])
         slots = made["slots"][0]
-        inputs = {name: made[name] for name in ("input_ids", "token_type_ids") if name in made}
+        inputs: dict[str, torch.Tensor] = {name: made[name] for name in ("input_ids", "token_type_ids") if name in made}
         return Question(inputs, slots[slots >= 0].tolist())
 
     def typed_row(self, text: str, pair: str | None) -> Row:
