@@ -135,7 +135,7 @@ def test_the_span_at_first_is_where_the_texts_differ():
 def test_the_undistilled_student_and_a_second_one_stand_beside_the_first():
     undistilled = explorers.looking("masked-lm", against="undistilled")
     picture = undistilled.picture(explorers.VIEWS["masked-lm"])
-    assert [model.title for model in picture.models] == ["teacher", "student", "undistilled"]
+    assert [model.title for model in picture.models] == ["teacher", "student", "undistilled student"]
     second = explorers.looking("masked-lm", against=tiny.teacher())
     picture = second.picture(explorers.VIEWS["masked-lm"])
     teacher, _, other = picture.models

@@ -56,7 +56,7 @@ class Subjects:
         """What the page calls a model."""
         if role != "against":
             return role
-        return UNDISTILLED if self.names[role] == UNDISTILLED else "second student"
+        return "undistilled student" if self.names[role] == UNDISTILLED else "second student"
 
     @property
     def depths(self) -> dict[str, int]:
