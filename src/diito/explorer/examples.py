@@ -17,10 +17,9 @@ from diito.tasks.task import IGNORED
 _HELD_OUT = 20
 _LONGEST_NAME = 60
 _SENTENCES = (
-    ("paris is the capital of {} .", "rome is the capital of {} .", "france"),
-    ("the man walked home because he was {} .", "the women walked home because they were {} .", "tired"),
-    ("the river flows through the city of {} .", "the railway runs through the city of {} .", "london"),
-    ("he was born in 1950 in {} .", "she was born in 1750 in {} .", "england"),
+    ("Paris is the capital of {}.", "Rome is the capital of {}."),
+    ("The man went home because he was {}.", "The women went home because they were {}."),
+    ("He was born in 1950 in {}.", "She was born in 1750 in {}."),
 )
 """In English; the answer is where the braces are."""
 
@@ -67,7 +66,7 @@ def _sentences(subjects: Subjects) -> Iterator[Example]:
         return
     tokenizer = subjects.tokenizer
     is_masked = "mask_token" in subjects.task.needed_tokens
-    for base, source, _ in _SENTENCES:
+    for base, source in _SENTENCES:
         made = [text.format(tokenizer.mask_token) if is_masked else text.partition(" {}")[0] for text in (base, source)]
         ids = tokenizer(made[0], add_special_tokens=False)["input_ids"]
         if tokenizer.unk_token_id is None or ids.count(tokenizer.unk_token_id) == 0:
