@@ -47,10 +47,13 @@ class Answering:
         self.looking, self.examples = looking, examples
         self.start = examples[0].view()
 
-    def texts(self, now: View | None, base: str, source: str, base_pair: str, source_pair: str) -> list[Any]:
-        """Other texts were typed."""
-        texts = {"base": base, "source": source, "base_pair": base_pair, "source_pair": source_pair}
-        return self._shown(now, lambda view: view.with_texts(**texts), writes_texts=False)
+    def text(self, name: str) -> Callable[[View | None, str], list[Any]]:
+        """What is called when the text ``name`` was typed. Each box tells its own: the others may be on their way."""
+
+        def typed(now: View | None, text: str) -> list[Any]:
+            return self._shown(now, lambda view: view.with_texts(**{name: text}), writes_texts=False)
+
+        return typed
 
     def example(self, now: View | None, place: int) -> list[Any]:
         """An example was chosen."""
@@ -137,10 +140,14 @@ def build_page(looking: Looking, examples: list[Example], *, title: str) -> gr.B
 
         texts = [base, source, base_pair, source_pair]
         everything, answers = [view, *texts, board], [view, board]
-        typed = [event for box in texts for event in (box.submit, box.blur)]
+        names = ("base", "source", "base_pair", "source_pair")
+        typed = [
+            gr.on([box.submit, box.blur], answering.text(name), [view, box], answers, **_EVENT)
+            for name, box in zip(names, texts, strict=True)
+        ]
         for event in (
+            *typed,
             page.load(answering.link, None, everything, **_EVENT),
-            gr.on(typed, answering.texts, [view, *texts], answers, **_EVENT),
             chosen.input(answering.example, [view, chosen], everything, **_EVENT),
             board.act(answering.press, [view], answers, **_EVENT),
             heat_map.act(answering.press, [view], answers, **_EVENT),
