@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup distill check test docs soak audit clean
+.PHONY: setup distill check test browser docs soak audit clean
 
 setup: .venv/installed
 
@@ -24,6 +24,11 @@ check: setup
 # One OpenMP thread a worker: the models of the tests are so small that more threads only wait for each other.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
+
+# What the explorer's tests in a real browser need: without it they are skipped. Chromium comes from the system's packages.
+browser: setup
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[explorer]' playwright
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium; } >/dev/null
 
 # The documentation site; a warning is an error.
 docs: setup

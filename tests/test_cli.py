@@ -105,8 +105,8 @@ def test_an_interruption_before_training(calls, capsys):
         (["distil"], "'distil' is not a command; did you mean distill?"),
         (
             ["zzz"],
-            "'zzz' is not a command; the commands are distill, cache, evaluate, check, align, generate, pretrain, reproduce, "
-            "report, init, schema",
+            "'zzz' is not a command; the commands are distill, cache, evaluate, check, align, explore, generate, "
+            "pretrain, reproduce, report, init, schema",
         ),
         (["--verson"], "--verson: unknown flag; did you mean --version?"),
         (["distill"], "the following arguments are required: RECIPE"),

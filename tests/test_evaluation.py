@@ -18,7 +18,7 @@ from models import CLS, MASK, SEP, SPECIAL_IDS, VOCABULARY, build, counted, fami
 from diito import AlignedPair, Alignment
 from diito.evaluation.held_out.agreement import QUANTITIES, interchange_numbers, means
 from diito.evaluation.held_out.choice import compare_alignments
-from diito.evaluation.held_out.interchange import _other, interchange_accuracy, interchange_counts
+from diito.evaluation.held_out.interchange import interchange_accuracy, interchange_counts, other_example
 from diito.evaluation.held_out.intervals import bootstrap_interval, by_document
 from diito.evaluation.held_out.maps import all_pairs, best_monotone, matrix
 from diito.evaluation.held_out.perplexity import (
@@ -55,11 +55,11 @@ def held_out(lengths=(20, 12, 20, 9, 15, 20, 7), **options):
 
 
 def source_of(index, text):
-    return _other(text, "evaluation source", index, {index})
+    return other_example(text, "evaluation source", index, {index})
 
 
 def donor_of(index, text):
-    return _other(text, "evaluation donor", index, {index, source_of(index, text)})
+    return other_example(text, "evaluation donor", index, {index, source_of(index, text)})
 
 
 def by_token(batch):

@@ -55,6 +55,11 @@ COMMANDS = {
         },
         "add_align",
     ),
+    "explore": Command(
+        "open a page that shows what swaps do to a teacher and to its student",
+        {"student": "hub id or folder, such as runs/quickstart/student"},
+        "add_explore",
+    ),
     "generate": Command(
         "write data of a known causal structure, to learn from and to measure on",
         {"structure": "tables, scrambled, circuit, chain or carry"},

@@ -16,6 +16,7 @@ from typing import Any
 from diito import plugins
 from diito.evaluation.kinds import GROUP, KINDS, check_packages, find, refusals_under
 from diito.evaluation.settings import AlignSettings, EvaluateSettings
+from diito.explorer.settings import ExploreSettings
 from diito.files import check_writable
 from diito.paths import expand
 from diito.recipe import Recipe
@@ -126,6 +127,20 @@ def align(arguments: Namespace) -> int:
     from diito.evaluation.align import align
 
     return align(arguments.teacher, arguments.student, settings, run)
+
+
+def explore(arguments: Namespace) -> int:
+    """Open a page on which one sees what interchange interventions do to a teacher and to its student.
+
+    diito explore runs/quickstart/student --teacher embedded:teacher-minilm-mlm --against undistilled
+    """
+    settings = filled(ExploreSettings, arguments)
+    _need("explorer", ("gradio", "matplotlib"))
+    limit_spinning()
+    keep_freed_memory()
+    from diito.explorer.command import explore
+
+    return explore(arguments.student, settings)
 
 
 def reproduce(arguments: Namespace) -> int:
@@ -280,6 +295,11 @@ def add_align(parser: Parser) -> None:
     """The flags of ``align``."""
     parser.add_section(AlignSettings, "what is measured", without=("teacher", "map"), in_files=False)
     parser.add_settings(EvaluateSettings)
+
+
+def add_explore(parser: Parser) -> None:
+    """The flags of ``explore``."""
+    parser.add_section(ExploreSettings, "what is looked at", in_files=False)
 
 
 def add_reproduce(parser: Parser) -> None:

@@ -23,8 +23,9 @@ def bars(*, wanted: bool = True) -> Iterator[None]:
 
 
 def bar(items: Iterable[Any], name: str, unit: str, *, total: int | None = None, done: int = 0) -> Any:
-    """``items`` with a bar (of tqdm) of that name, which counts them in ``unit``. ``total``: of items that do not say how many they
-    are; ``done`` before the first of them.
+    """``items`` with a bar (of tqdm) of that name, which counts them in ``unit``.
+
+    ``total``: of items that do not say how many they are; ``done`` before the first of them.
     """
-    shown = {"desc": name, "unit": f" {unit}", "total": total, "initial": done, "dynamic_ncols": True}
+    shown: dict[str, Any] = {"desc": name, "unit": f" {unit}", "total": total, "initial": done, "dynamic_ncols": True}
     return tqdm(items, **shown, disable=None if _WANTED.get() else True)

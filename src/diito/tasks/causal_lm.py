@@ -29,7 +29,7 @@ from diito.models.causal import logits_stay, reads_ahead
 from diito.models.learn import probe
 from diito.models.padding import real_positions
 from diito.refusal import Refusal
-from diito.tasks.task import IGNORED, UNUSED, Batching, HeldOutBatching, Task
+from diito.tasks.task import IGNORED, UNUSED, Batching, HeldOutBatching, Question, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -179,6 +179,11 @@ class CausalLM(Task):
     ) -> Bool[Tensor, "batch slots"]:
         """The slots at or behind a swapped position; with ``documents``, the number of each token's, in the same document."""
         return reach_of_a_decoder(slots, positions, documents)
+
+    def question(self, text: str, pair: str | None, *, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Question:
+        """Every token answers with the next one, the last with what the text goes on with, so nothing stands behind it."""
+        ids = [*self.framing(tokenizer).before, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+        return Question({"input_ids": torch.tensor([ids])}, range(len(ids)))
 
     def padding_id(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         """The tokenizer's padding token, or another that ends or begins a text: it is hidden and never predicted."""

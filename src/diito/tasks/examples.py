@@ -6,13 +6,15 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+
 from diito.corpus.conversations import refuse_conversations
 from diito.corpus.examples import Examples, Row, check_examples, choose, read_examples
 from diito.corpus.forms import LENGTH, NothingLeft
 from diito.corpus.sources import find_sources
 from diito.models.answers import answers_of_config, label_names
 from diito.refusal import Refusal
-from diito.tasks.task import Task
+from diito.tasks.task import IGNORED, Question, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 NO_LABELS = "no row has a label; where there are labels, name their column, as in {path: my.csv, label: label}"
 """A remark about data that has texts alone, as it also has where the column of the labels is not named."""
+
+
+_NO_LIMIT = 1 << 30
+"""Tokens of an example that is not cut."""
 
 
 class TaskOfExamples(Task):
@@ -120,6 +126,23 @@ class TaskOfExamples(Task):
     @abstractmethod
     def describe(self, labels: Sequence[Any]) -> str:
         """The labels in words: how many there are of each kind."""
+
+    def question(self, text: str, pair: str | None, *, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Question:
+        """The example that a row of the data with this text would be, without a label."""
+        row = self.typed_row(text, pair)
+        labels = [[IGNORED] * len(row.text) if isinstance(row.text, list) else None]
+        columns = self.encode([row], labels, tokenizer, length=_NO_LIMIT, dropped={}, field="text")
+        rows = {name: torch.tensor(values) for name, values in columns.items() if name != "labels"}
+        batching = self.held_out_batching(tokenizer=tokenizer, vocab_size=vocab_size)
+        assert batching is not None
+        made = batching.examples(rows, seed=0, examples=[0])
+        slots = made["slots"][0]
+        inputs: dict[str, torch.Tensor] = {name: made[name] for name in ("input_ids", "token_type_ids") if name in made}
+        return Question(inputs, slots[slots >= 0].tolist())
+
+    def typed_row(self, text: str, pair: str | None) -> Row:
+        """The row of a typed text."""
+        return Row(0, "the text", text, pair, None)
 
     def key_of(self, row: Row) -> str:
         """The text of a row, by which the held-out part is told from the rest."""

@@ -24,7 +24,7 @@ from torch import Tensor
 from diito.corpus.framing import Framing, structural_ids
 from diito.method.reach import reach_of_an_encoder
 from diito.refusal import Refusal
-from diito.tasks.task import IGNORED, UNUSED, Task
+from diito.tasks.task import IGNORED, UNUSED, Question, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -294,6 +294,12 @@ class MaskedLM(Task):
 
         section = MaskingSection(rate=0.15, smoothing=0.0)
         return self.batching(section, tokenizer=tokenizer, vocab_size=vocab_size)
+
+    def question(self, text: str, pair: str | None, *, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Question:
+        """The masks that stand in the text answer; where there is none, every token does."""
+        asked = super().question(text, pair, tokenizer=tokenizer, vocab_size=vocab_size)
+        masks = (asked.inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
+        return Question(asked.inputs, masks or asked.slots)
 
     def slot_share(self, settings: Any = None) -> float:
         return float(self._settings(settings).rate)

@@ -5,7 +5,8 @@
 3. ``reach`` says which slots a swap can change: the others are left out of the counterfactual losses;
 4. ``load_rows`` reads the corpus, ``of`` gives the task what it must know of the model;
 5. ``held_out_batching`` makes the fixed examples on which ``metric`` and interventions are measured;
-6. ``head`` loads the model, ``check`` refuses recipes, and the words are for the model card and the tables.
+6. ``head`` loads the model, ``check`` refuses recipes, and the words are for the model card and the tables;
+7. ``question`` makes one text that somebody has typed into what the model reads, for the explorer.
 
 Nothing outside a task's own file knows its name. A task of one's own is a class with these members, named in a recipe by its
 import path (``my_package.tasks:MyTask``).
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -68,6 +70,16 @@ class HeldOutBatching(Protocol):
 
     def examples(self, rows: Mapping[str, Tensor], *, seed: int, examples: Sequence[int]) -> dict[str, Tensor]:
         """As :meth:`Batching.batch`, where each row's draws are a function of (seed, its number in ``examples``) alone."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One text that somebody has typed, as a model reads it."""
+
+    inputs: Mapping[str, Tensor]
+    """``input_ids`` Long[1, T], and whatever else the tokenizer gives."""
+    slots: Sequence[int]
+    """The tokens at which an answer can be read, ascending."""
 
 
 class Task(ABC):
@@ -202,6 +214,17 @@ class Task(ABC):
         padding: int | None = tokenizer.pad_token_id
         return padding
 
+    def question(self, text: str, pair: str | None, *, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Question:
+        """A typed text as the model reads it, and where it answers; here at every token of the text.
+
+        ``pair``: the second text, of tasks that have one. Raises Refusal naming ``text`` for what the task cannot ask.
+        """
+        framing = self.framing(tokenizer)
+        ids = [*framing.before, *tokenizer(text, add_special_tokens=False)["input_ids"], *framing.after]
+        never = set(self.special_ids(tokenizer))
+        slots = [place for place, token in enumerate(ids) if token not in never]
+        return Question({"input_ids": torch.tensor([ids])}, slots)
+
     def framing(self, tokenizer: PreTrainedTokenizerBase) -> Framing:
         """The ids around each sequence of a corpus: those that the tokenizer itself adds."""
         return framing_of(tokenizer)
@@ -222,4 +245,4 @@ def _of_examples(recipe: Recipe) -> Iterator[tuple[bool, str]]:
                 yield given, f"{section}.sources[{index}].{name}"
 
 
-__all__ = ["IGNORED", "UNUSED", "Batching", "HeldOutBatching", "Task"]
+__all__ = ["IGNORED", "UNUSED", "Batching", "HeldOutBatching", "Question", "Task"]

@@ -125,6 +125,9 @@ class TokenClassification(TaskOfExamples):
     ) -> list[Row]:
         return _read_sources(sources, field=field, dropped=dropped)
 
+    def typed_row(self, text: str, pair: str | None) -> Row:
+        return Row(0, "the text", text.split(), None, None)
+
     def key_of(self, row: Row) -> str:
         return " ".join(row.text)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from diito.evaluation.held_out.agreement import QUANTITIES, REFERENCES, STUDENT, Counts, means
+from diito.evaluation.held_out.predictions import Predictions
 from diito.evaluation.held_out.text import LOGITS, HeldOut, at_slots, rows_of_slots
 from diito.method.alignment import AlignedPair, Alignment, DimensionRange
 from diito.method.draws import generator, host_random
@@ -221,10 +222,10 @@ def _compare(ours: Mapping[str, _Runs], theirs: _Runs, pairs: Sequence[AlignedPa
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
         places = (rows[part], swapped[part])
-        target = _Answers([theirs.logits(said[part], words) for said in targets])
-        word = _Answers([theirs.logits(unchanged[part], words)]).words[:, 0]
+        target = Predictions([theirs.logits(said[part], words) for said in targets])
+        word = Predictions([theirs.logits(unchanged[part], words)]).words[:, 0]
         for index, (name, runs) in enumerate(ours.items()):
-            answer = _Answers([runs.logits(said[part], words) for said in finals[name]])
+            answer = Predictions([runs.logits(said[part], words) for said in finals[name]])
             divergence = target.divergence(answer)
             for number, pair in enumerate(pairs):
                 theirs_at = teacher_sides.index((pair.teacher, pair.teacher_dimensions))
@@ -251,21 +252,6 @@ def _agreement(ours: _Runs, theirs: _Runs, slots: Tensor) -> NDArray[np.float64]
     return sums
 
 
-class _Answers:
-    """One model's predictions of some tokens, under several interventions."""
-
-    def __init__(self, logits: Sequence[Tensor]) -> None:
-        self.logs = torch.stack([each.float().log_softmax(-1) for each in logits], dim=1)
-        """[tokens, interventions, words]."""
-        self.words = self.logs.argmax(-1)
-
-    def divergence(self, other: _Answers) -> Tensor:
-        """KL(self ‖ other) in nats, of every intervention here with every one there: [tokens, here, there]."""
-        probabilities = self.logs.exp()
-        own = (probabilities * self.logs).sum(-1)
-        return (own.unsqueeze(-1) - torch.bmm(probabilities, other.logs.transpose(1, 2))).clamp(min=0)
-
-
 def _check_examples(held_out: HeldOut, least: int) -> None:
     if len(held_out.examples) < least:
         raise Refusal("evaluation.blocks", f"interchange needs at least {least} examples, to swap between")
@@ -274,13 +260,13 @@ def _check_examples(held_out: HeldOut, least: int) -> None:
 def _draw(held_out: HeldOut, examples: Sequence[int], swaps: SwapDraws, *, device: torch.device, with_donors: bool) -> _Draw:
     host = torch.device("cpu")  # a generator of another device would draw other positions
     base = held_out.batch_of(examples, device=host)
-    source_numbers = [_other(held_out, "evaluation source", example, {example}) for example in examples]
+    source_numbers = [other_example(held_out, "evaluation source", example, {example}) for example in examples]
     sources = held_out.batch_of(source_numbers, device=host)
     if not with_donors:
         positions = _positions(base, sources, None, examples, held_out.seed, swaps)
         return _Draw(base, sources, sources, positions, _reached(held_out, base, positions)).to(device)
     excluded = zip(examples, source_numbers, strict=True)
-    donor_numbers = [_other(held_out, "evaluation donor", example, {example, source}) for example, source in excluded]
+    donor_numbers = [other_example(held_out, "evaluation donor", example, {example, source}) for example, source in excluded]
     donors = held_out.batch_of(donor_numbers, device=host)
     positions = _positions(base, sources, swaps.allowed(donors), examples, held_out.seed, swaps)
     return _Draw(base, sources, donors, positions, _reached(held_out, base, positions)).to(device)
@@ -291,7 +277,7 @@ def _reached(held_out: HeldOut, base: dict[str, Tensor], positions: Tensor) -> T
     return base["slots"].where(reached(held_out.reach, base, base["slots"], positions), UNUSED)
 
 
-def _other(held_out: HeldOut, name: str, example: int, excluded: set[int]) -> int:
+def other_example(held_out: HeldOut, name: str, example: int, excluded: set[int]) -> int:
     """An example that is not among the excluded ones, each as likely as another, drawn for this one."""
     examples = held_out.examples
     index = host_random(name, held_out.seed, example).randrange(len(examples) - len(excluded))

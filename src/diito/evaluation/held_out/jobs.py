@@ -115,7 +115,7 @@ def interchange_jobs(
     settings: InterchangeSettings, source: ModelSource, *, device: str, results: ResultsFile | None = None
 ) -> list[Job]:
     """The job of one alignment, or of the map of all pairs of layers."""
-    plan = _planned_interchange(settings, source)
+    plan = plan_interchange(settings, source)
 
     def run() -> Result:
         place = device_of(device)
@@ -144,7 +144,7 @@ def interchange_jobs(
 def interchange_identity(settings: InterchangeSettings, source: ModelSource, *, depth: int | None = None) -> dict[str, Any]:
     """What decides the result, also for a student of ``depth`` layers that is yet to be made of ``source``."""
     if depth is None:
-        return _planned_interchange(settings, source).identity
+        return plan_interchange(settings, source).identity
     text = interchange_text(settings, source)
     teacher = models.load_configuration(source)
     theirs = models.sizes_of(teacher, field=source.field)
@@ -208,7 +208,7 @@ def _teacher_of(settings: ClassificationSettings) -> ModelSource:
 
 
 @dataclass(frozen=True)
-class _Interchange:
+class InterchangePlan:
     """What is going to be compared."""
 
     text: PlannedText
@@ -218,7 +218,8 @@ class _Interchange:
     identity: dict[str, Any]
 
 
-def _planned_interchange(settings: InterchangeSettings, source: ModelSource) -> _Interchange:
+def plan_interchange(settings: InterchangeSettings, source: ModelSource) -> InterchangePlan:
+    """What is compared of a student with its teacher. Raises Refusal for what cannot be."""
     if settings.teacher is None:
         raise Refusal("teacher", "interchange compares a student with its teacher; give the teacher's hub id or folder")
     if settings.figure is not None:
@@ -240,7 +241,7 @@ def _planned_interchange(settings: InterchangeSettings, source: ModelSource) -> 
         **_interchange_identity(settings, text, teacher, pairs),
         "undistilled": undistilled,
     }
-    return _Interchange(text, teacher, pairs, undistilled, identity)
+    return InterchangePlan(text, teacher, pairs, undistilled, identity)
 
 
 def interchange_text(settings: InterchangeSettings, source: ModelSource, *beside: ModelSource) -> PlannedText:
