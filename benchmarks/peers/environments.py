@@ -25,18 +25,25 @@ def python_of(side: Side, folder: Path) -> Path:
     if side.pins is None:
         return Path(sys.executable)
     environment = folder / side.pins
-    pins = (HERE / f"{side.pins}.txt").read_text(encoding="utf-8")
-    python, mark = environment / "bin" / "python", environment / MARK
-    if not mark.exists() or mark.read_text(encoding="utf-8") != pins:
+    pins, mark = HERE / f"{side.pins}.txt", environment / MARK
+    if not mark.exists() or mark.read_text(encoding="utf-8") != pins.read_text(encoding="utf-8"):
         print(f"making {environment}", flush=True)
         shutil.rmtree(environment, ignore_errors=True)
-        _run([sys.executable, "-m", "venv", str(environment)])
-        # torch comes first and alone: anything that depends on it would else bring a build of its own choice.
-        install = [str(python), "-m", "pip", "install", "--quiet"]
-        _run([*install, next(line for line in pins.splitlines() if line.startswith("torch=="))])
-        _run([*install, "--requirement", str(HERE / f"{side.pins}.txt")])
-        mark.write_text(pins, encoding="utf-8")
-    return python
+        try:
+            _make(environment, pins)
+        except NotInstalled:
+            shutil.rmtree(environment, ignore_errors=True)
+            raise
+        shutil.copyfile(pins, mark)
+    return environment / "bin" / "python"
+
+
+def _make(environment: Path, pins: Path) -> None:
+    _run([sys.executable, "-m", "venv", str(environment)])
+    install = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    # torch comes first and alone: anything that depends on it would else bring a build of its own choice.
+    _run([*install, next(line for line in pins.read_text(encoding="utf-8").splitlines() if line.startswith("torch=="))])
+    _run([*install, "--requirement", str(pins)])
 
 
 def variables_of(side: Side, threads: int) -> dict[str, str]:
@@ -53,7 +60,7 @@ def _run(command: list[str]) -> None:
 
 
 def _reason(errors: str) -> str:
-    """The line of pip's that says it."""
+    """The line that says it: git's, pip's, or the first."""
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    said = [line for line in lines if line.lower().startswith(("error", "fatal"))]
+    said = [line for word in ("fatal:", "error:") for line in lines if line.lower().startswith(word)]
     return (said or lines or ["pip said nothing"])[0]

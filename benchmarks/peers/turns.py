@@ -19,7 +19,7 @@ class Failed(Exception):
 
 
 class SideProcess:
-    """A side that has built its models and waits for its turns."""
+    """A side that is imported when it is made, and waits for its turns once it is built."""
 
     def __init__(self, name: str, settings: Told, environments: Path) -> None:
         side = SIDES[name]
@@ -27,12 +27,15 @@ class SideProcess:
         self.errors.parent.mkdir(parents=True, exist_ok=True)
         command = [python_of(side, environments), HERE / "sides" / "serve.py", side.module, json.dumps(settings)]
         self.talker = Talker(command, environment=variables_of(side, settings["threads"]), errors=self.errors)
+
+    def build(self) -> None:
+        """Wait until its libraries are imported, and have it build its models."""
         try:
             self.talker.answer()
-            self.before = resident("VmRSS", self.talker.process.pid)
-            self.ask("build")
         except Silence as error:
             raise self._failed() from error
+        self.before = resident("VmRSS", self.talker.process.pid)
+        self.ask("build")
         Path(f"/proc/{self.talker.process.pid}/clear_refs").write_text("5")  # forgets the peak so far
 
     def ask(self, *what: Any) -> Any:
@@ -63,8 +66,12 @@ def measure(case: Case, names: list[str], options: Told, environments: Path, *, 
             running[name] = SideProcess(name, case.settings(side, **options), environments)
         except NotInstalled as error:
             results[name]["missing"] = f"not installed: {error}"
+    for name in [*running]:
+        try:
+            running[name].build()
         except Failed as error:
             results[name]["missing"] = f"failed: {error}"
+            del running[name]
     for number in range(warmup + rounds):
         turn = number % max(1, len(running))
         for name in [*running][turn:] + [*running][:turn]:
