@@ -1,4 +1,4 @@
-"""The comparison with peers: what it makes of figures, and that our side and a plain loop do the same work. No peer is needed."""
+"""The comparison with peers: what it makes of figures, and that our side does the work of a plain loop. No peer is needed."""
 
 import ast
 import sys

@@ -82,7 +82,6 @@ def measure(case: Case, names: list[str], options: Told, environments: Path, *, 
                 del running[name]
                 continue
             results[name].setdefault("first_values", step.pop("values"))
-            step.pop("values", None)
             if number >= warmup:
                 results[name]["steps"].append(step)
     for name, process in running.items():
