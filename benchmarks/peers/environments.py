@@ -41,8 +41,11 @@ def python_of(side: Side, folder: Path) -> Path:
 def _make(environment: Path, pins: Path) -> None:
     _run([sys.executable, "-m", "venv", str(environment)])
     install = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-    # torch comes first and alone: anything that depends on it would else bring a build of its own choice.
-    _run([*install, next(line for line in pins.read_text(encoding="utf-8").splitlines() if line.startswith("torch=="))])
+    lines = pins.read_text(encoding="utf-8").splitlines()
+    for repository in (line for line in lines if line.startswith("--editable")):  # soon known where there is no way to it
+        _run([*install, "--no-deps", *repository.split()])
+    # torch comes before all that depends on it, which would else bring a build of its own choice.
+    _run([*install, next(line for line in lines if line.startswith("torch=="))])
     _run([*install, "--requirement", str(pins)])
 
 

@@ -25,7 +25,7 @@ class Side:
             beta=0.0,
             temperature=case["temperature"],
             compiled=False,
-            chunk_size=256,
+            chunk_size=512,
             return_soft_hard_loss=True,
         )
 
