@@ -11,26 +11,28 @@ from benchmarks.peers.cases import Case, Goal
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
 """How far a value may be from the reference's: relatively, or absolutely where it is below 1."""
+DROPPED = 5e-2
+"""The same with dropout, which every side draws for itself."""
 CLOCKS = ("processor", "wall")
 
 
-def judge(case: Case, sides: dict[str, dict[str, Any]], *, precision: str) -> dict[str, Any]:
+def judge(case: Case, sides: dict[str, dict[str, Any]], *, precision: str, dropout: float = 0.0) -> dict[str, Any]:
     """Completes ``sides`` and gives what is said of the whole case."""
     done = {name: side for name, side in sides.items() if side["steps"] and "missing" not in side}
     for side in done.values():
         for clock in CLOCKS:
             side[clock] = statistics.mean(step[clock] for step in side["steps"])
-    reference = done.get(case.reference)
+    reference, far = done.get(case.reference), DROPPED if dropout else TOLERANCE[precision]
     for side in done.values():
-        side["agrees"] = None if reference is None else agree(side["first_values"], reference["first_values"], precision)
+        side["agrees"] = None if reference is None else agree(side["first_values"], reference["first_values"], far)
     ours = done.get(case.ours)
     ratios = {} if ours is None else {name: compare(side, ours) for name, side in done.items() if side is not ours}
     return {"sides": sides, "ratios": ratios, "goals": [reach(goal, ours, done) for goal in case.goals]}
 
 
-def agree(values: Mapping[str, float], expected: Mapping[str, float], precision: str) -> bool:
+def agree(values: Mapping[str, float], expected: Mapping[str, float], far: float) -> bool:
     """Whether the values that both have are the same; there has to be one."""
-    common, far = values.keys() & expected.keys(), TOLERANCE[precision]
+    common = values.keys() & expected.keys()
     return bool(common) and all(math.isclose(values[name], expected[name], rel_tol=far, abs_tol=far) for name in common)
 
 
