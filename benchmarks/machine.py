@@ -63,9 +63,9 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def resident(field: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM at most since the last reset. Linux only."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def resident(field: str, process: int | str = "self") -> int:
+    """Bytes of a process, of this one by default: VmRSS now, VmHWM at most since the last reset. Linux only."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
@@ -91,7 +91,7 @@ def described() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **environment(),
-        "command": ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]],
+        "command": ["python", *sys.orig_argv[1:]],
         "processor": processor,
     }
 

@@ -12,12 +12,12 @@ import argparse
 import dataclasses
 import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks.machine import described, keep, print_columns
 from benchmarks.sides import Case, add_case, chosen_cases
+from benchmarks.talk import Talker
 
 HERE = Path(__file__).resolve().parent.parent
 WORKER = """
@@ -34,32 +34,18 @@ for line in sys.stdin:
 """
 
 
-class Checkout:
+class Checkout(Talker):
     """A process that makes steps with the code of one checkout."""
 
     def __init__(self, folder: Path, side: str, case: Case, threads: int) -> None:
         command = [sys.executable, "-c", WORKER, side, repr(dataclasses.asdict(case)), str(threads)]
         path = os.pathsep.join([str(folder / "src"), str(folder)])
-        self.process = subprocess.Popen(
-            command,
-            env={**os.environ, "PYTHONPATH": path},
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._answer() == "ready"
+        super().__init__(command, environment={**os.environ, "PYTHONPATH": path}, folder=folder)
+        assert self.answer() == "ready"
 
     def step(self, number: int) -> float:
         """Seconds of one step."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{number}\n")
-        self.process.stdin.flush()
-        return float(self._answer())
-
-    def _answer(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        return float(self.ask(str(number)))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -84,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
                     if number >= options.warmup:
                         seconds[turn].append(taken)
             for checkout in checkouts:
-                checkout.process.terminate()
+                checkout.stop()
             ours, theirs = (statistics.mean(each) for each in seconds)
             paired = statistics.median(one / other for one, other in zip(*seconds, strict=True))
             results.append({"case": dataclasses.asdict(case), "side": side, "seconds": seconds, "ratio": ours / theirs})
