@@ -307,7 +307,9 @@ def test_a_wrong_teacher_is_refused_as_evaluate_interchange_refuses_it(capsys, m
 
 
 @pytest.mark.parametrize(
-    "against, sentence", [("undistilled", "cannot have been made"), (explorers.teacher("causal-lm"), "head")]
+    "against, sentence",
+    [("undistilled", "cannot have been made"), (explorers.teacher("causal-lm"), "head")],
+    ids=["undistilled", "a decoder"],
 )
 def test_a_second_student_that_is_none_is_refused(against, sentence):
     with pytest.raises(Refusal, match=sentence) as refusal:
