@@ -78,15 +78,17 @@ def test_every_side_of_every_case_is_there_and_only_ours_import_diito():
 @pytest.mark.parametrize("name", ["masked-256", "decoder", "classifier"])
 def test_our_step_and_a_plain_one_have_the_same_losses_and_gradients(name, monkeypatch):
     monkeypatch.syspath_prepend(HERE / "sides")
-    import models
     import ours
+    import peer_models
     import plain
 
     case = CASES[name].smaller().settings(SIDES["diito"], precision="fp32", threads=1, dropout=0.0)
     losses, gradients = [], []
     for module in (ours, plain):
-        side = module.Side(case, *models.teacher_and_student(case))
-        losses.append({name: loss.detach() for name, loss in side.backward(side.prepare(models.batch_of(case, 0)), 0).items()})
+        side = module.Side(case, *peer_models.teacher_and_student(case))
+        losses.append(
+            {name: loss.detach() for name, loss in side.backward(side.prepare(peer_models.batch_of(case, 0)), 0).items()}
+        )
         gradients.append([parameter.grad for parameter in side.parameters()])
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(*gradients)

@@ -76,6 +76,7 @@ def test_the_report_of_a_run(made):
     assert run.held_out("iia")[0] == [0, 3, 6]
 
 
+@pytest.mark.soak
 def test_runs_are_shown_as_they_are_beside_each_other(tmp_path, capsys):
     one, two = stopped(tmp_path / "one"), written(tmp_path / "two", lines=[(1, 5.0, {})])
     with hold(two / ".lock"):

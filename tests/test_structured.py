@@ -225,6 +225,7 @@ def test_classifiers_and_decoders_are_measured_the_same_way(task, tmp_path):
     assert 0 <= numbers["accuracy"]["test"] < 1 and len(numbers["sites"]) == 2 * 3 * 2
 
 
+@pytest.mark.soak
 def test_a_decoder_answers_with_the_next_token_and_carries_nothing_to_the_left(tmp_path):
     folder, data = tmp_path / "decoder", generated()
     config = "{num_hidden_layers: 3, hidden_size: 32, intermediate_size: 64}"

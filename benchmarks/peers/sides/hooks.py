@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from models import swapped_positions
+from peer_models import swapped_positions
 from torch import Tensor
 
 

@@ -9,7 +9,7 @@ from diito.speed.process import keep_freed_memory, limit_spinning
 limit_spinning()  # before torch is imported
 
 import torch  # noqa: E402
-from models import swapped_positions  # noqa: E402
+from peer_models import swapped_positions  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import diito  # noqa: E402

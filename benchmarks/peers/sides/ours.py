@@ -9,7 +9,7 @@ from diito.speed.process import keep_freed_memory, limit_spinning
 limit_spinning()  # before torch is imported
 
 import torch  # noqa: E402
-from models import autocast  # noqa: E402
+from peer_models import autocast  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from diito import Alignment, DistillationObjective  # noqa: E402

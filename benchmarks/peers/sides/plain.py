@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from models import autocast
+from peer_models import autocast
 from torch import Tensor
 
 

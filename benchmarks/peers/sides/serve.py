@@ -25,7 +25,7 @@ Values = dict[str, float]
 def optimiser_steps(module: Any, case: dict[str, Any]) -> Callable[[int], Callable[[], Any]]:
     """The module's losses and AdamW, as Trainer has it by default; of a step's number a step that can be taken."""
     import torch
-    from models import batch_of, teacher_and_student
+    from peer_models import batch_of, teacher_and_student
 
     side = module.Side(case, *teacher_and_student(case))
     optimizer = torch.optim.AdamW(side.parameters(), lr=1e-4, fused=True)
@@ -46,7 +46,7 @@ def optimiser_steps(module: Any, case: dict[str, Any]) -> Callable[[int], Callab
 
 def interchanges(module: Any, case: dict[str, Any]) -> Callable[[int], Callable[[], Any]]:
     """The module's interchange; each step swaps at another layer."""
-    from models import SEED, batch_of, build, shown
+    from peer_models import SEED, batch_of, build, shown
 
     side = module.Side(case, build(case, case["teacher_layers"], seed=SEED).eval().requires_grad_(False))
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from distillkit.lossfuncs.kl import KLDLoss
 from distillkit.signals import DenseSignal
-from models import autocast
+from peer_models import autocast
 from torch import Tensor
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
-from models import autocast
+from peer_models import autocast
 from torch import Tensor
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import models
+import peer_models
 import torch
 from nnsight import NNsight
 from torch import Tensor
@@ -15,7 +15,7 @@ class Side:
 
     def __init__(self, case: dict[str, Any], model: Any) -> None:
         self.model = NNsight(model)
-        positions = models.swapped_positions(case)
+        positions = peer_models.swapped_positions(case)
         self.span = slice(positions[0], positions[-1] + 1)
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import models
+import peer_models
 import pyvene
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class Side:
             )
             for layer in range(case["teacher_layers"])
         ]
-        self.positions = [*models.swapped_positions(case)]
+        self.positions = [*peer_models.swapped_positions(case)]
 
     @torch.no_grad()
     def logits(self, base: Tensor, source: Tensor, layer: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from models import autocast
+from peer_models import autocast
 from torch import Tensor, nn
 from torchdistill.core.distillation import get_distillation_box
 from torchdistill.losses.registry import register_mid_level_loss

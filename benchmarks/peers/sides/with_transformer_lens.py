@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
-import models
+import peer_models
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -26,7 +26,7 @@ class Side:
             PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<pad>").save_pretrained(folder)
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
             self.bridge = TransformerBridge.boot_transformers("gpt2", hf_model=model, tokenizer=tokenizer, device="cpu")
-        positions = models.swapped_positions(case)
+        positions = peer_models.swapped_positions(case)
         self.span = slice(positions[0], positions[-1] + 1)
         self.layers = case["teacher_layers"]
 
