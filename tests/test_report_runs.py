@@ -130,3 +130,10 @@ def test_what_is_no_run_is_refused(content, said, tmp_path, capsys):
     assert cli.main(["report", str(good), str(bad)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("diito: MEASURED: ") and said in error and str(bad) in error and error.count("\n") == 1
+
+
+def test_a_finished_run_took_all_its_steps_logged_or_not(tmp_path, capsys):
+    words = ["distill", tiny.recipe_file(), "--output", str(tmp_path), "--training.steps", "2", "--training.logging_steps", "5"]
+    assert cli.main([*words, "--evaluation.sources", "[]"]) == 0
+    assert cli.main(["report", str(tmp_path / "tiny")]) == 0
+    assert "2 of 2" in capsys.readouterr().out

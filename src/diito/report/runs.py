@@ -49,13 +49,18 @@ class Run:
 
     @property
     def step(self) -> int:
-        """The last step that is known of."""
-        return max((line["step"] for line in self.lines), default=0)
+        """The last step that is known of: of a finished run all of them, which need not have been logged."""
+        logged = max((line["step"] for line in self.lines), default=0)
+        return max(logged, self._planned or 0) if self.is_finished else logged
 
     @property
     def steps(self) -> int | None:
         """The steps of the whole run, where they are known."""
-        return self.plan.get("steps") or self.recipe.training.steps or (self.step if self.is_finished else None)
+        return self._planned or (self.step if self.is_finished else None)
+
+    @property
+    def _planned(self) -> int | None:
+        return self.plan.get("steps") or self.recipe.training.steps
 
     @property
     def is_finished(self) -> bool:
