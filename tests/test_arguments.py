@@ -154,6 +154,7 @@ def test_what_trainer_would_refuse_after_measuring_is_refused_at_once(field, giv
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.soak
 def test_the_learning_rate_may_follow_what_is_measured(tmp_path):
     given = {"lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": "perplexity"}
     overrides = {"training.steps": 2, "training.evaluate_every": 1, "evaluation.blocks": 3}

@@ -57,10 +57,10 @@ def without_rate(lines):
 
 
 def _cases():
-    """Every case; two have every field that decides what is drawn; the others are for the soak."""
+    """Every case; blocks in each run of the suite, the others, which take longer, in the soak."""
     for case in CASES:
-        is_covered = case not in ("blocks", "lines-independent-sources-workers")
-        yield pytest.param(case, marks=(pytest.mark.soak,) if is_covered else ())
+        is_slow = case != "blocks"
+        yield pytest.param(case, marks=(pytest.mark.soak,) if is_slow else ())
 
 
 @pytest.mark.parametrize("case", list(_cases()))
