@@ -112,6 +112,17 @@ def test_what_is_damaged_is_noticed_and_made_again(cache, tmp_path, capsys):
     assert shard.read_bytes() == whole
 
 
+def test_one_for_fewer_steps_is_made_longer(cache, tmp_path, monkeypatch):
+    from diito.training import teacher_cache
+
+    monkeypatch.setattr(teacher_cache, "_SHARD_BYTES", 1 << 11)
+    folder = tmp_path / "longer"
+    for steps in ("3", "6", "2"):
+        assert main(["cache", tiny.recipe_file(), "--to", str(folder), "--training.steps", steps]) == 0
+    shards = [load_file(shard) for shard in sorted(folder.glob("*.safetensors"))]
+    assert same(load_file(cache / "rank-0-00000.safetensors"), {key: each for shard in shards for key, each in shard.items()})
+
+
 def test_one_that_was_interrupted_goes_on(cache, tmp_path, monkeypatch):
     from diito.training import teacher_cache
 

@@ -20,7 +20,7 @@ from diito.method.losses import Loss
 from diito.method.recompute import PART, WHOLE
 from diito.method.rows import Needs
 from diito.models.layered import Layered
-from diito.models.learn import ordinary_words
+from diito.models.learn import ordinary_words, put_back
 
 FP32, BF16 = 4, 2
 LONGEST_RUN = 128
@@ -92,16 +92,11 @@ def kept_by_a_layer(layered: Layered, length: int, *, bf16: bool) -> float:
     Of a long row worked out from two short ones: a part grows with the tokens, another, of some attention, with their square.
     """
     short = LONGEST_RUN // 2
-    model = layered.model
-    was_training = model.training
-    model.train()
-    try:
-        with torch.random.fork_rng():
-            if length <= LONGEST_RUN:
-                return _kept_by_a_row(layered, length, bf16=bf16)
-            once, twice = (_kept_by_a_row(layered, tokens, bf16=bf16) for tokens in (short, 2 * short))
-    finally:
-        model.train(was_training)
+    with put_back(layered.model):
+        layered.model.train()
+        if length <= LONGEST_RUN:
+            return _kept_by_a_row(layered, length, bf16=bf16)
+        once, twice = (_kept_by_a_row(layered, tokens, bf16=bf16) for tokens in (short, 2 * short))
     square = max(0.0, (twice - 2 * once) / (2 * short**2))
     return (once / short - square * short) * length + square * length**2
 

@@ -54,7 +54,7 @@ def learn(model: PreTrainedModel, *, field: str = "teacher.model") -> Parts:
     if known is not None and _length(model, known.layers) == known.modules:
         return known
     try:
-        with torch.no_grad(), _put_back(model):
+        with torch.no_grad(), put_back(model):
             parts = _Learning(model, field).parts()
     except (CannotRun, torch.OutOfMemoryError):
         raise
@@ -94,7 +94,7 @@ def ordinary_words(model: PreTrainedModel, count: int) -> Tensor:
 def reaches_every_parameter(model: PreTrainedModel) -> bool:
     """Whether the logits of a short text give every trainable parameter a gradient; leaves the model as it was."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with torch.enable_grad(), _put_back(model):
+    with torch.enable_grad(), put_back(model):
         logits = logits_of(model(**accepted(model, probe(model))))
         gradients = torch.autograd.grad(logits.float().sum(), trainable, allow_unused=True)
     return all(gradient is not None for gradient in gradients)
@@ -330,7 +330,7 @@ class _Learning:
 
 
 @contextmanager
-def _put_back(model: nn.Module) -> Iterator[None]:
+def put_back(model: nn.Module) -> Iterator[None]:
     """Train flags, buffers and the random state are afterwards what they were."""
     buffers = [
         (module, name, buffer, buffer.clone())

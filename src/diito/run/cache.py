@@ -101,15 +101,15 @@ def _write(cache: TeacherCache, parts: Parts, arguments: TrainingArguments) -> t
     trainer = build_trainer(parts.plan.recipe, parts, arguments)
     objective = trainer.objective
     began, tokens = time.perf_counter(), 0
-    with cache.writing(decides) as writer:
-        objective.take_teacher(WritingTeacher(LiveTeacher(objective.teacher), writer))
-        count = micro_batches(parts.plan)
-        missing, done = _batches(trainer, writer.next_step, count), min(count, writer.next_step)
-        with bars(), torch.no_grad(), trainer.accelerator.autocast():
-            for step, inputs in bar(missing, "answers", "micro-batches", total=count, done=done):
-                objective.teacher_runs(trainer.batch(inputs, step), step=step)
-                tokens += inputs["input_ids"].numel()
-        writer.flush()
+    count = micro_batches(parts.plan)
+    writer = cache.writer(decides, count)
+    objective.take_teacher(WritingTeacher(LiveTeacher(objective.teacher), writer))
+    missing, done = _batches(trainer, writer.next_step, count), min(count, writer.next_step)
+    with bars(), torch.no_grad(), trainer.accelerator.autocast():
+        for step, inputs in bar(missing, "answers", "micro-batches", total=count, done=done):
+            objective.teacher_runs(trainer.batch(inputs, step), step=step)
+            tokens += inputs["input_ids"].numel()
+    writer.flush()
     return time.perf_counter() - began, tokens
 
 

@@ -10,8 +10,7 @@ with the same number of micro-batches; a process of several has files of its own
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +89,12 @@ class TeacherCache:
         shard, prefix = self._open[1], f"{step}."
         return {key.removeprefix(prefix): shard.get_tensor(key) for key in self._keys if key.startswith(prefix)}
 
-    @contextmanager
-    def writing(self, decides: Mapping[str, Any]) -> Iterator[Writer]:
-        """Gives what writes the missing micro-batches in their order. Raises Refusal for a cache of something else."""
+    def writer(self, decides: Mapping[str, Any], micro_batches: int) -> Writer:
+        """What writes those of ``micro_batches`` that are missing. Raises Refusal for a cache of something else."""
         if self.content:
             self.refuse_another(decides, "give another folder, or delete this one")
         self.folder.mkdir(parents=True, exist_ok=True)
-        yield Writer(self, decides)
+        return Writer(self, decides, micro_batches)
 
     def shard(self, number: int) -> str:
         """The name of a shard's file."""
@@ -104,9 +102,12 @@ class TeacherCache:
 
 
 class Writer:
-    """Writes answers in the order of the micro-batches; what is in whole shards already is not asked for again."""
+    """Writes answers in the order of the micro-batches; what is in sound shards already is not asked for again.
 
-    def __init__(self, cache: TeacherCache, decides: Mapping[str, Any]) -> None:
+    A shard that is not full, the last of a shorter run, is written anew where more micro-batches are wanted.
+    """
+
+    def __init__(self, cache: TeacherCache, decides: Mapping[str, Any], wanted: int) -> None:
         self.cache = cache
         self.content = cache.content or {
             "format": FORMAT,
@@ -116,13 +117,16 @@ class Writer:
             "bytes": 0,
             "checksums": {},
         }
-        sums = self.content["checksums"]
-        whole = 0
-        while (name := cache.shard(whole)) in sums and first_difference(cache.folder, {name: sums[name]}) is None:
-            whole += 1
-        for name in list(sums)[whole:]:
+        sums, of_a_shard = self.content["checksums"], self.content["per_shard"] or 1
+        sound = 0
+        while (name := cache.shard(sound)) in sums and first_difference(cache.folder, {name: sums[name]}) is None:
+            sound += 1
+        there = min(self.content["micro_batches"], sound * of_a_shard)
+        if there < wanted:
+            there -= there % of_a_shard
+        for name in list(sums)[-(-there // of_a_shard) :]:
             del sums[name]
-        self.content["micro_batches"] = min(self.content["micro_batches"], whole * (self.content["per_shard"] or 0))
+        self.content["micro_batches"] = there
         self._pending: dict[int, Answers] = {}
 
     @property
