@@ -115,11 +115,13 @@ def test_what_is_damaged_is_noticed_and_made_again(cache, tmp_path, capsys):
 def test_one_for_fewer_steps_is_made_longer(cache, tmp_path, monkeypatch):
     from diito.training import teacher_cache
 
-    monkeypatch.setattr(teacher_cache, "_SHARD_BYTES", 1 << 11)
+    monkeypatch.setattr(teacher_cache, "_SHARD_BYTES", 5000)
     folder = tmp_path / "longer"
-    for steps in ("3", "6", "2"):
-        assert main(["cache", tiny.recipe_file(), "--to", str(folder), "--training.steps", steps]) == 0
+    for steps in (1, 4, 11, 2):
+        flags = ["--training.accumulation", "1", "--training.steps", str(steps)]
+        assert main(["cache", tiny.recipe_file(), "--to", str(folder), *flags]) == 0
     shards = [load_file(shard) for shard in sorted(folder.glob("*.safetensors"))]
+    assert 1 < len(shards) < 11  # of several micro-batches each
     assert same(load_file(cache / "rank-0-00000.safetensors"), {key: each for shard in shards for key, each in shard.items()})
 
 
